@@ -1,0 +1,211 @@
+"""The anatomy of a model: what its config.json says, as blocks of identical layers.
+
+Everything else (parameters, activations, FLOPs, adapters) is a sum over these blocks, so a model
+that the estimator has never seen is described here once and needs no other code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Part = Literal["attention", "cross_attention", "mlp", "experts", "shared_expert", "router"]
+NormKind = Literal["rms", "layer", "none"]
+Family = Literal["decoder", "encoder", "encdec", "vlm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One weight matrix of a layer, under the name that `target_modules` matches."""
+
+    name: str
+    in_features: int
+    out_features: int
+    bias: bool = False
+    count: int = 1
+    """Copies in one layer: the experts of a mixture."""
+    part: Part = "mlp"
+
+    @property
+    def num_weights(self) -> int:
+        """Elements of the matrix, all copies, without the bias."""
+        return self.in_features * self.out_features * self.count
+
+    @property
+    def num_params(self) -> int:
+        """Elements of the matrix and its bias, all copies."""
+        return self.num_weights + (self.out_features * self.count if self.bias else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Shapes of one attention sub-block; widths in features, as config.json gives them."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    sliding_window: int | None = None
+    """Keys that a query can see; None: all of them."""
+    causal: bool = True
+    position: Literal["rope", "learned", "alibi", "relative", "none"] = "rope"
+    rotary_dim: int = 0
+    """Leading features of a head that are rotated; 0: none."""
+    qk_norm: Literal["none", "head", "full"] = "none"
+    """`head`: a norm over each head; `full`: one norm over the whole projection."""
+    fused_qkv: bool = False
+    """One matrix puts out q, k and v (their views keep the whole output alive)."""
+    score_softcap: bool = False
+    """Scores pass through tanh, which only the eager implementation can do in training."""
+    latent_dim: int = 0
+    """Multi-head latent attention: width of the compressed keys and values; 0: none."""
+    q_latent_dim: int = 0
+    sinks: bool = False
+    """A learned extra logit per head in the softmax (gpt-oss)."""
+
+    @property
+    def q_width(self) -> int:
+        """Features of all queries of a token."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def k_width(self) -> int:
+        """Features of all keys of a token."""
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def v_width(self) -> int:
+        """Features of all values of a token."""
+        return self.num_kv_heads * self.v_head_dim
+
+    @property
+    def out_width(self) -> int:
+        """Features that the output projection reads."""
+        return self.num_heads * self.v_head_dim
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """Feed-forward sub-block. For a mixture of experts, `intermediate_size` is one expert's."""
+
+    intermediate_size: int
+    gated: bool
+    act: str
+    num_experts: int = 0
+    """0: dense."""
+    experts_per_token: int = 0
+    shared_intermediate_size: int = 0
+    """Width of the experts that every token passes; 0: none."""
+    fused_gate_up: bool = False
+    """One matrix puts out gate and up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A stack of `num_layers` identical layers."""
+
+    name: str
+    num_layers: int
+    hidden_size: int
+    linears: tuple[Linear, ...]
+    attention: Attention
+    mlp: Mlp
+    norm: NormKind
+    norm_widths: tuple[int, ...]
+    """Width of each norm of a layer; norms over q and k heads count with the head's width."""
+    norm_bias: bool
+    parallel: bool = False
+    """Attention and MLP read the same input, their outputs are added once."""
+    cross_attention: bool = False
+    """The layer has a second attention over an encoder's output."""
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    other_params: int = 0
+    """Parameters per layer that are neither linears nor norms: bias tables, router bias, sinks."""
+    stream: Literal["text", "image", "source"] = "text"
+    """Which tokens pass: the text, an image's patches, or the encoder's source sequence."""
+    shared: bool = False
+    """All layers use one set of weights (ALBERT)."""
+
+    @property
+    def num_params_per_layer(self) -> int:
+        """Parameters of one layer."""
+        norms = sum(self.norm_widths) * (2 if self.norm_bias else 1)
+        return sum(linear.num_params for linear in self.linears) + norms + self.other_params
+
+    @property
+    def num_linear_weights(self) -> int:
+        """Matrix elements of all layers: what bitsandbytes quantises."""
+        layers = 1 if self.shared else self.num_layers
+        return layers * sum(linear.num_weights for linear in self.linears)
+
+    @property
+    def num_params(self) -> int:
+        """Parameters of all layers."""
+        return self.num_params_per_layer * (1 if self.shared else self.num_layers)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as the estimator sees it."""
+
+    id: str
+    model_type: str
+    family: Family
+    hidden_size: int
+    vocab_size: int
+    tie_word_embeddings: bool
+    max_position_embeddings: int
+    """Longest sequence that the configuration allows [tokens]; 0: no limit stated."""
+    blocks: tuple[Block, ...]
+    embedding_width: int
+    """Features of a token embedding (the hidden size unless it is factorised)."""
+    num_other_embedding_params: int
+    """Position and type embeddings, projections of a factorised embedding."""
+    final_norm: NormKind
+    num_other_params: int
+    """Outside layers, embeddings and head: final norms, poolers, projectors, patch embeddings."""
+    lm_head_bias: bool = False
+    final_softcap: bool = False
+    embedding_scale: bool = False
+    """Embeddings are multiplied by a constant: one more copy (Gemma, Granite)."""
+    embedding_norm: bool = False
+    """A norm follows the embedding (BERT, BLOOM)."""
+    image_tokens: int = 0
+    """Tokens that one image takes in the text, by default."""
+    image_patches: int = 0
+    """Tokens that one image takes in the vision tower."""
+    remote_code: bool = False
+    """The modelling code is the publisher's own, not Transformers'."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the text stack (decoder, or encoder where there is no decoder)."""
+        return sum(b.num_layers for b in self.blocks if b.stream == "text")
+
+    @property
+    def num_embedding_params(self) -> int:
+        """The token embedding matrix."""
+        return self.vocab_size * self.embedding_width
+
+    @property
+    def num_head_params(self) -> int:
+        """The language-model head's own parameters; none when tied to the embedding."""
+        matrix = 0 if self.tie_word_embeddings else self.vocab_size * self.embedding_width
+        return matrix + (self.vocab_size if self.lm_head_bias else 0)
+
+    @property
+    def num_linear_weights(self) -> int:
+        """Matrix elements inside the layers."""
+        return sum(block.num_linear_weights for block in self.blocks)
+
+    @property
+    def num_params(self) -> int:
+        """All parameters, as Transformers counts them (tied weights once)."""
+        return (
+            self.num_embedding_params
+            + self.num_head_params
+            + self.num_other_embedding_params
+            + self.num_other_params
+            + sum(block.num_params for block in self.blocks)
+        )

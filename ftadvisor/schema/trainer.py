@@ -1,0 +1,59 @@
+"""What one training program keeps alive, by version: the part of memory that no config.json says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainer:
+    """Facts about a training loop. Each stands in `data/trainers.json` with the line that shows it."""
+
+    id: str
+    framework: str
+    versions: str
+    """The releases that the facts were read in."""
+    model_code: Literal["transformers", "litgpt", "remote", "native"] = "transformers"
+    """Whose modelling code runs: it decides which tensors a layer saves."""
+    holds_outputs: bool = False
+    """The model's output object (logits, cache) lives until backward has ended."""
+    half_logits_held: bool = True
+    """The caller still holds the half-precision logits while the loss makes its fp32 copy."""
+    shift_copies_logits: bool = False
+    """The loss shifts the logits, not the labels: one more fp32 copy for more than one sequence."""
+    logits_upcast: bool = True
+    """The loss works on an fp32 copy of the logits; False: in the logits' own dtype."""
+    outputs_upcast: bool = False
+    """The model's outputs are converted to fp32 before the loss (Lightning Fabric)."""
+    prepares_kbit: bool = False
+    """prepare_model_for_kbit_training: what is not quantised goes to fp32 (not under FSDP)."""
+    kbit_embeddings_fp32: bool = False
+    """After that preparation, embeddings and head stay fp32."""
+    kbit_residual_fp32: bool = False
+    """After that preparation, the residual stream is fp32."""
+    quantizes_head: bool = False
+    """The language-model head is quantised like the layers' matrices."""
+    kbit_saves_input: bool = False
+    """bitsandbytes' 4-bit matmul keeps its input for backward (0.42.0 to 0.43.1)."""
+    repeats_kv: bool = False
+    """Keys and values are expanded to all heads before the flash kernel."""
+    keeps_fused_qkv: bool = False
+    """v stays a view of the fused q-k-v output, which is kept whole."""
+    shares_lora_input: bool = False
+    """Targets of one fused projection share one dropped-out input."""
+    adapter_dtype: Literal["fp32", "weights"] = "fp32"
+    """Dtype of adapters by default: fp32, or that of the base's weights."""
+    sharded_trainable_fp32: bool = False
+    """Mixed precision under FSDP keeps trained parameters in fp32."""
+    sharded_accumulation_unsharded: bool = False
+    """Gradient accumulation under FSDP runs in no_sync: gradients stay unsharded."""
+    flat_params_mixed: bool = False
+    """FSDP wraps frozen and trained parameters in one flat parameter (use_orig_params)."""
+    reentrant_checkpointing: bool = False
+    empties_cache: bool = False
+    """Calls empty_cache every few steps."""
+    evaluates: bool = False
+    """Evaluation or generation runs inside the measured time."""
+    defaults: dict[str, Any]
+    """Settings that the program uses when nobody sets them."""
