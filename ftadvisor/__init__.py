@@ -1,0 +1,56 @@
+"""ftadvisor: the memory, time and cost of fine-tuning a model, before it is run.
+
+    from ftadvisor import estimate
+    estimate(model="llama-7b", gpu="rtx3090", technique="lora")
+
+Names are loaded at first use, so that `import ftadvisor` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ftadvisor.api import estimate
+    from ftadvisor.errors import (
+        AmbiguousNameError,
+        DataFileError,
+        FtadvisorError,
+        InvalidSettingError,
+        MissingExtraError,
+        ModelUnavailableError,
+        UnknownNameError,
+        UnsupportedError,
+    )
+    from ftadvisor.schema import Estimate
+
+__all__ = [
+    "AmbiguousNameError",
+    "DataFileError",
+    "Estimate",
+    "FtadvisorError",
+    "InvalidSettingError",
+    "MissingExtraError",
+    "ModelUnavailableError",
+    "UnknownNameError",
+    "UnsupportedError",
+    "__version__",
+    "estimate",
+]
+
+_HOMES = {"estimate": "ftadvisor.api", "Estimate": "ftadvisor.schema"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'ftadvisor' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES.get(name, "ftadvisor.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
