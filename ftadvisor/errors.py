@@ -72,10 +72,10 @@ class UnknownNameError(FtadvisorError):
     lead = "Did you mean"
 
     def __init__(self, noun: str, value: object, names: Iterable[str], see: str = "") -> None:
-        message = f"No {noun} is called {quoted(value)}."
-        if see:
-            message += f" `{see}` lists those there are."
-        super().__init__(message, near_misses(str(value), names))
+        where = f" (`{see}` shows all)" if see else ""
+        super().__init__(
+            f"No {noun} is called {quoted(value)}{where}.", near_misses(str(value), names)
+        )
         self.noun = noun
         self.value = value
 

@@ -1,0 +1,64 @@
+# Everything runs in .venv, which the first target that needs it sets up. Nothing but Python 3.11 or
+# newer and a package index is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TORCH := 2.13.0
+
+.PHONY: help demo test test-slow bench validate docs clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.package  ## install ftadvisor and print its first answer
+	@$(BIN)/ftadvisor estimate --model llama-7b --gpu rtx3060
+
+test: $(VENV)/.dev  ## style, types, layers and the fast tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest
+
+test-slow: $(VENV)/.run  ## the tests that build real models with torch and Transformers
+	$(BIN)/pytest -m slow
+
+bench: $(VENV)/.dev  ## speed of one estimate, of many at once, and of the whole command
+	$(BIN)/python scripts/bench.py
+
+validate: $(VENV)/.package  ## predictions against data/measurements
+	$(BIN)/ftadvisor validate
+
+docs: $(VENV)/.dev  ## write again what the documents quote from the program
+	$(BIN)/cog -r $(wildcard README.md docs/*.md)
+
+clean:  ## remove the environment and all caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# A stamp, so that the second call only looks at two dates. The package is installed in place: a
+# change of the code needs no new installation, a change of the dependencies does.
+$(VENV)/.package: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "ftadvisor needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Setting up $(VENV) (once) ..." >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --editable .
+	@touch $@
+
+# pip reads dependency groups from 25.1 on.
+$(VENV)/.dev: $(VENV)/.package
+	@echo "Installing the development tools (once) ..." >&2
+	@$(PIP) install 'pip>=25.1'
+	@$(PIP) install --editable '.[fit]' --group dev
+	@touch $@
+
+# torch alone first: whatever build of this version the index or a wheel folder offers is then the
+# one that the rest is resolved against, never another.
+$(VENV)/.run: $(VENV)/.dev
+	@echo "Installing torch $(TORCH) and the training stack (once) ..." >&2
+	@$(PIP) install 'torch==$(TORCH)'
+	@$(BIN)/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' \
+	    > $(VENV)/constraints.txt
+	@$(PIP) install --constraint $(VENV)/constraints.txt --editable '.[run,fit]' --group dev
+	@touch $@

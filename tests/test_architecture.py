@@ -1,0 +1,128 @@
+"""Rules of the house that no single module can break unseen."""
+
+import ast
+import contextlib
+import importlib
+import operator
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "ftadvisor").rglob("*.py"))
+LONGEST_MODULE = 400
+LONGEST_FUNCTION = 50
+EMPTY_NAMES = {"utils", "util", "helpers", "helper", "manager", "common", "misc", "base"}
+UNIT_FACTORS = {1024, 1024**2, 1024**3, 3600, 86400}
+# An absolute path of somebody's machine; a path inside a URL is none.
+MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(?:work|farm|opt|tmp|root|home|Users)/[\w.]")
+HEAVY = {"torch", "transformers", "peft", "numpy", "scipy", "pandas", "rich", "pydantic"}
+
+each_module = pytest.mark.parametrize(
+    "module", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+
+
+def tracked_files() -> list[Path]:
+    """What git holds; outside a checkout, everything but hidden folders."""
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode == 0 and listing.stdout:
+        return [ROOT / line for line in listing.stdout.splitlines() if (ROOT / line).is_file()]
+    paths = (path for path in ROOT.rglob("*") if path.is_file())
+    return [p for p in paths if not any(part[0] == "." for part in p.relative_to(ROOT).parts)]
+
+
+def test_layers_point_down(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(no_cache=True) == 0
+
+
+def test_import_is_light():
+    code = f"import sys, ftadvisor; print(sorted({HEAVY!r} & set(sys.modules)))"
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert printed.strip() == "[]"
+
+
+@each_module
+def test_unit_factors_live_in_units(module: Path):
+    if module.name == "units.py":
+        return
+    found = {f"line {line}: {value}" for line, value in constants(module) if value in UNIT_FACTORS}
+    assert not found, f"{sorted(found)} belong in ftadvisor/units.py"
+
+
+@each_module
+def test_modules_and_functions_are_short(module: Path):
+    text = module.read_text()
+    assert text.count("\n") <= LONGEST_MODULE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            length = node.end_lineno - node.lineno + 1
+            assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
+
+
+@each_module
+def test_module_names_say_something(module: Path):
+    assert module.stem not in EMPTY_NAMES
+
+
+def test_no_file_names_a_path_of_one_machine():
+    found: list[str] = []
+    for path in tracked_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [f"{path.relative_to(ROOT)}: {hit}" for hit in MACHINE_PATH.findall(text)]
+    assert found == []
+
+
+def test_public_names_are_sorted_and_exist():
+    ftadvisor = importlib.import_module("ftadvisor")
+    assert ftadvisor.__all__ == sorted(ftadvisor.__all__)
+    for name in ftadvisor.__all__:
+        assert getattr(ftadvisor, name) is not None
+    assert set(ftadvisor.__all__) <= set(dir(ftadvisor))
+    with pytest.raises(AttributeError, match="estimat"):
+        _ = ftadvisor.estimat
+
+
+FOLDED = {
+    ast.Mult: operator.mul,
+    ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+}
+
+
+def constants(module: Path) -> list[tuple[int, float]]:
+    """Line and value of each number of a module, products and powers of numbers worked out."""
+    found: list[tuple[int, float]] = []
+    for node in ast.walk(ast.parse(module.read_text())):
+        value = folded(node)
+        if value is not None:
+            found.append((getattr(node, "lineno", 0), value))
+    return found
+
+
+def folded(node: ast.AST) -> float | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        return node.value
+    if isinstance(node, ast.BinOp) and type(node.op) in FOLDED:
+        left, right = folded(node.left), folded(node.right)
+        # No unit factor is made of such powers, and some of them would never end.
+        if left is None or right is None or abs(right) > 100_000:
+            return None
+        with contextlib.suppress(OverflowError, TypeError):
+            return FOLDED[type(node.op)](left, right)
+    return None
+
+
+def test_folding_sees_through_spellings():
+    for text in ("1024", "1024.0", "2**30", "1 << 20", "60 * 60", "24 * 60 * 60"):
+        value = folded(ast.parse(text, mode="eval").body)
+        assert value in UNIT_FACTORS, text
