@@ -64,6 +64,8 @@ class Settings:
     loss_kernel: LossKernel = "torch"
     fused_norm: bool = False
     """RMSNorm by a fused kernel (Liger, unsloth): keeps its input only."""
+    fused_mlp: bool = False
+    """Gate and activation by a fused kernel (Liger's SwiGLU): keeps its inputs only."""
     fused_lora: bool = False
     """LoRA by a fused kernel (unsloth, foak): shared input, adapters not sharded."""
     num_gpus: Number = 1

@@ -1,0 +1,76 @@
+"""Bytes per element of what a run stores and computes, from its settings and its trainer's facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.trainer import Trainer
+
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+FP32_BYTES = 4
+HALF_BYTES = 2
+
+SHARDED = frozenset({"zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"})
+PARAMETER_SHARDED = frozenset({"zero3", "fsdp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """Bytes per element, and the switches that decide which tensors exist."""
+
+    weight: int
+    """A base weight that is not quantised."""
+    compute: int
+    """A feature that a layer's matrix product puts out."""
+    head: int
+    """A logit as the head puts it out."""
+    residual: int
+    """A feature of the residual stream between the layers."""
+    attention: int
+    """A feature of q, k and v as the attention kernel reads them."""
+    adapter: int
+    """An adapter's weight."""
+    norm_weight: int
+    trained: bool
+    """The base's own weights are trained."""
+    autocast: bool
+    kbit: bool
+    """The base is quantised."""
+
+    @property
+    def recasts_input(self) -> bool:
+        """Autocast makes a half-precision copy of a layer's input for each matrix that reads it."""
+        return self.autocast and self.residual != self.compute
+
+
+def numerics(settings: Settings, trainer: Trainer, *, trains_base: bool) -> Numerics:
+    """Resolve the dtypes of a run [bytes per element].
+
+    Autocast computes matrix products in half precision whatever the weights are stored in. k-bit
+    preparation leaves the norms in fp32, so the residual stream becomes fp32 and bitsandbytes'
+    layers, which return their input's dtype, follow it (peft/utils/other.py,
+    prepare_model_for_kbit_training; bitsandbytes/nn/modules.py, Linear4bit.forward).
+    """
+    weight = DTYPE_BYTES[settings.weights_dtype]
+    autocast = settings.autocast != "none"
+    if autocast and trains_base and settings.strategy in ("fsdp", "fsdp-shard-grad-op"):
+        # FSDP's mixed precision gathers the units in half precision: nothing computes in fp32.
+        weight = HALF_BYTES
+    kbit = settings.quantization != "none"
+    prepared = kbit and trainer.prepares_kbit and settings.strategy not in PARAMETER_SHARDED
+    wide_residual = prepared and trainer.kbit_residual_fp32
+    compute = HALF_BYTES if autocast else weight
+    residual = FP32_BYTES if wide_residual else weight
+    return Numerics(
+        weight=weight,
+        compute=FP32_BYTES if wide_residual else compute,
+        head=HALF_BYTES if autocast else weight,
+        residual=residual,
+        attention=HALF_BYTES if autocast else compute,
+        adapter=DTYPE_BYTES[settings.adapter_dtype],
+        norm_weight=FP32_BYTES if prepared else weight,
+        trained=trains_base,
+        autocast=autocast,
+        kbit=kbit,
+    )

@@ -1,0 +1,89 @@
+"""What is divided over GPUs, what is gathered while it is needed, what buffers that takes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
+from ftadvisor.estimation.states import WeightBytes
+from ftadvisor.schema.model import ModelSpec
+from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.trainer import Trainer
+
+DDP_BUCKETS_PER_GRADIENT = 1.0
+"""DDP copies gradients into buckets of the same total size (gradient_as_bucket_view is False)."""
+ZERO_MAX_LIVE_PARAMETERS = 1e9
+"""stage3_max_live_parameters of DeepSpeed's default: gathered parameters kept for reuse."""
+
+
+class Sharding(NamedTuple):
+    """Divisors and gathered bytes of one rank."""
+
+    weights: Number
+    """Base weights resident on this rank [bytes]."""
+    gathered_root: Number
+    """Embeddings, head and final norm, whole while forward and backward run [bytes]."""
+    gathered_layer: Number
+    """One layer's weights, whole while it computes [bytes]."""
+    adapter_divisor: Number
+    gradient_divisor: Number
+    optimizer_divisor: Number
+    buffers: Number
+    """Communication buffers that torch's allocator holds [bytes]."""
+    unsharded_gradients: Number
+    """Gradients that accumulation keeps whole [bytes per trained byte]; 0: sharded."""
+    retains_checkpoints: bool
+    """Every checkpointed input and its gradient stay until backward has ended."""
+
+
+def sharding(
+    model: ModelSpec, settings: Settings, n: Numerics, trainer: Trainer, w: WeightBytes
+) -> Sharding:
+    """One rank's share under each strategy.
+
+    FSDP full shard: each layer is a unit, gathered while it computes; the root unit (embeddings,
+    head, last norm) stays gathered from forward to the end of backward. Quantisation constants are
+    not flattened into the unit, so every rank keeps them all. Adapters that a fused kernel reads are
+    excluded from wrapping, so every rank keeps those too. Frozen units with reentrant checkpointing
+    hold every recomputed input to the end of backward (the reshard hook is registered on them).
+    Ref: torch/distributed/fsdp/_runtime_utils.py; the bytes per token of pairs of published rows
+    that differ only in batch size.
+    """
+    gpus = settings.num_gpus
+    lora = not n.trained
+    root = w.outside
+    layer = max((b.num_params_per_layer for b in model.blocks), default=0)
+    per_layer = (w.layers - w.quantization_constants) * layer / _all_layer_params(model)
+    match settings.strategy:
+        case "fsdp":
+            sharded = (w.total - w.quantization_constants) / gpus + w.quantization_constants
+            gather = 1.0 if n.weight == HALF_BYTES or lora else HALF_BYTES / FP32_BYTES
+            return Sharding(
+                weights=sharded,
+                gathered_root=root * gather,
+                gathered_layer=per_layer * gather,
+                adapter_divisor=1 if settings.fused_lora else gpus,
+                gradient_divisor=gpus,
+                optimizer_divisor=gpus,
+                buffers=0.0,
+                unsharded_gradients=1.0 if trainer.sharded_accumulation_unsharded else 0.0,
+                retains_checkpoints=lora and trainer.reentrant_checkpointing,
+            )
+        case "fsdp-shard-grad-op":
+            return Sharding(w.total, 0.0, 0.0, 1, gpus, gpus, 0.0, 0.0, False)
+        case "zero3":
+            live = min(ZERO_MAX_LIVE_PARAMETERS * n.weight, w.total)
+            sharded = w.total / gpus
+            return Sharding(sharded, live, per_layer, 1, gpus, gpus, 0.0, 0.0, False)
+        case "zero2":
+            return Sharding(w.total, 0.0, 0.0, 1, gpus, gpus, 0.0, 0.0, False)
+        case "zero1":
+            return Sharding(w.total, 0.0, 0.0, 1, 1, gpus, 0.0, 0.0, False)
+        case "ddp":
+            return Sharding(w.total, 0.0, 0.0, 1, 1, 1, DDP_BUCKETS_PER_GRADIENT, 0.0, False)
+        case _:
+            return Sharding(w.total, 0.0, 0.0, 1, 1, 1, 0.0, 0.0, False)
+
+
+def _all_layer_params(model: ModelSpec) -> int:
+    return max(1, sum(block.num_params for block in model.blocks))

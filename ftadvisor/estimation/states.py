@@ -1,0 +1,138 @@
+"""Bytes that do not depend on the batch: weights, gradients, optimizer states."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
+from ftadvisor.schema.model import ModelSpec
+from ftadvisor.schema.settings import Number, Quantization, Settings
+from ftadvisor.schema.trainer import Trainer
+
+NF4_BLOCK = 64
+"""Weights that share one fp32 scale (bitsandbytes' blocksize)."""
+NF4_NESTED_BLOCK = 256
+"""Scales that share one second-level scale under double quantisation."""
+OPTIMIZER_BLOCK = 256
+"""Elements that share one fp32 scale in bitsandbytes' 8-bit states."""
+
+
+def quantized_bytes_per_weight(quantization: Quantization, group_size: int) -> float:
+    """Stored bytes per quantised matrix element, scales and zeros included.
+
+    nf4: half a byte and an fp32 scale per 64. Double quantisation stores that scale in one byte
+    with an fp32 scale per 256 of them. GPTQ and AWQ: per group and output column a half-precision
+    scale and a zero of the weight's own width; one group per column when `group_size` is -1.
+    LLM.int8: one byte (its scale per row is below 0.01 %).
+    Ref: bitsandbytes/functional.py; auto_gptq/nn_modules/qlinear; arXiv:2305.14314 section 3.
+    """
+    if quantization == "nf4":
+        return 0.5 + FP32_BYTES / NF4_BLOCK
+    if quantization == "nf4-dq":
+        return 0.5 + 1 / NF4_BLOCK + FP32_BYTES / (NF4_BLOCK * NF4_NESTED_BLOCK)
+    if quantization in ("gptq-int4", "awq-int4"):
+        return 0.5 + (0.0 if group_size < 0 else (HALF_BYTES + 0.5) / group_size)
+    if quantization == "gptq-int8":
+        return 1.0 + (0.0 if group_size < 0 else (HALF_BYTES + 1.0) / group_size)
+    if quantization == "int8":
+        return 1.0
+    raise ValueError(quantization)
+
+
+class OptimizerBytes(NamedTuple):
+    """Bytes per trained parameter."""
+
+    state: float
+    """Kept between steps on the GPU."""
+    step_temporary: float
+    """Formed for all trained parameters at once inside the step."""
+
+
+def optimizer_bytes(optim: str, trainable_dtype_bytes: int) -> OptimizerBytes:
+    """States and temporaries of an optimizer [bytes per trained parameter].
+
+    torch's AdamW keeps two states in the parameter's dtype; its foreach form (the default when
+    nothing is asked) takes the square root of all second moments at once, one more such tensor; the
+    fused form does not. bitsandbytes' 8-bit states are one byte and an fp32 scale per 256; paged
+    states live in managed memory, which torch does not count. Adafactor keeps a row and a column.
+    Ref: torch/optim/adamw.py (_multi_tensor_adamw), bitsandbytes/optim/optimizer.py.
+    """
+    b = float(trainable_dtype_bytes)
+    eight_bit = 1 + FP32_BYTES / OPTIMIZER_BLOCK
+    table = {
+        "adamw_torch": OptimizerBytes(2 * b, b),
+        "adamw_torch_fused": OptimizerBytes(2 * b, 0.0),
+        "adamw_bnb_8bit": OptimizerBytes(2 * eight_bit, 0.0),
+        "adamw_8bit": OptimizerBytes(2 * eight_bit, 0.0),
+        "paged_adamw_8bit": OptimizerBytes(0.0, 0.0),
+        "paged_adamw_32bit": OptimizerBytes(0.0, 0.0),
+        "adafactor": OptimizerBytes(0.0, 0.0),
+        "sgd": OptimizerBytes(0.0, 0.0),
+        "lion_32bit": OptimizerBytes(FP32_BYTES, 0.0),
+        "lion_8bit": OptimizerBytes(eight_bit, 0.0),
+        "paged_lion_8bit": OptimizerBytes(0.0, 0.0),
+        "paged_lion_32bit": OptimizerBytes(0.0, 0.0),
+        "rmsprop": OptimizerBytes(b, b),
+        "adagrad": OptimizerBytes(b, b),
+    }
+    return table[optim]
+
+
+class WeightBytes(NamedTuple):
+    """Where the base's bytes are [bytes, one unsharded copy]."""
+
+    layers: float
+    """Matrices, norms and biases inside the layers, quantised as stored."""
+    quantization_constants: float
+    """Scales and zeros, a part of `layers`."""
+    outside: float
+    """Embeddings, head, final norm, towers' projections."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.layers + self.outside
+
+
+def weight_bytes(
+    model: ModelSpec, settings: Settings, n: Numerics, trainer: Trainer
+) -> WeightBytes:
+    """Bytes of the base model's weights as stored on the GPU."""
+    linear = model.num_linear_weights
+    rest = sum(block.num_params for block in model.blocks) - linear
+    outside = model.num_params - linear - rest
+    wide_embeddings = n.norm_weight == FP32_BYTES and trainer.kbit_embeddings_fp32
+    outside_bytes = float(outside * (FP32_BYTES if wide_embeddings else n.weight))
+    if not n.kbit:
+        return WeightBytes(float(linear * n.weight + rest * n.weight), 0.0, outside_bytes)
+    per_weight = quantized_bytes_per_weight(settings.quantization, settings.quantization_group_size)
+    bare = 1.0 if settings.quantization in ("int8", "gptq-int8") else 0.5
+    if trainer.quantizes_head:
+        head = model.vocab_size * model.embedding_width
+        if not model.tie_word_embeddings:
+            outside_bytes -= head * n.weight
+            outside_bytes += head * per_weight
+    return WeightBytes(
+        linear * per_weight + rest * n.norm_weight,
+        linear * (per_weight - bare),
+        outside_bytes,
+    )
+
+
+def trainable_dtype_bytes(settings: Settings, n: Numerics, trainer: Trainer) -> int:
+    """Bytes of one trained parameter, of its gradient and of the dtype its states take."""
+    if not n.trained:
+        return n.adapter
+    if trainer.sharded_trainable_fp32 and settings.strategy in ("fsdp", "fsdp-shard-grad-op"):
+        return FP32_BYTES
+    return n.weight
+
+
+def shards(settings: Settings, what: str) -> Number:
+    """Over how many GPUs `what` (parameters, gradients, optimizer) is divided."""
+    divided = {
+        "parameters": {"zero3", "fsdp"},
+        "gradients": {"zero2", "zero3", "fsdp", "fsdp-shard-grad-op"},
+        "optimizer": {"zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"},
+    }
+    return settings.num_gpus if settings.strategy in divided[what] else 1
