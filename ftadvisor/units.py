@@ -31,9 +31,9 @@ def format_bytes(num_bytes: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Print seconds in the unit that reads best: `85 ms`, `42.0 s`, `12.5 min`, `11.4 h`, `3.1 days`."""
+    """Print seconds in the unit that reads best: `85 ms`, `42.0 s`, `12.5 min`, `3.1 days`."""
     size = abs(seconds)
-    if size < 1:
+    if size < 0.9995:  # from here on three digits would print 1e+03
         return f"{seconds / MILLISECOND:.3g} ms"
     if size < 2 * MINUTE:
         return f"{seconds:.1f} s"
@@ -52,7 +52,7 @@ def format_usd(usd: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """Print a number of parameters or tokens, in powers of ten: `512`, `52.0 k`, `4.19 M`, `6.74 B`."""
+    """Print parameters or tokens, in powers of ten: `512`, `52.0 k`, `4.19 M`, `6.74 B`."""
     for factor, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         # 999.6 of the smaller unit would print as 1e+03 of it.
         if abs(count) >= 0.9995 * factor:

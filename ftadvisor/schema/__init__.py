@@ -1,0 +1,1 @@
+"""The nouns: typed, frozen records."""
