@@ -11,80 +11,102 @@ from typing import NamedTuple
 from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.numerics import FP32_BYTES, Numerics
 from ftadvisor.schema.model import ModelSpec
-from ftadvisor.schema.settings import LossKernel, Number
+from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.trainer import Trainer
 
 
-class LossBytes(NamedTuple):
-    """Bytes per logit and per token at the two candidate peaks of the loss."""
+class LogitBytes(NamedTuple):
+    """Bytes per logit at the two candidate peaks of the loss."""
 
-    forward_per_logit: Number
-    backward_per_logit: Number
-    held_per_logit: float
+    forward: Number
+    backward: Number
+    held: float
     """Kept until backward has ended because the program holds the outputs."""
+    per_chunk: float = 0.0
+    """Temporaries of one chunk of the loss, per logit of the chunk."""
+
+
+class LossBytes(NamedTuple):
+    """What the loss costs; bytes per logit, and per token for the final hidden state."""
+
+    logits: LogitBytes
     forward_per_token: float
     """The final norm's copies and output, while the loss runs forward."""
     backward_per_token: float
 
 
-def loss_bytes(
-    model: ModelSpec,
-    n: Numerics,
-    trainer: Trainer,
-    kernel: LossKernel,
-    micro_batch_size: Number,
-    *,
-    fused_norm: bool,
-) -> LossBytes:
-    """Copies of the logits alive in the loss.
+def loss_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trainer) -> LossBytes:
+    """Copies of logits and of the final hidden state alive in the loss."""
+    h = model.hidden_size
+    if model.final_norm == "rms":
+        kept = n.residual * h if settings.fused_norm else FP32_BYTES * h + FP32_BYTES
+    elif model.final_norm == "layer":
+        kept = (FP32_BYTES if n.autocast else n.residual) * h + 2 * FP32_BYTES
+    else:
+        kept = 0
+    # A trained head keeps its input; a trained norm written in Python keeps the normalised copy.
+    normalised = n.residual * h if model.final_norm == "rms" and not settings.fused_norm else 0
+    trained = normalised + n.head * h if n.trained else 0
+    return LossBytes(
+        logits=logit_bytes(model, settings, n, trainer),
+        forward_per_token=kept + max(trained, n.residual * h),
+        backward_per_token=kept + trained,
+    )
+
+
+def logit_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trainer) -> LogitBytes:
+    """Copies of the logits alive in the loss [bytes per logit].
 
     Cross-entropy upcasts half-precision logits to fp32 (4 bytes), makes log-probabilities (4), and
     in backward holds those, the gradient of the likelihood and its product (3 x 4). Who else holds
-    logits then differs by program: `ForwardCausalLMLoss` leaves the caller's half-precision copy
+    logits then differs by program: `ForCausalLMLoss` leaves the caller's half-precision copy
     alive, Transformers before 4.46 freed it; both shift a copy of the fp32 logits by one position
     (no copy for a single sequence, whose slice is contiguous). Ref: transformers/loss/loss_utils.py
     and modeling_llama.py of 4.40.2, 4.45.2 and 4.48.1; confirmed by slopes over batch size.
     """
-    h, c = model.hidden_size, n.head
-    half = c if c != FP32_BYTES else 0
+    half = n.head if n.head != FP32_BYTES else 0
+    kernel = settings.loss_kernel
     if kernel in ("fused_linear", "chunked"):
-        forward = backward = held = 0.0
-    elif not trainer.logits_upcast:
-        forward, backward = 3.0 * c, 3.0 * c
-        held = float(c) if trainer.holds_outputs else 0.0
-    else:
-        shift = _shift_copy(trainer, micro_batch_size)
-        caller = half if (trainer.half_logits_held or trainer.holds_outputs) else 0
-        held = 0.0
-        if trainer.holds_outputs:
-            held = float(FP32_BYTES if trainer.outputs_upcast or not half else half)
-        if kernel == "inplace":
-            forward = caller + FP32_BYTES + shift
-            backward = 2.0 * FP32_BYTES
-        else:
-            forward = caller + 2 * FP32_BYTES + shift
-            backward = 3.0 * FP32_BYTES
-        if trainer.outputs_upcast:
-            # The upcast happens in the wrapper around the model: only the fp32 copy is left.
-            forward = forward - caller
-        backward = backward + held
-        if model.final_softcap:
-            forward, backward = forward + c, backward + c
-    kept = n.residual * h if fused_norm else FP32_BYTES * h + FP32_BYTES
-    if model.final_norm == "layer":
-        kept = (FP32_BYTES if n.autocast else n.residual) * h + 2 * FP32_BYTES
-    if model.final_norm == "none":
-        kept = 0
-    # A trained head keeps its input; a trained norm written in Python keeps the normalised copy.
-    normalised = n.residual * h if model.final_norm == "rms" and not fused_norm else 0
-    trained = normalised + c * h if n.trained else 0
-    return LossBytes(
-        forward_per_logit=forward,
-        backward_per_logit=backward,
-        held_per_logit=held,
-        forward_per_token=kept + max(trained, n.residual * h),
-        backward_per_token=kept + trained,
+        return LogitBytes(0.0, 0.0, 0.0)
+    if not trainer.logits_upcast:
+        held = float(n.head) if trainer.holds_outputs else 0.0
+        return LogitBytes(3.0 * n.head, 3.0 * n.head + held, held)
+    if trainer.loss_chunk_tokens:
+        return _chunked_logits(settings, n, trainer)
+    shift = _shift_copy(trainer, settings.micro_batch_size)
+    caller = half if (trainer.half_logits_held or trainer.holds_outputs) else 0
+    if trainer.outputs_upcast:
+        # The upcast happens in the wrapper around the model: only the fp32 copy is left.
+        caller = 0
+    held = 0.0
+    if trainer.holds_outputs:
+        held = float(FP32_BYTES if trainer.outputs_upcast or not half else half)
+    # tanh of the final soft-cap keeps its output.
+    capped = n.head if model.final_softcap else 0
+    if kernel == "inplace":
+        return LogitBytes(
+            caller + FP32_BYTES + shift + capped, 2.0 * FP32_BYTES + held + capped, held
+        )
+    return LogitBytes(
+        caller + 2 * FP32_BYTES + shift + capped, 3.0 * FP32_BYTES + held + capped, held
     )
+
+
+def _chunked_logits(settings: Settings, n: Numerics, trainer: Trainer) -> LogitBytes:
+    """lit-gpt's chunked_cross_entropy over logits that the caller holds in fp32.
+
+    The whole fp32 logits (4) live until backward has ended, the chunks' log-probabilities (4) until
+    their backward, which replaces them by gradients (4). With `lm_head_chunk_size` the head's
+    output is a list of chunks and nothing larger than a chunk is joined; otherwise splitting's
+    backward joins the gradients (4 more) and shifting copies the logits (4, more than one
+    sequence). Within one chunk: the likelihood's gradient and the product (2 x 4).
+    Ref: lit_gpt/utils.py (chunked_cross_entropy), finetune/lora.py, finetune/full.py.
+    """
+    per_chunk = 2.0 * FP32_BYTES
+    if trainer.head_in_chunks and not n.trained:
+        return LogitBytes(2.0 * FP32_BYTES, 2.0 * FP32_BYTES, FP32_BYTES, per_chunk)
+    shift = select(settings.micro_batch_size > 1, FP32_BYTES, 0)
+    return LogitBytes(2.0 * FP32_BYTES + shift, 3.0 * FP32_BYTES, FP32_BYTES, per_chunk)
 
 
 def _shift_copy(trainer: Trainer, micro_batch_size: Number) -> Number:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ftadvisor.estimation.activations import LayerActivations, layer_activations
-from ftadvisor.estimation.arithmetic import largest, select
+from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.loss import LossBytes, loss_bytes
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics, numerics
 from ftadvisor.estimation.sharding import Sharding, sharding
@@ -120,14 +120,7 @@ def terms(
         trainer=trainer,
         weights=w,
         shard=sharding(model, settings, n, trainer, w),
-        loss=loss_bytes(
-            model,
-            n,
-            trainer,
-            settings.loss_kernel,
-            settings.micro_batch_size,
-            fused_norm=settings.fused_norm,
-        ),
+        loss=loss_bytes(model, settings, n, trainer),
         adapter=a,
         layers=tuple((b, layer_activations(b, settings, n, trainer)) for b in model.blocks),
         trainable_params=a.num_trainable_params,
@@ -215,17 +208,22 @@ def _cast_weights(t: Terms) -> Number:
 
 def _loss_forward(t: Terms) -> Phase:
     base = _static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
-    logits = t.tokens * t.model.vocab_size * t.loss.forward_per_logit
+    logits = t.tokens * t.model.vocab_size * t.loss.logits.forward + _loss_chunk(t)
     activations = _saved_by_layers(t) + t.tokens * t.loss.forward_per_token + _embedding_kept(t)
     return base._replace(activations=activations, logits=logits, temporaries=_cast_weights(t))
 
 
 def _loss_backward(t: Terms) -> Phase:
     base = _static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
-    logits = t.tokens * t.model.vocab_size * t.loss.backward_per_logit
+    logits = t.tokens * t.model.vocab_size * t.loss.logits.backward + _loss_chunk(t)
     activations = _saved_by_layers(t) + t.tokens * t.loss.backward_per_token + _embedding_kept(t)
     cast = _cast_weights(t) if t.settings.gradient_checkpointing == "none" else 0
     return base._replace(activations=activations, logits=logits, temporaries=cast)
+
+
+def _loss_chunk(t: Terms) -> Number:
+    chunk = smallest(t.trainer.loss_chunk_tokens, t.length) * t.settings.micro_batch_size
+    return chunk * t.model.vocab_size * t.loss.logits.per_chunk
 
 
 def _embedding_kept(t: Terms) -> Number:
@@ -238,7 +236,7 @@ def _embedding_kept(t: Terms) -> Number:
 def _head_gradient(t: Terms) -> Phase:
     base = _static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
     h, c = t.model.hidden_size, t.n.compute
-    logits = t.tokens * t.model.vocab_size * (c + t.loss.held_per_logit)
+    logits = t.tokens * t.model.vocab_size * (c + t.loss.logits.held)
     activations = _saved_by_layers(t) + t.tokens * (t.loss.backward_per_token + c * h)
     return base._replace(
         activations=activations,
@@ -265,7 +263,7 @@ def _layer_backward(t: Terms, *, first: bool) -> Phase:
     layer, temporaries = _widest_moment(t)
     return base._replace(
         activations=stack + layer + _embedding_kept(t),
-        logits=t.tokens * t.model.vocab_size * t.loss.held_per_logit,
+        logits=t.tokens * t.model.vocab_size * t.loss.logits.held,
         temporaries=temporaries + _head_gradient_kept(t, first=first),
     )
 
@@ -317,6 +315,6 @@ def _end_of_backward(t: Terms) -> Phase:
 def _optimizer_step(t: Terms) -> Phase:
     base = _static(t, gradients=_gradient_share(t), gathered=0)
     step = optimizer_bytes(t.settings.optim, t.trainable_bytes).step_temporary
-    held = t.tokens * t.model.vocab_size * t.loss.held_per_logit
+    held = t.tokens * t.model.vocab_size * t.loss.logits.held
     temporaries = t.trainable_params * step / _optimizer_divisor(t)
     return base._replace(temporaries=temporaries, logits=held)

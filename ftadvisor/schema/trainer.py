@@ -24,6 +24,10 @@ class Trainer:
     """The loss shifts the logits, not the labels: one more fp32 copy for more than one sequence."""
     logits_upcast: bool = True
     """The loss works on an fp32 copy of the logits; False: in the logits' own dtype."""
+    loss_chunk_tokens: int = 0
+    """The loss runs over chunks of this many tokens; 0: at once."""
+    head_in_chunks: bool = False
+    """With frozen base weights, the head too puts out its logits in those chunks."""
     outputs_upcast: bool = False
     """The model's outputs are converted to fp32 before the loss (Lightning Fabric)."""
     prepares_kbit: bool = False
@@ -36,6 +40,10 @@ class Trainer:
     """The language-model head is quantised like the layers' matrices."""
     kbit_saves_input: bool = False
     """bitsandbytes' 4-bit matmul keeps its input for backward (0.42.0 to 0.43.1)."""
+    pads_lora_output: bool = False
+    """Targets of a fused projection that are only in part adapted keep their update, to scatter it."""
+    longest_first: bool = False
+    """The longest batch is the first one, before gradients and optimizer states exist."""
     repeats_kv: bool = False
     """Keys and values are expanded to all heads before the flash kernel."""
     keeps_fused_qkv: bool = False
