@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import importlib
+import itertools
 import operator
 import re
 import subprocess
@@ -123,11 +124,25 @@ def constants(text: str) -> list[tuple[int, float]]:
                 quantities |= {default} if name.islower() else set()
             case ast.keyword(value=ast.Constant() as given):
                 quantities.add(given)
-            case _:
-                value = None if node in quantities else folded(node)
-                if value is not None:
-                    found.append((getattr(node, "lineno", 0), value))
+            case _ if node not in quantities:
+                line = getattr(node, "lineno", 0)
+                found += [(line, value) for value in (folded(node), *products(node)) if value]
     return found
+
+
+def products(node: ast.AST) -> list[float]:
+    """Of `x * 60 * y * 60`, 3600: the products of any two numbers of a chain."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
+        return []
+    numbers: list[float] = []
+    chain: list[ast.expr] = [node]
+    while chain:
+        part = chain.pop()
+        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mult):
+            chain += [part.left, part.right]
+        elif (number := folded(part)) is not None:
+            numbers.append(number)
+    return [a * b for a, b in itertools.combinations(numbers, 2)]
 
 
 def folded(node: ast.AST) -> float | None:
@@ -144,7 +159,16 @@ def folded(node: ast.AST) -> float | None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x / 1024", "KB = 1024.0", "f(2**30)", "1 << 20", "60 * 60", "x * 24 * (60 * 60)"]
+    "text",
+    [
+        "x / 1024",
+        "KB = 1024.0",
+        "f(2**30)",
+        "1 << 20",
+        "60 * 60",
+        "x * 24 * (60 * 60)",
+        "x * 60 * y * 60",
+    ],
 )
 def test_a_factor_is_seen_in_any_spelling(text: str):
     assert {value for _, value in constants(text)} & UNIT_FACTORS
