@@ -1,0 +1,91 @@
+"""The answer: what a run takes, with an interval on every figure and every assumption named."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Verdict = Literal["fits", "tight", "does_not_fit"]
+
+
+class Record(BaseModel):
+    """Frozen and closed: a misspelt field is an error, not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class MemoryEstimate(Record):
+    """Peak memory of one GPU [bytes]; `low` and `high` bound a 90 % interval."""
+
+    allocated_bytes: int
+    """What torch.cuda.max_memory_allocated reports."""
+    allocated_low_bytes: int
+    allocated_high_bytes: int
+    reserved_bytes: int
+    """What torch.cuda.max_memory_reserved reports: allocated and the allocator's cache."""
+    reserved_low_bytes: int
+    reserved_high_bytes: int
+    device_bytes: int
+    """What nvidia-smi shows: reserved, CUDA context and communication buffers."""
+    device_low_bytes: int
+    device_high_bytes: int
+    parts: dict[str, int]
+    """What the allocated peak consists of [bytes]; the values sum to `allocated_bytes`."""
+    peak_phase: str
+    """The moment of the step at which the peak is."""
+
+
+class TimeEstimate(Record):
+    """How long the run takes."""
+
+    tokens_per_second: float
+    """All GPUs together, padding not counted [tokens/s]."""
+    step_seconds: float
+    """One optimizer step [s]."""
+    total_seconds: float
+    total_low_seconds: float
+    total_high_seconds: float
+    mfu: float
+    """Model FLOPs utilisation, 0 to 1; recomputation is not counted."""
+    energy_kwh: float | None = None
+    """Upper bound from the power limit [kWh]."""
+
+
+class CostEstimate(Record):
+    """What the run costs [USD]."""
+
+    total_usd: float
+    total_low_usd: float
+    total_high_usd: float
+    usd_per_gpu_hour: float
+    provider: str
+    price_date: str
+    """The day of the price, or what is known of it."""
+
+
+class Estimate(Record):
+    """One technique on one model and GPU."""
+
+    model: str
+    num_params: int
+    num_trainable_params: int
+    gpu: str | None
+    num_gpus: int
+    gpu_usable_bytes: int | None
+    """What torch can use of one GPU [bytes]."""
+    trainer: str
+    technique: str
+    objective: str
+    settings: dict[str, Any]
+    """Every setting by its name, resolved."""
+    method: Literal["analytic", "simulated"] = "analytic"
+    verdict: Verdict | None
+    """None without a GPU."""
+    memory: MemoryEstimate
+    time: TimeEstimate | None
+    cost: CostEstimate | None
+    assumptions: tuple[str, ...]
+    """What was assumed, one sentence each."""
+    fits_on: tuple[str, ...] = ()
+    """Without a GPU: the catalogue's GPUs on which it fits."""
