@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
-from ftadvisor.schema.model import Block
+from ftadvisor.schema.model import Block, ModelSpec
 from ftadvisor.schema.settings import AttnImplementation, Settings
 from ftadvisor.schema.trainer import Trainer
 
@@ -65,7 +65,13 @@ def norm_saved(kind: str, width: int, n: Numerics, *, fused: bool) -> tuple[floa
 
 
 def attention_saved(
-    block: Block, n: Numerics, implementation: AttnImplementation, *, masked: bool, trainer: Trainer
+    block: Block,
+    n: Numerics,
+    implementation: AttnImplementation,
+    *,
+    masked: bool,
+    repeats_kv: bool,
+    keeps_fused_qkv: bool,
 ) -> tuple[float, float]:
     """Bytes per token, and per token and key, that the attention kernel keeps.
 
@@ -89,10 +95,10 @@ def attention_saved(
     if implementation == "sdpa" and masked:
         kv = a.num_heads * (a.head_dim + a.v_head_dim) if expanded else k + v
         return c * (q + kv + out) + stats, c
-    if trainer.model_code == "litgpt" and trainer.keeps_fused_qkv:
+    if keeps_fused_qkv:
         kv = a.num_heads * a.head_dim if expanded else k
         return c * (q + kv + (q + k + v) + out) + stats, 0.0
-    if trainer.repeats_kv and expanded:
+    if repeats_kv and expanded:
         return c * (q + a.num_heads * (a.head_dim + a.v_head_dim) + out) + stats, 0.0
     return c * (q + k + v + out) + stats, 0.0
 
@@ -144,7 +150,7 @@ def input_copies(block: Block, n: Numerics) -> float:
 
 
 def layer_activations(
-    block: Block, settings: Settings, n: Numerics, trainer: Trainer
+    model: ModelSpec, block: Block, settings: Settings, n: Numerics, trainer: Trainer
 ) -> LayerActivations:
     """What one layer of a block keeps and needs; bytes per token, adapters not included."""
     masked = not settings.packing
@@ -153,7 +159,12 @@ def layer_activations(
     norm_bytes = sum(kept for kept, _ in norms)
     qk = _qk_norm_saved(block, n)
     att, att_key = attention_saved(
-        block, n, settings.attn_implementation, masked=masked, trainer=trainer
+        block,
+        n,
+        settings.attn_implementation,
+        masked=masked,
+        repeats_kv=model.model_type in trainer.repeats_kv,
+        keeps_fused_qkv=trainer.keeps_fused_qkv,
     )
     mlp, mlp_peak = mlp_saved(block, n, fused=settings.fused_mlp)
     inputs = input_copies(block, n)

@@ -33,6 +33,16 @@ class LossBytes(NamedTuple):
     forward_per_token: float
     """The final norm's copies and output, while the loss runs forward."""
     backward_per_token: float
+    tile_tokens: int = 0
+    """Tokens of the tile that a fused head works on."""
+    tile_bytes_per_token: float = 0.0
+    weight_gradient: float = 0.0
+    """Copies of the head's gradient that a fused head forms in backward [bytes]."""
+
+
+FUSED_TILE_TOKENS = 4096
+FUSED_TILE_LOGITS = 32_768
+"""The tile of TRL's fused head (trl/kernels/chunked_logprob.py, trl/trainer/utils.py)."""
 
 
 def loss_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trainer) -> LossBytes:
@@ -44,6 +54,8 @@ def loss_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Train
         kept = (FP32_BYTES if n.autocast else n.residual) * h + 2 * FP32_BYTES
     else:
         kept = 0
+    if settings.loss_kernel == "chunked":
+        return _fused_head(model, n, kept)
     # A trained head keeps its input; a trained norm written in Python keeps the normalised copy.
     normalised = n.residual * h if model.final_norm == "rms" and not settings.fused_norm else 0
     trained = normalised + n.head * h if n.trained else 0
@@ -51,6 +63,27 @@ def loss_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Train
         logits=logit_bytes(model, settings, n, trainer),
         forward_per_token=kept + max(trained, n.residual * h),
         backward_per_token=kept + trained,
+    )
+
+
+def _fused_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:
+    """TRL's head and loss in tiles: the logits of 4096 tokens by 32,768 entries at a time.
+
+    The hidden states of scored positions are copied and kept; backward accumulates their gradient
+    in fp32 and casts it, and the same for a trained head's weight.
+    Ref: trl 1.16 trl/kernels/chunked_logprob.py, ChunkedLogProbFunction.
+    """
+    h = model.hidden_size
+    scored = n.residual * h
+    gradient = (FP32_BYTES + n.residual) * h
+    weight = (FP32_BYTES + n.weight) * model.vocab_size * h if n.trained else 0
+    return LossBytes(
+        logits=LogitBytes(0.0, 0.0, 0.0),
+        forward_per_token=kept + n.residual * h + scored,
+        backward_per_token=kept + scored + gradient,
+        tile_tokens=FUSED_TILE_TOKENS,
+        tile_bytes_per_token=float(n.head * min(model.vocab_size, FUSED_TILE_LOGITS)),
+        weight_gradient=float(weight),
     )
 
 
@@ -80,7 +113,8 @@ def logit_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trai
         caller = 0
     held = 0.0
     if trainer.holds_outputs:
-        held = float(FP32_BYTES if trainer.outputs_upcast or not half else half)
+        wide = trainer.outputs_upcast or trainer.holds_upcast_outputs or not half
+        held = float(FP32_BYTES if wide else half)
     # tanh of the final soft-cap keeps its output.
     capped = n.head if model.final_softcap else 0
     if kernel == "inplace":

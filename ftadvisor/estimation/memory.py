@@ -122,7 +122,7 @@ def terms(
         shard=sharding(model, settings, n, trainer, w),
         loss=loss_bytes(model, settings, n, trainer),
         adapter=a,
-        layers=tuple((b, layer_activations(b, settings, n, trainer)) for b in model.blocks),
+        layers=tuple((b, layer_activations(model, b, settings, n, trainer)) for b in model.blocks),
         trainable_params=a.num_trainable_params,
         trainable_bytes=trainable_dtype_bytes(settings, n, trainer),
         tokens=settings.micro_batch_size * length,
@@ -218,12 +218,14 @@ def _loss_backward(t: Terms) -> Phase:
     logits = t.tokens * t.model.vocab_size * t.loss.logits.backward + _loss_chunk(t)
     activations = _saved_by_layers(t) + t.tokens * t.loss.backward_per_token + _embedding_kept(t)
     cast = _cast_weights(t) if t.settings.gradient_checkpointing == "none" else 0
-    return base._replace(activations=activations, logits=logits, temporaries=cast)
+    temporaries = cast + t.loss.weight_gradient
+    return base._replace(activations=activations, logits=logits, temporaries=temporaries)
 
 
 def _loss_chunk(t: Terms) -> Number:
     chunk = smallest(t.trainer.loss_chunk_tokens, t.length) * t.settings.micro_batch_size
-    return chunk * t.model.vocab_size * t.loss.logits.per_chunk
+    tile = smallest(t.tokens, t.loss.tile_tokens) * t.loss.tile_bytes_per_token
+    return chunk * t.model.vocab_size * t.loss.logits.per_chunk + tile
 
 
 def _embedding_kept(t: Terms) -> Number:

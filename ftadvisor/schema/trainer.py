@@ -1,4 +1,4 @@
-"""What one training program keeps alive, by version: the part of memory that no config.json says."""
+"""What one training program keeps alive, by version: what no config.json says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainer:
-    """Facts about a training loop. Each stands in `data/trainers.json` with the line that shows it."""
+    """Facts about a training loop; `data/trainers.json` has each with the line that shows it."""
 
     id: str
     framework: str
@@ -30,6 +30,10 @@ class Trainer:
     """With frozen base weights, the head too puts out its logits in those chunks."""
     outputs_upcast: bool = False
     """The model's outputs are converted to fp32 before the loss (Lightning Fabric)."""
+    holds_upcast_outputs: bool = False
+    """The held logits are the fp32 copy."""
+    kbit_adapters_half: bool = False
+    """Adapters of a quantised base are cast to half precision."""
     prepares_kbit: bool = False
     """prepare_model_for_kbit_training: what is not quantised goes to fp32 (not under FSDP)."""
     kbit_embeddings_fp32: bool = False
@@ -41,11 +45,11 @@ class Trainer:
     kbit_saves_input: bool = False
     """bitsandbytes' 4-bit matmul keeps its input for backward (0.42.0 to 0.43.1)."""
     pads_lora_output: bool = False
-    """Targets of a fused projection that are only in part adapted keep their update, to scatter it."""
+    """A fused projection that is adapted only in part keeps its update, to scatter it."""
     longest_first: bool = False
     """The longest batch is the first one, before gradients and optimizer states exist."""
-    repeats_kv: bool = False
-    """Keys and values are expanded to all heads before the flash kernel."""
+    repeats_kv: tuple[str, ...] = ()
+    """Model types whose keys and values are expanded to all heads before the flash kernel."""
     keeps_fused_qkv: bool = False
     """v stays a view of the fused q-k-v output, which is kept whole."""
     shares_lora_input: bool = False

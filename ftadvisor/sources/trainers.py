@@ -1,0 +1,38 @@
+"""Training programs by name: `data/trainers.json` to records."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from ftadvisor.sources.data_files import read_json
+
+from ftadvisor.errors import UnknownNameError
+from ftadvisor.schema.trainer import Trainer
+
+DEFAULT_TRAINER = "trl-1.16"
+"""What ftadvisor itself runs."""
+
+
+@cache
+def trainer_rows() -> dict[str, dict[str, Any]]:
+    """The file's rows by id."""
+    return {row["id"]: row for row in read_json("trainers.json")}
+
+
+@cache
+def find_trainer(name: str = DEFAULT_TRAINER) -> Trainer:
+    """The trainer of that id. Raises UnknownNameError with near misses."""
+    rows = trainer_rows()
+    row = rows.get(name) or rows.get(name.strip().lower().replace("_", "-"))
+    if row is None:
+        raise UnknownNameError("trainer", name, list(rows), see="ftadvisor list trainers")
+    facts: dict[str, Any] = {key: fact["value"] for key, fact in row["facts"].items()}
+    facts = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+    return Trainer(
+        id=row["id"],
+        framework=row["framework"],
+        versions=row["versions"],
+        defaults=row["defaults"],
+        **facts,
+    )
