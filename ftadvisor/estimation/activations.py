@@ -33,7 +33,7 @@ class LayerActivations(NamedTuple):
     at_product: float
     """Alive where the MLP's gradients are formed, the layer's saved tensors included."""
     at_matrix: float
-    """Alive while the first matrix of the backward works: its weight-sized temporary comes on top."""
+    """Alive while the first matrix works: its weight-sized temporary comes on top."""
     at_attention: float
     """Alive in the attention's backward, where the MLP's tensors are gone."""
     attention_per_key: float

@@ -1,4 +1,4 @@
-"""Bytes per element of what a run stores and computes, from its settings and its trainer's facts."""
+"""Bytes per element of what a run stores and computes, by settings and trainer."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def sharding(
 
     FSDP full shard: each layer is a unit, gathered while it computes; the root unit (embeddings,
     head, last norm) stays gathered from forward to the end of backward. Quantisation constants are
-    not flattened into the unit, so every rank keeps them all. Adapters that a fused kernel reads are
+    not flattened into the unit: every rank keeps them all. Adapters that a fused kernel reads are
     excluded from wrapping, so every rank keeps those too. Frozen units with reentrant checkpointing
     hold every recomputed input to the end of backward (the reshard hook is registered on them).
     Ref: torch/distributed/fsdp/_runtime_utils.py; the bytes per token of pairs of published rows

@@ -1,0 +1,248 @@
+"""Measurement files to records, and their spellings to ftadvisor's settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ftadvisor.errors import DataFileError, FtadvisorError, UnsupportedError
+from ftadvisor.schema.measurement import Measurement, Situation
+from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.data_files import data_dir
+from ftadvisor.sources.lengths import longest_length
+from ftadvisor.sources.trainers import find_trainer, trainer_rows
+
+_REQUIRED = ("id", "source", "grade", "framework", "model", "technique", "gpu", "precision")
+_OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adamw (torch)": "adamw_torch",
+    "adam": "adamw_torch",
+    "decoupledadamw": "adamw_torch",
+    "lora-fa": "adamw_torch",
+    "galoreadamw": "galore_adamw",
+    "pagedadamw": "paged_adamw_32bit",
+    "pagedadamw (bnb)": "paged_adamw_32bit",
+    "adamw bf16 states + bf16 master": "adamw_torch",
+    "adamw fp32 states": "adamw_torch",
+}
+_STRATEGIES = {"none", "ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"}
+_QUANTIZATIONS = {"none", "nf4", "nf4-dq", "int8", "gptq-int4", "gptq-int8", "awq-int4"}
+
+
+def read_measurements(path: Path | None = None) -> tuple[Measurement, ...]:
+    """All rows of a file, or of every file in `data/measurements/`.
+
+    Raises DataFileError that names the line, for the first row that cannot be read.
+    """
+    paths = [path] if path else sorted((data_dir() / "measurements").glob("*.jsonl"))
+    return tuple(m for p in paths for m in _read_file(p))
+
+
+def _read_file(path: Path) -> list[Measurement]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataFileError(str(path), None, None, f"cannot be read: {error}", None) from error
+    return [
+        _measurement(path, number, line)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def _measurement(path: Path, number: int, line: str) -> Measurement:
+    try:
+        row: Any = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataFileError(str(path), number, None, f"is not JSON: {error}", "one object") from None
+    if not isinstance(row, dict):
+        raise DataFileError(str(path), number, None, "is not an object", '{"id": ..., ...}')
+    fields: dict[str, Any] = dict(row)  # pyright: ignore[reportUnknownArgumentType]
+    for name in _REQUIRED:
+        if fields.get(name) in (None, ""):
+            raise DataFileError(str(path), number, name, "is missing", "a value; see FORMAT.md")
+    for name in ("memory_gib", "micro_step_seconds", "max_length", "micro_batch_size"):
+        value = fields.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise DataFileError(str(path), number, name, f"is {value!r}", "a number or null")
+        if value is not None and value <= 0:
+            raise DataFileError(str(path), number, name, f"is {value!r}", "a positive number")
+    if not isinstance(fields["precision"], dict):
+        raise DataFileError(str(path), number, "precision", "is not an object", "see FORMAT.md")
+    return Measurement(
+        id=str(fields["id"]),
+        source=str(fields["source"]),
+        grade=str(fields["grade"]),
+        model=str(fields["model"]),
+        gpu=str(fields["gpu"]),
+        memory_gib=fields.get("memory_gib"),
+        memory_metric=fields.get("memory_metric"),
+        oom=bool(fields.get("oom")),
+        micro_step_seconds=fields.get("micro_step_seconds"),
+        lower_bound=bool(fields.get("lower_bound")),
+        row=fields,
+    )
+
+
+def situation(m: Measurement) -> Situation:
+    """A measurement in the terms of a user's options.
+
+    Raises UnsupportedError, with the reason, for what no setting expresses.
+    """
+    row = m.row
+    trainer = find_trainer(_trainer_id(row))
+    assumptions: list[str] = []
+    if row.get("micro_batch_size") is None or row.get("max_length") is None:
+        raise UnsupportedError.of(m.id, "its micro-batch size or length is not published", None)
+    quantization = str(row.get("quantization") or "none")
+    if quantization.startswith("nf4 ("):
+        quantization = "nf4"
+        assumptions.append("quantization nf4: the published row does not say which 4-bit variant")
+    if quantization not in _QUANTIZATIONS:
+        raise UnsupportedError.of(f"quantization {quantization}", "not modelled", "nf4")
+    precision = row["precision"]
+    longest, said = longest_length(row)
+    assumptions.extend(said)
+    config = row.get("framework_config") or ""
+    strategy, unsupported = _strategy(row)
+    settings = Settings(
+        technique=_technique(row),
+        objective="clm" if row["technique"] == "full" else "sft",
+        micro_batch_size=row["micro_batch_size"],
+        gradient_accumulation_steps=row.get("gradient_accumulation_steps") or 1,
+        max_length=row["max_length"],
+        packing=row.get("sequence_fill") in ("full", "padding-free"),
+        mean_length=row.get("mean_tokens_per_sample") or longest,
+        longest_length=longest,
+        weights_dtype=precision.get("weights") or precision.get("compute") or "bf16",
+        autocast=_autocast(precision),
+        adapter_dtype=_adapter_dtype(trainer.adapter_dtype, precision),
+        quantization=quantization,  # pyright: ignore[reportArgumentType]
+        quantization_group_size=row.get("quantization_group_size") or 128,
+        optim=_optim(row),
+        gradient_checkpointing=_checkpointing(row),
+        attn_implementation=_attention(row),
+        lora_r=row.get("lora_r") or 0,
+        lora_alpha=float(row.get("lora_alpha") or 0) or 2 * (row.get("lora_r") or 0),
+        lora_dropout=_dropout(row, trainer.defaults),
+        lora_target_modules=tuple(row.get("lora_target_modules") or ()),
+        peft_config=row.get("peft_config") or {},
+        loss_kernel=_loss_kernel(row, config),
+        fused_norm="foak" in config or "unsloth" in row["framework"],
+        fused_mlp="unsloth" in row["framework"],
+        fused_lora="foak" in config and quantization != "none",
+        num_gpus=row.get("num_gpus") or 1,
+        strategy=strategy,  # pyright: ignore[reportArgumentType]
+        offload_optimizer=bool(row.get("cpu_offload")),
+        offload_params=bool(row.get("cpu_offload")),
+    )
+    return Situation(settings, trainer, tuple(assumptions), unsupported)
+
+
+def _trainer_id(row: dict[str, Any]) -> str:
+    """The trainer whose `published_as` matches the row most closely."""
+    best, best_score = None, -1
+    version = (row.get("versions") or {}).get("transformers") or ""
+    for id_, trainer in trainer_rows().items():
+        for rule in trainer["published_as"]:
+            if not row["framework"].startswith(rule["framework"]):
+                continue
+            score = len(rule["framework"]) + _rule_score(rule, row, version)
+            if score > best_score and _rule_holds(rule, row, version):
+                best, best_score = id_, score
+    if best is None:
+        raise UnsupportedError.of(f"framework {row['framework']}", "no trainer record", None)
+    return best
+
+
+def _rule_holds(rule: dict[str, Any], row: dict[str, Any], version: str) -> bool:
+    config = rule.get("framework_config")
+    if config and row.get("framework_config") != config:
+        return False
+    ids = rule.get("id_prefix")
+    if ids and not row["id"].startswith(tuple(ids)):
+        return False
+    low, high = rule.get("transformers_min"), rule.get("transformers_max")
+    if not low and not high:
+        return True
+    number = _version(version or "4.48")
+    return (not low or number >= _version(low)) and (not high or number < _version(high))
+
+
+def _rule_score(rule: dict[str, Any], row: dict[str, Any], version: str) -> int:
+    del row, version
+    return 100 * sum(1 for key in rule if key != "framework")
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor = (text.split(".") + ["0", "0"])[:2]
+    return int(major), int(minor)
+
+
+def _technique(row: dict[str, Any]) -> str:
+    technique = str(row["technique"])
+    return {"adapter": "bottleneck" if "swift" in row["framework"] else "adapter"}.get(
+        technique, technique
+    )
+
+
+def _autocast(precision: dict[str, Any]) -> Any:
+    if not precision.get("autocast"):
+        wide = precision.get("weights") == "fp32"
+        half = precision.get("compute") in ("bf16", "fp16", "fp8")
+        if not (wide and half):
+            return "none"
+    return "fp16" if precision.get("compute") == "fp16" else "bf16"
+
+
+def _adapter_dtype(rule: str, precision: dict[str, Any]) -> Any:
+    return "fp32" if rule == "fp32" else precision.get("weights") or "bf16"
+
+
+def _optim(row: dict[str, Any]) -> str:
+    published = row.get("optimizer")
+    if published is None:
+        return "paged_adamw_32bit" if row.get("quantization") not in (None, "none") else "adamw_torch"
+    return _OPTIMIZERS.get(str(published).lower(), "adamw_torch")
+
+
+def _checkpointing(row: dict[str, Any]) -> Any:
+    value = row.get("gradient_checkpointing")
+    if isinstance(value, str):
+        return "selective"
+    return "full" if value else "none"
+
+
+def _attention(row: dict[str, Any]) -> Any:
+    value = str(row.get("attn_implementation") or "sdpa")
+    if value.startswith("flash"):
+        return "flash_attention_2"
+    return "eager" if value.startswith("eager") else "sdpa"
+
+
+def _dropout(row: dict[str, Any], defaults: dict[str, Any]) -> float:
+    if row.get("lora_dropout") is not None:
+        return float(row["lora_dropout"])
+    if row.get("peft_config"):
+        return float(row["peft_config"].get("lora_dropout") or 0.0)
+    return float(defaults.get("lora_dropout") or 0.0)
+
+
+def _loss_kernel(row: dict[str, Any], config: str) -> Any:
+    if "liger" in config or "liger" in row["framework"]:
+        return "fused_linear"
+    return "inplace" if "foak" in config or "unsloth" in row["framework"] else "torch"
+
+
+def _strategy(row: dict[str, Any]) -> tuple[str, str | None]:
+    published = str(row.get("strategy") or "none")
+    if published in _STRATEGIES:
+        return published, None
+    reason = f"the parallel layout is published as '{published}' only"
+    return ("fsdp" if (row.get("num_gpus") or 1) > 1 else "none"), reason
+
+
+def unsupported_reason(error: FtadvisorError) -> str:
+    """One line for a report."""
+    return error.message
