@@ -42,6 +42,9 @@ class Settings:
     """Unpadded tokens per sequence, on average [tokens]."""
     longest_length: Number = 0
     """Tokens of the longest padded sequence that is really run: the peak follows it."""
+    typical_length: Number = 0
+    """Tokens per sequence of the median padded batch: how far lengths vary decides how much of the
+    allocator's cache can be used again. 0: every batch is as long as the longest."""
     weights_dtype: Dtype = "bf16"
     """What the base weights (the trained weights, for full) are stored in."""
     autocast: Autocast = "none"

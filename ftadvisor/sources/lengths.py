@@ -1,33 +1,95 @@
-"""How long the longest padded sequence of a run is, from what is known of its data."""
+"""How long a run's padded batches are, from what is known of its data."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 LONGEST_OVER_MEAN = 8.0
 """Longest sample over mean length. Alpaca with Llama's tokenizer: 1304 tokens over about 128
 (litgpt's resource tables); cls-fudan-news: 19,548 over 3,234 (ms-swift's benchmark page); orca as
 fms-acceleration cuts it: about 2,250 over 282 (two kernels' bytes imply it). Geometric mean 8."""
 
+DEVIATION_OVER_MEAN = 0.8
+"""Standard deviation over mean of sample lengths where none is stated: cls-fudan-news's 0.79."""
 
-def longest_length(row: dict[str, Any]) -> tuple[float, list[str]]:
-    """Tokens per sequence at the peak, and what was assumed.
 
-    `full` rows: the published tokens per sequence. Rows that state the longest batch: that. Padded
-    rows with a mean far below the cap: the longest sample, LONGEST_OVER_MEAN times the mean, at
-    most the cap. Padding-free rows join samples: one longest sample beside mean ones.
+class BatchLengths(NamedTuple):
+    """Tokens per sequence of padded batches."""
+
+    longest: float
+    typical: float
+    """The median batch's; 0: all are as long as the longest."""
+    assumptions: list[str]
+
+
+def batch_lengths(
+    *,
+    cap: float,
+    mean: float | None,
+    deviation: float | None = None,
+    longest: float | None = None,
+    micro_batch_size: int = 1,
+    deleted: bool = False,
+) -> BatchLengths:
+    """Longest and median padded batch for lognormal sample lengths [tokens].
+
+    A batch is padded to its longest sample, so its median is the sample quantile 0.5^(1/batch).
+    Samples above the cap are truncated to it, or `deleted`.
+    """
+    said: list[str] = []
+    if mean is None:
+        return BatchLengths(longest or cap, 0.0, said)
+    if longest is None:
+        longest = min(cap, LONGEST_OVER_MEAN * mean)
+        if longest < cap:
+            said.append(f"longest sample {longest:.0f} tokens: {LONGEST_OVER_MEAN:g} x the mean")
+    deviation = deviation or DEVIATION_OVER_MEAN * mean
+    sigma = math.sqrt(math.log(1 + (deviation / mean) ** 2))
+    mu = math.log(mean) - sigma**2 / 2
+    probability: float = 0.5 ** (1 / micro_batch_size)
+    if deleted:
+        probability *= _normal_cdf((math.log(cap) - mu) / sigma)
+    typical = math.exp(mu + sigma * _normal_quantile(probability))
+    return BatchLengths(longest, min(typical, longest), said)
+
+
+def _normal_cdf(x: float) -> float:
+    return (1 + math.erf(x / math.sqrt(2))) / 2
+
+
+def _normal_quantile(p: float) -> float:
+    """Inverse of the normal distribution, by bisection (`statistics` costs a slow import)."""
+    low, high = -9.0, 9.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _normal_cdf(middle) < p else (low, middle)
+    return low
+
+
+def published_lengths(row: dict[str, Any]) -> BatchLengths:
+    """The same for a row of a measurements file.
+
+    `full` rows: the published tokens per sequence. Rows that state the longest batch: that.
+    Padding-free rows join samples: one longest beside mean ones.
     """
     cap = float(row["max_length"])
     mean = row.get("mean_tokens_per_sample")
-    stated = row.get("longest_sequence_tokens")
-    if stated:
-        return float(stated), []
     fill = row.get("sequence_fill")
-    if fill == "full" or mean is None:
-        return float(mean or cap) if fill == "full" else cap, []
-    longest = min(cap, LONGEST_OVER_MEAN * float(mean))
-    batch = float(row["micro_batch_size"])
-    said = [f"longest sample {longest:.0f} tokens: {LONGEST_OVER_MEAN:g} times the mean"]
-    if fill == "padding-free":
-        return (float(mean) * (batch - 1) + longest) / batch, said
-    return longest, said
+    if fill == "full":
+        return BatchLengths(float(mean or cap), 0.0, [])
+    stated = row.get("longest_sequence_tokens")
+    statistics = row.get("length_statistics") or {}
+    batch = int(row["micro_batch_size"])
+    found = batch_lengths(
+        cap=cap,
+        mean=statistics.get("mean") or mean,
+        deviation=statistics.get("sd"),
+        longest=float(stated) if stated else None,
+        micro_batch_size=batch,
+        deleted="deleted" in str(statistics.get("rule", "")),
+    )
+    if fill == "padding-free" and mean and not stated:
+        joined = (float(mean) * (batch - 1) + found.longest) / batch
+        return found._replace(longest=joined, typical=min(found.typical, joined))
+    return found

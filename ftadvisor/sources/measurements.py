@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ftadvisor.sources.data_files import data_dir
+
 from ftadvisor.errors import DataFileError, FtadvisorError, UnsupportedError
 from ftadvisor.schema.measurement import Measurement, Situation
 from ftadvisor.schema.settings import Settings
-from ftadvisor.sources.data_files import data_dir
-from ftadvisor.sources.lengths import longest_length
+from ftadvisor.sources.lengths import published_lengths
 from ftadvisor.sources.trainers import find_trainer, trainer_rows
 
 _REQUIRED = ("id", "source", "grade", "framework", "model", "technique", "gpu", "precision")
@@ -43,7 +44,9 @@ def _read_file(path: Path) -> list[Measurement]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataFileError(str(path), None, None, f"cannot be read: {error}", None) from error
+        raise DataFileError(
+            str(path), None, None, f"cannot be read: {error}", "a JSONL file of measurements"
+        ) from error
     return [
         _measurement(path, number, line)
         for number, line in enumerate(lines, start=1)
@@ -55,7 +58,9 @@ def _measurement(path: Path, number: int, line: str) -> Measurement:
     try:
         row: Any = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise DataFileError(str(path), number, None, f"is not JSON: {error}", "one object") from None
+        raise DataFileError(
+            str(path), number, None, f"is not JSON: {error}", "one object"
+        ) from None
     if not isinstance(row, dict):
         raise DataFileError(str(path), number, None, "is not an object", '{"id": ..., ...}')
     fields: dict[str, Any] = dict(row)  # pyright: ignore[reportUnknownArgumentType]
@@ -94,16 +99,16 @@ def situation(m: Measurement) -> Situation:
     trainer = find_trainer(_trainer_id(row))
     assumptions: list[str] = []
     if row.get("micro_batch_size") is None or row.get("max_length") is None:
-        raise UnsupportedError.of(m.id, "its micro-batch size or length is not published", None)
+        raise UnsupportedError.of(m.id, "its micro-batch size or length is not published", ())
     quantization = str(row.get("quantization") or "none")
     if quantization.startswith("nf4 ("):
         quantization = "nf4"
         assumptions.append("quantization nf4: the published row does not say which 4-bit variant")
     if quantization not in _QUANTIZATIONS:
-        raise UnsupportedError.of(f"quantization {quantization}", "not modelled", "nf4")
+        raise UnsupportedError.of(f"quantization {quantization}", "not modelled", ("nf4",))
     precision = row["precision"]
-    longest, said = longest_length(row)
-    assumptions.extend(said)
+    lengths = published_lengths(row)
+    assumptions.extend(lengths.assumptions)
     config = row.get("framework_config") or ""
     strategy, unsupported = _strategy(row)
     settings = Settings(
@@ -113,8 +118,9 @@ def situation(m: Measurement) -> Situation:
         gradient_accumulation_steps=row.get("gradient_accumulation_steps") or 1,
         max_length=row["max_length"],
         packing=row.get("sequence_fill") in ("full", "padding-free"),
-        mean_length=row.get("mean_tokens_per_sample") or longest,
-        longest_length=longest,
+        mean_length=row.get("mean_tokens_per_sample") or lengths.longest,
+        longest_length=lengths.longest,
+        typical_length=lengths.typical,
         weights_dtype=precision.get("weights") or precision.get("compute") or "bf16",
         autocast=_autocast(precision),
         adapter_dtype=_adapter_dtype(trainer.adapter_dtype, precision),
@@ -143,16 +149,17 @@ def situation(m: Measurement) -> Situation:
 def _trainer_id(row: dict[str, Any]) -> str:
     """The trainer whose `published_as` matches the row most closely."""
     best, best_score = None, -1
-    version = (row.get("versions") or {}).get("transformers") or ""
+    versions: dict[str, str] = row.get("versions") or {}
+    version = versions.get("transformers") or ""
     for id_, trainer in trainer_rows().items():
         for rule in trainer["published_as"]:
             if not row["framework"].startswith(rule["framework"]):
                 continue
-            score = len(rule["framework"]) + _rule_score(rule, row, version)
+            score = len(rule["framework"]) + 100 * sum(1 for key in rule if key != "framework")
             if score > best_score and _rule_holds(rule, row, version):
                 best, best_score = id_, score
     if best is None:
-        raise UnsupportedError.of(f"framework {row['framework']}", "no trainer record", None)
+        raise UnsupportedError.of(f"framework {row['framework']}", "no trainer record", ())
     return best
 
 
@@ -170,13 +177,8 @@ def _rule_holds(rule: dict[str, Any], row: dict[str, Any], version: str) -> bool
     return (not low or number >= _version(low)) and (not high or number < _version(high))
 
 
-def _rule_score(rule: dict[str, Any], row: dict[str, Any], version: str) -> int:
-    del row, version
-    return 100 * sum(1 for key in rule if key != "framework")
-
-
 def _version(text: str) -> tuple[int, int]:
-    major, minor = (text.split(".") + ["0", "0"])[:2]
+    major, minor = [*text.split("."), "0", "0"][:2]
     return int(major), int(minor)
 
 
@@ -203,7 +205,9 @@ def _adapter_dtype(rule: str, precision: dict[str, Any]) -> Any:
 def _optim(row: dict[str, Any]) -> str:
     published = row.get("optimizer")
     if published is None:
-        return "paged_adamw_32bit" if row.get("quantization") not in (None, "none") else "adamw_torch"
+        return (
+            "paged_adamw_32bit" if row.get("quantization") not in (None, "none") else "adamw_torch"
+        )
     return _OPTIMIZERS.get(str(published).lower(), "adamw_torch")
 
 

@@ -1,0 +1,273 @@
+"""Bytes alive at each moment of a step that can be its peak. See `memory` for which wins."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ftadvisor.estimation.arithmetic import largest, select, smallest
+from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES
+from ftadvisor.estimation.states import optimizer_bytes
+from ftadvisor.estimation.terms import Layer, Terms
+from ftadvisor.schema.settings import Number
+
+CUBLAS_WORKSPACE_BYTES = 8_519_680
+"""4096 KiB x 2 + 16 KiB x 8, one per thread and stream that calls cuBLAS: the forward's and
+autograd's (aten/src/ATen/cuda/CUDABlas.cpp, parseChosenWorkspaceSize)."""
+
+
+class Phase(NamedTuple):
+    """Bytes alive at one moment, by what they are for."""
+
+    weights: Number
+    gathered: Number
+    adapters: Number
+    optimizer: Number
+    gradients: Number
+    activations: Number
+    logits: Number
+    temporaries: Number
+    workspace: Number
+
+    @property
+    def total(self) -> Number:
+        """All parts [bytes]."""
+        return sum(self)
+
+
+def static(t: Terms, *, gradients: Number, gathered: Number) -> Phase:
+    """The parts that do not depend on the batch; `gradients` is the fraction of them alive."""
+    trainable = t.trainable_params
+    optimizer = optimizer_bytes(t.settings.optim, t.trainable_bytes)
+    weights = t.shard.weights
+    adapters = t.adapter.buffers_bytes
+    if t.n.trained:
+        if t.trainable_bytes != t.n.weight:
+            weights = weights * (t.trainable_bytes / t.n.weight)
+    else:
+        adapters = adapters + trainable * t.trainable_bytes / t.shard.adapter_divisor
+    state = 0 if t.settings.offload_optimizer else optimizer.state
+    if t.settings.offload_params:
+        weights = 0 * weights
+    weights = weights + t.objective.frozen_models * t.shard.weights
+    return Phase(
+        weights=weights,
+        gathered=gathered,
+        adapters=adapters,
+        optimizer=trainable * state / _optimizer_divisor(t),
+        gradients=gradients * trainable * t.trainable_bytes,
+        activations=0,
+        logits=0,
+        temporaries=0,
+        workspace=2 * CUBLAS_WORKSPACE_BYTES + t.shard.buffers * trainable * t.trainable_bytes,
+    )
+
+
+def _optimizer_divisor(t: Terms) -> Number:
+    return t.shard.adapter_divisor if not t.n.trained else t.shard.optimizer_divisor
+
+
+def _gradient_share(t: Terms) -> Number:
+    """Fraction of all gradients that one rank holds after a layer's backward."""
+    divisor = t.shard.adapter_divisor if not t.n.trained else t.shard.gradient_divisor
+    return 1 / divisor
+
+
+def _accumulated(t: Terms) -> Number:
+    """Fraction of gradients alive before the backward of a second micro-batch."""
+    held = t.shard.unsharded_gradients or _gradient_share(t)
+    return select(t.settings.gradient_accumulation_steps > 1, held, 0)
+
+
+def saved_by_layers(t: Terms) -> Number:
+    """What all layers keep at the end of forward [bytes]."""
+    if t.settings.gradient_checkpointing != "none":
+        kept = sum(x.tokens * x.block.num_layers * _checkpoint(t, x) for x in t.layers)
+        if t.n.residual != t.n.weight:
+            # The first layer's input is the embedding, still in the weights' dtype.
+            kept -= t.tokens * (t.n.residual - t.n.weight) * t.model.hidden_size
+        return kept
+    kept = sum(x.tokens * x.block.num_layers * _saved_by_one(x) for x in t.layers)
+    return kept + t.tokens * t.adapter.saved_per_token + t.adapter.saved_bytes
+
+
+def _saved_by_one(x: Layer) -> Number:
+    return x.activations.saved + x.activations.saved_per_key * x.keys
+
+
+def _checkpoint(t: Terms, x: Layer) -> Number:
+    """Bytes per token that a checkpointed layer keeps: its input, and selectively its attention."""
+    kept = t.n.residual * x.block.hidden_size
+    if t.settings.gradient_checkpointing == "selective":
+        attention = x.block.attention
+        kept += t.n.attention * attention.out_width + FP32_BYTES * attention.num_heads
+    return kept
+
+
+def _retained_gradients(t: Terms) -> Number:
+    """Gradients of checkpointed inputs that stay to the end of backward [bytes]."""
+    if not t.shard.retains_checkpoints or t.settings.gradient_checkpointing == "none":
+        return 0
+    layers = sum(x.block.num_layers for x in t.layers)
+    return t.tokens * t.n.residual * t.model.hidden_size * max(0, layers - 2)
+
+
+def _cast_weights(t: Terms) -> Number:
+    """Half-precision copies of fp32 weights that autocast keeps through forward [bytes]."""
+    if not t.n.autocast:
+        return 0
+    if t.n.trained:
+        if t.n.weight == HALF_BYTES or t.settings.strategy == "fsdp":
+            return 0
+        return HALF_BYTES * (t.model.num_linear_weights + t.model.num_head_params)
+    if t.n.adapter != FP32_BYTES or t.settings.fused_lora:
+        return 0
+    return HALF_BYTES * t.trainable_params / t.shard.adapter_divisor
+
+
+def _embedding_kept(t: Terms) -> Number:
+    """The embedding's output where a scaled copy of it goes on (input_require_grads) [bytes]."""
+    if t.model.embedding_scale and not t.n.trained:
+        return t.tokens * t.n.weight * t.model.hidden_size
+    return 0
+
+
+def _loss_chunk(t: Terms) -> Number:
+    chunk = smallest(t.trainer.loss_chunk_tokens, t.length) * t.settings.micro_batch_size
+    tile = smallest(t.tokens, t.loss.tile_tokens) * t.loss.tile_bytes_per_token
+    return chunk * t.vocab_size * t.loss.logits.per_chunk + tile
+
+
+def _teacher_logits(t: Terms) -> Number:
+    """The teacher's logits beside the student's [bytes]: half precision and an fp32 softmax."""
+    if t.settings.objective != "distillation":
+        return 0
+    return t.tokens * t.vocab_size * (t.n.head + FP32_BYTES)
+
+
+def loss_forward(t: Terms) -> Phase:
+    """The loss at the end of forward."""
+    base = static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
+    logits = t.tokens * t.vocab_size * t.loss.logits.forward + _loss_chunk(t) + _teacher_logits(t)
+    activations = saved_by_layers(t) + t.tokens * t.loss.forward_per_token + _embedding_kept(t)
+    return base._replace(activations=activations, logits=logits, temporaries=_cast_weights(t))
+
+
+def loss_backward(t: Terms) -> Phase:
+    """The start of backward, in the loss."""
+    base = static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
+    logits = t.tokens * t.vocab_size * t.loss.logits.backward + _loss_chunk(t) + _teacher_logits(t)
+    activations = saved_by_layers(t) + t.tokens * t.loss.backward_per_token + _embedding_kept(t)
+    cast = _cast_weights(t) if t.settings.gradient_checkpointing == "none" else 0
+    temporaries = cast + t.loss.weight_gradient
+    return base._replace(activations=activations, logits=logits, temporaries=temporaries)
+
+
+def head_gradient(t: Terms) -> Phase:
+    """The gradient of a trained head, while the logits' gradient is alive."""
+    base = static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
+    h, c = t.model.hidden_size, t.n.head
+    logits = t.tokens * t.vocab_size * (c + t.loss.logits.held)
+    activations = saved_by_layers(t) + t.tokens * (t.loss.backward_per_token + c * h)
+    return base._replace(
+        activations=activations,
+        logits=logits,
+        temporaries=c * t.vocab_size * h,
+    )
+
+
+def layer_backward(t: Terms, *, first: bool) -> Phase:
+    """Backward of the first processed layer (the stack is full) or of the last (gradients are)."""
+    gathered = t.shard.gathered_root + t.shard.gathered_layer
+    share = _accumulated(t) if first else largest(_gradient_share(t), _accumulated(t))
+    base = static(t, gradients=share, gathered=gathered)
+    checkpointed = t.settings.gradient_checkpointing != "none"
+    shared = t.tokens * min(x.activations.is_input for x in t.layers) if checkpointed else 0
+    if first:
+        stack = saved_by_layers(t) - (shared if checkpointed else _last_saved(t))
+    elif t.shard.retains_checkpoints and checkpointed:
+        stack = saved_by_layers(t) + _retained_gradients(t) - shared
+    else:
+        residual = t.tokens * t.n.residual * t.model.hidden_size if checkpointed else 0
+        stack = residual - shared
+    layer, temporaries = _widest_moment(t)
+    return base._replace(
+        activations=stack + layer + _embedding_kept(t),
+        logits=t.tokens * t.vocab_size * t.loss.logits.held,
+        temporaries=temporaries + _head_gradient_kept(t, first=first),
+    )
+
+
+def _last_saved(t: Terms) -> Number:
+    """What the layer that backward starts with has kept [bytes]."""
+    last = t.layers[-1]
+    return last.tokens * _saved_by_one(last) + t.tokens * t.adapter.saved_per_token_per_layer
+
+
+def _widest_moment(t: Terms) -> tuple[Number, Number]:
+    """Activations and weight-sized temporaries of the moment with most bytes in one layer."""
+    one_weight = t.n.compute * max(
+        (w.in_features * w.out_features for x in t.layers for w in x.block.linears), default=0
+    )
+    adapter = t.tokens * t.adapter.saved_per_token_per_layer + t.adapter.saved_bytes_per_layer
+    own = t.tokens * t.adapter.backward_per_token + t.adapter.temporary_bytes
+    dequantized = one_weight if t.settings.quantization.startswith("nf4") else 0
+    gradient = one_weight if t.n.trained else 0
+    product = largest(*(x.tokens * x.activations.at_product for x in t.layers)) + adapter
+    matrix = largest(*(x.tokens * x.activations.at_matrix for x in t.layers)) + adapter + own
+    attention = adapter + largest(
+        *(
+            x.tokens * (x.activations.at_attention + x.activations.attention_per_key * x.keys)
+            for x in t.layers
+        )
+    )
+    temporaries = largest(dequantized, gradient)
+    whole = largest(product + gradient, matrix + temporaries, attention + gradient)
+    weights = select(whole == matrix + temporaries, temporaries, gradient)
+    return whole - weights, weights
+
+
+def _head_gradient_kept(t: Terms, *, first: bool) -> Number:
+    """The head's unsharded gradient, alive until FSDP reduces the root unit [bytes]."""
+    if not t.n.trained or not (first or t.settings.strategy == "fsdp"):
+        return 0
+    return t.n.compute * t.vocab_size * t.model.hidden_size
+
+
+def end_of_backward(t: Terms) -> Phase:
+    """The embedding's gradient: whole, and twice more where it is added to a tied head's."""
+    base = static(t, gradients=_gradient_share(t), gathered=t.shard.gathered_root)
+    h = t.model.hidden_size
+    temporaries: Number = 0
+    if t.n.trained and t.settings.strategy != "fsdp":
+        tied = 2 if t.model.tie_word_embeddings and t.vocab_size else 0
+        temporaries = tied * t.trainable_bytes * t.model.vocab_size * h
+    activations = t.tokens * t.n.residual * h
+    return base._replace(activations=activations, temporaries=temporaries)
+
+
+def optimizer_step(t: Terms) -> Phase:
+    """The optimizer's step: all gradients and its own temporaries."""
+    base = static(t, gradients=_gradient_share(t), gathered=0)
+    step = optimizer_bytes(t.settings.optim, t.trainable_bytes).step_temporary
+    held = t.tokens * t.vocab_size * t.loss.logits.held
+    temporaries = t.trainable_params * step / _optimizer_divisor(t)
+    return base._replace(temporaries=temporaries, logits=held)
+
+
+def generation(t: Terms) -> Phase:
+    """Completions are generated: keys and values of every layer and token, one token's logits.
+
+    Prompt and completion of all sequences of the micro-batch are cached in the compute dtype
+    (transformers/cache_utils.py, DynamicCache); a fp32 copy of one token's logits is sampled from.
+    """
+    base = static(t, gradients=0, gathered=t.shard.gathered_root + t.shard.gathered_layer)
+    cached = sum(
+        x.block.num_layers
+        * t.n.attention
+        * (x.block.attention.latent_dim or x.block.attention.k_width + x.block.attention.v_width)
+        for x in t.layers
+        if x.block.stream == "text"
+    )
+    prefill = t.tokens * max(x.activations.forward for x in t.layers)
+    one_token = t.settings.micro_batch_size * t.vocab_size * (t.n.head + FP32_BYTES)
+    return base._replace(activations=t.tokens * cached + prefill, logits=one_token)

@@ -1,0 +1,129 @@
+"""What the phases of a step are sums of, resolved once for a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from ftadvisor.estimation.activations import LayerActivations, layer_activations
+from ftadvisor.estimation.loss import LossBytes, loss_bytes
+from ftadvisor.estimation.numerics import Numerics, numerics
+from ftadvisor.estimation.objectives import ObjectiveCost, objective_cost
+from ftadvisor.estimation.sharding import Sharding, sharding
+from ftadvisor.estimation.states import WeightBytes, trainable_dtype_bytes, weight_bytes
+from ftadvisor.schema.model import Block, ModelSpec
+from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.trainer import Trainer
+
+
+class AdapterBytes(NamedTuple):
+    """What an adapter technique adds, as the memory model reads it."""
+
+    num_trainable_params: Number
+    buffers_bytes: Number
+    saved_per_token: Number
+    """All layers [bytes per token]."""
+    saved_per_token_per_layer: Number
+    saved_bytes: Number
+    """Weight-sized tensors kept from forward to backward, all layers."""
+    saved_bytes_per_layer: Number
+    temporary_bytes: Number
+    backward_per_token: Number
+    """Most alive beside a layer's saved tensors in an adapter's own backward [bytes per token]."""
+    virtual_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One block's layers and the tokens that pass them."""
+
+    block: Block
+    activations: LayerActivations
+    tokens: Number
+    """Tokens of a micro-batch in this block's stream."""
+    keys: Number
+    """Keys that a query of this block sees at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Everything that the phases are sums of [bytes unless the name says otherwise]."""
+
+    model: ModelSpec
+    settings: Settings
+    n: Numerics
+    trainer: Trainer
+    objective: ObjectiveCost
+    weights: WeightBytes
+    shard: Sharding
+    loss: LossBytes
+    adapter: AdapterBytes
+    layers: tuple[Layer, ...]
+    trainable_params: Number
+    trainable_bytes: int
+    """Of one trained parameter, and of its gradient."""
+    tokens: Number
+    """Text tokens of a micro-batch, padding and virtual tokens included."""
+    length: Number
+    """Text tokens of one sequence."""
+    vocab_size: int
+    """Entries that the head puts out; 0 for a classifier."""
+
+
+NO_ADAPTER = AdapterBytes(0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def terms(
+    model: ModelSpec, settings: Settings, trainer: Trainer, adapter: AdapterBytes | None
+) -> Terms:
+    """Resolve the terms of one run. `adapter` is None where the base itself trains."""
+    trains_base = adapter is None
+    n = numerics(settings, trainer, trains_base=trains_base)
+    objective = objective_cost(settings, trains_base=trains_base)
+    if objective.full_logits and settings.loss_kernel in ("chunked", "fused_linear"):
+        settings = replace(settings, loss_kernel="torch")
+    if objective.classifies:
+        # The classifier has no language-model head, only a matrix of a few rows.
+        model = replace(model, tie_word_embeddings=True, lm_head_bias=False)
+    a = adapter or NO_ADAPTER
+    w = weight_bytes(model, settings, n, trainer)
+    completion = settings.max_completion_length if objective.generates else 0
+    length = settings.longest_length + completion + a.virtual_tokens
+    sequences = settings.micro_batch_size * objective.sequences
+    return Terms(
+        model=model,
+        settings=settings,
+        n=n,
+        trainer=trainer,
+        objective=objective,
+        weights=w,
+        shard=sharding(model, settings, n, trainer, w),
+        loss=loss_bytes(model, settings, n, trainer),
+        adapter=a,
+        layers=tuple(
+            _layer(model, b, settings, n, trainer, sequences, length) for b in model.blocks
+        ),
+        trainable_params=model.num_params if trains_base else a.num_trainable_params,
+        trainable_bytes=trainable_dtype_bytes(settings, n, trainer),
+        tokens=sequences * length,
+        length=length,
+        vocab_size=0 if objective.classifies or model.family == "encoder" else model.vocab_size,
+    )
+
+
+def _layer(
+    model: ModelSpec,
+    block: Block,
+    settings: Settings,
+    n: Numerics,
+    trainer: Trainer,
+    sequences: Number,
+    length: Number,
+) -> Layer:
+    if block.stream == "image":
+        patches = model.image_patches * settings.num_images
+        tokens, keys = sequences * patches, model.image_patches
+    else:
+        tokens, keys = sequences * length, length
+    activations = layer_activations(model, block, settings, n, trainer)
+    return Layer(block, activations, tokens, keys)

@@ -1,0 +1,22 @@
+"""Fitted numbers: `data/coefficients/*.json` as records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryCoefficients:
+    """From allocated to reserved to device memory."""
+
+    fixed_length_fraction: float
+    """Of what a step allocates, lost to rounding and splitting when all batches are alike."""
+    variable_length_constant: float
+    variable_length_slope: float
+    """Reserved over allocated logits = constant + slope x typical length / longest length."""
+    same_length_ratio: float
+    """Typical over longest length above which all batches count as alike."""
+    context_bytes: float
+    """CUDA context and modules on one device [bytes]."""
+    communication_bytes: float
+    """NCCL's buffers and second context, several GPUs [bytes]."""
