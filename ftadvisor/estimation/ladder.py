@@ -68,6 +68,20 @@ def reserved_bytes(
     return static + working * lost + phase.logits * factor
 
 
+def needed_bytes(phases: dict[str, Phase], settings: Settings, c: MemoryCoefficients) -> Number:
+    """The least device memory that a run gets by with [bytes].
+
+    Before it reports out of memory the allocator gives its cache back, so what varying lengths left
+    behind does not count; rounding and splitting do.
+    """
+    lost = 1 + c.fixed_length_fraction
+    per_phase: list[Number] = []
+    for phase in phases.values():
+        kept = phase.weights + phase.adapters + phase.optimizer + phase.gathered + phase.workspace
+        per_phase.append(kept + (phase.total - kept) * lost)
+    return largest(*per_phase) + outside_allocator_bytes(settings, c)
+
+
 def outside_allocator_bytes(settings: Settings, c: MemoryCoefficients) -> Number:
     """CUDA context and, with several GPUs, NCCL's buffers [bytes]."""
     return c.context_bytes + select(settings.num_gpus > 1, c.communication_bytes, 0)

@@ -67,5 +67,7 @@ class Trainer:
     """Calls empty_cache every few steps."""
     evaluates: bool = False
     """Evaluation or generation runs inside the measured time."""
+    measured: bool = False
+    """Published measurements of this program are among the rows that the model was checked on."""
     defaults: dict[str, Any]
     """Settings that the program uses when nobody sets them."""

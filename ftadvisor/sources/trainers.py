@@ -34,5 +34,6 @@ def find_trainer(name: str = DEFAULT_TRAINER) -> Trainer:
         framework=row["framework"],
         versions=row["versions"],
         defaults=row["defaults"],
+        measured=bool(row["published_as"]),
         **facts,
     )

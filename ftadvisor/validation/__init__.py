@@ -1,0 +1,1 @@
+"""Scores predictions against measurements: the proof that the numbers are right."""
