@@ -1,0 +1,25 @@
+"""How much there is to train on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A dataset's size in tokens, and how often it is passed."""
+
+    name: str
+    num_examples: float
+    mean_tokens: float
+    """Unpadded tokens per example, before truncation [tokens]."""
+    longest_tokens: float | None = None
+    deviation_tokens: float | None = None
+    num_train_epochs: float = 1.0
+    token_error: float = 0.0
+    """Relative half-width of a 90 % interval on the token count; 0: counted."""
+
+    @property
+    def num_tokens(self) -> float:
+        """Tokens of all epochs, padding not counted."""
+        return self.num_examples * self.mean_tokens * self.num_train_epochs
