@@ -35,8 +35,7 @@ def ladder(
     The allocator frees its cache before it reports out of memory, so neither exceeds the card when
     what is allocated fits.
     """
-    per_phase = [reserved_bytes(phase, settings, trainer, c) for phase in phases.values()]
-    reserved = largest(*per_phase)
+    reserved = largest(*(reserved_bytes(p, settings, trainer, c) for p in phases.values()))
     outside = outside_allocator_bytes(settings, c)
     if usable_bytes is not None:
         allocated = largest(*(phase.total for phase in phases.values()))
@@ -50,22 +49,23 @@ def reserved_bytes(
 ) -> Number:
     """What the allocator holds at the end of a run whose peak is this phase [bytes].
 
-    Batches of one length: blocks are used again, a fixed share of what a step allocates is lost to
-    rounding and splitting. Batches of varying length: each record length needs new blocks for its
-    logits, larger than all that are cached, and the older ones stay. The sum over record lengths in
-    units of the longest grows with how long a typical batch is (with 30 records' worth of steps, a
-    Monte Carlo over lognormal lengths gives 2.4 + 1.3 times typical over longest); smaller tensors
-    live in the left-over blocks. Programs that empty the cache start over each time.
+    Batches of one length: blocks are used again; a share of what a step allocates is lost to
+    rounding and splitting, and part of an fp32 copy of the logits stays free, too large for
+    anything else. Batches of varying length: each record length needs new blocks for its logits,
+    larger than all that are cached, and the older ones stay. The sum over record lengths, in units
+    of the longest, grows with how long a typical batch is (with 30 steps' records, a Monte Carlo
+    over lognormal lengths gives 2.4 + 1.3 times typical over longest); smaller tensors live in the
+    left-over blocks. Programs that empty the cache start over each time.
     """
-    static = phase.weights + phase.adapters + phase.optimizer + phase.gathered + phase.workspace
-    working = phase.activations + phase.temporaries + phase.gradients
-    lost = 1 + c.fixed_length_fraction
+    lost = c.working_fraction * (phase.activations + phase.temporaries)
     ratio = settings.typical_length / largest(settings.longest_length, 1)
     grown = c.variable_length_constant + c.variable_length_slope * ratio
-    varies = (ratio > 0) & (ratio < c.same_length_ratio)
-    reused = settings.packing or trainer.empties_cache
-    factor = lost if reused else select(varies, grown, lost)
-    return static + working * lost + phase.logits * factor
+    if settings.packing or trainer.empties_cache:
+        grown = 1 + c.logits_fraction
+    else:
+        varies = (ratio > 0) & (ratio < c.same_length_ratio)
+        grown = select(varies, grown, 1 + c.logits_fraction)
+    return phase.total + lost + phase.logits * (grown - 1)
 
 
 def needed_bytes(phases: dict[str, Phase], settings: Settings, c: MemoryCoefficients) -> Number:
@@ -74,11 +74,9 @@ def needed_bytes(phases: dict[str, Phase], settings: Settings, c: MemoryCoeffici
     Before it reports out of memory the allocator gives its cache back, so what varying lengths left
     behind does not count; rounding and splitting do.
     """
-    lost = 1 + c.fixed_length_fraction
-    per_phase: list[Number] = []
-    for phase in phases.values():
-        kept = phase.weights + phase.adapters + phase.optimizer + phase.gathered + phase.workspace
-        per_phase.append(kept + (phase.total - kept) * lost)
+    per_phase = (
+        p.total + c.working_fraction * (p.activations + p.temporaries) for p in phases.values()
+    )
     return largest(*per_phase) + outside_allocator_bytes(settings, c)
 
 

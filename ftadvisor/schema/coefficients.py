@@ -9,8 +9,10 @@ from dataclasses import dataclass
 class MemoryCoefficients:
     """From allocated to reserved to device memory."""
 
-    fixed_length_fraction: float
-    """Of what a step allocates, lost to rounding and splitting when all batches are alike."""
+    working_fraction: float
+    """Of a step's activations and temporaries, lost to rounding and splitting."""
+    logits_fraction: float
+    """Of the logits' copies, cached and free when all batches are alike."""
     variable_length_constant: float
     variable_length_slope: float
     """Reserved over allocated logits = constant + slope x typical length / longest length."""

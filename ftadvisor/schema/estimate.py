@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 
 
-class Record(BaseModel):
-    """Frozen and closed: a misspelt field is an error, not a default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class MemoryEstimate(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryEstimate:
     """Peak memory of one GPU [bytes]; `low` and `high` bound a 90 % interval."""
 
     allocated_bytes: int
@@ -36,7 +30,8 @@ class MemoryEstimate(Record):
     """The moment of the step at which the peak is."""
 
 
-class TimeEstimate(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeEstimate:
     """How long the run takes."""
 
     tokens_per_second: float
@@ -52,7 +47,8 @@ class TimeEstimate(Record):
     """Upper bound from the power limit [kWh]."""
 
 
-class CostEstimate(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostEstimate:
     """What the run costs [USD]."""
 
     total_usd: float
@@ -64,13 +60,15 @@ class CostEstimate(Record):
     """The day of the price, or what is known of it."""
 
 
-class Estimate(Record):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
     """One technique on one model and GPU."""
 
     model: str
     num_params: int
     num_trainable_params: int
     gpu: str | None
+    """None: no GPU was asked for."""
     num_gpus: int
     gpu_usable_bytes: int | None
     """What torch can use of one GPU [bytes]."""
@@ -89,3 +87,7 @@ class Estimate(Record):
     """What was assumed, one sentence each."""
     fits_on: tuple[str, ...] = ()
     """Without a GPU: the catalogue's GPUs on which it fits."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as `ftadvisor estimate --json` prints it: plain dictionaries and numbers."""
+        return asdict(self)
