@@ -101,6 +101,40 @@ class Mlp:
 
 
 @dataclass(frozen=True, slots=True)
+class Traits:
+    """How the modelling code writes a layer, where that decides which tensors autograd keeps.
+
+    Read in transformers/models/<model_type>/modeling_<model_type>.py; `data/architectures.json` has
+    them by model type.
+    """
+
+    norm: Literal["rms", "rms1p", "rms_out", "ln", "ln_np", "ln_cohere"] = "rms"
+    """rms: weight * x.to(dtype) (Llama); rms1p: ((1 + weight) * x_fp32).to(dtype) (Gemma); rms_out:
+    (weight * x_fp32).to(dtype) (OLMo 2); ln: nn.LayerNorm; ln_np: layer_norm without weight on
+    x.float() (OLMo); ln_cohere: mean and variance in Python."""
+    place: Literal["pre", "parallel", "parallel2", "sandwich", "post_out", "post"] = "pre"
+    """pre: two norms before; parallel: one norm feeds attention and MLP; parallel2: two norms of
+    one input; sandwich: before and after (Gemma 2); post_out: on the sub-layers' outputs (OLMo 2);
+    post: after the sum (BERT)."""
+    rope: Literal["none", "full", "cat"] = "full"
+    """cat: rotated and passed features are joined by torch.cat (partial rotary)."""
+    act: Literal["std", "gelu_new", "relu"] = "std"
+    """std keeps its input, gelu_new four Python operations, relu its output."""
+    residual_dropouts: int = 0
+    """Dropouts of probability above 0 on the residual stream, per layer."""
+    attention_dropout: bool = False
+    always_mask: bool = False
+    """The mask is always built, so SDPA takes its memory-efficient kernel (Falcon)."""
+    softmax: Literal["fp32", "native"] = "fp32"
+    """Eager attention: softmax in fp32, or in the scores' dtype."""
+    upcast_qk: bool = False
+    """q and k are held in fp32 in eager attention (GPT-J, GPT-Neo)."""
+    moe: Literal["none", "mixtral", "qwen"] = "none"
+    """Routing weights: fp32 and normalised, or cast to the hidden dtype."""
+    shared_expert_gate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Block:
     """A stack of `num_layers` identical layers."""
 
@@ -126,6 +160,7 @@ class Block:
     """Which tokens pass: the text, an image's patches, or the encoder's source sequence."""
     shared: bool = False
     """All layers use one set of weights (ALBERT)."""
+    traits: Traits = Traits()
 
     @property
     def num_params_per_layer(self) -> int:

@@ -1,0 +1,114 @@
+"""`ftadvisor estimate`: one model, one GPU, one technique or all of them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ftadvisor.cli.command import Argument, Command, Group
+from ftadvisor.cli.options import JSON, SETTINGS
+from ftadvisor.errors import FtadvisorError, InvalidSettingError
+
+if TYPE_CHECKING:
+    from ftadvisor.schema.estimate import Estimate
+
+
+def run(given: dict[str, Any]) -> int:
+    """Print the estimates; 0 if one fits or is tight, else 1."""
+    as_json = given.pop("json", False)
+    file = given.pop("file", None)
+    if file is not None:
+        return _run_file(file, given)
+    if "model" not in given:
+        raise InvalidSettingError(
+            "--model is missing.", ["--model llama-7b", "ftadvisor list models"]
+        )
+    from ftadvisor import api
+
+    found = api.estimates(**given)
+    if as_json:
+        from ftadvisor.render.serial import as_json as text
+
+        print(text({"estimates": found}))
+    else:
+        _print(found, given)
+    return exit_code(found)
+
+
+def exit_code(found: tuple[Estimate, ...]) -> int:
+    """0 when something fits or is tight, or when no GPU was asked about; 1 when nothing fits."""
+    return 0 if any(estimate.verdict != "does_not_fit" for estimate in found) else 1
+
+
+def _print(found: tuple[Estimate, ...], given: dict[str, Any]) -> None:
+    from ftadvisor.render.estimate import estimates_document
+    from ftadvisor.render.terminal import print_document
+
+    print_document(estimates_document(found, _ways_out(found, given)))
+
+
+def _ways_out(found: tuple[Estimate, ...], given: dict[str, Any]) -> tuple[Estimate, ...]:
+    """When nothing fits: the other techniques that do, and the technique without a GPU."""
+    if exit_code(found) == 0:
+        return ()
+    from ftadvisor import api
+
+    others: list[Estimate] = []
+    rest = {name: value for name, value in given.items() if name not in ("gpu", "technique")}
+    for question in ({**rest, "gpu": given["gpu"]}, {**rest, "technique": found[0].technique}):
+        try:
+            others += api.estimates(**question)
+        except FtadvisorError:
+            # The other settings hold for this technique only.
+            continue
+    return tuple(other for other in others if other.verdict != "does_not_fit")
+
+
+def _run_file(file: str, given: dict[str, Any]) -> int:
+    from ftadvisor.cli.batch import answer_lines
+
+    if not file.endswith((".jsonl", ".ndjson")) and file != "-":
+        raise InvalidSettingError(
+            f"{file!r} is not a .jsonl file (a model is given by name).", [f"--model {file}"]
+        )
+    return answer_lines(file, given, COMMAND, sys.stdout)
+
+
+COMMAND = Command(
+    name="estimate",
+    summary="Memory, time and cost of fine-tuning a model, each with a 90 % interval.",
+    usage="estimate --model MODEL [--gpu GPU] [--technique T] [options]",
+    arguments=(
+        Argument(
+            "file",
+            "FILE.jsonl",
+            "Instead of --model: a file with one question a line, an object with the options' "
+            "names as keys (max_length, not max-length); `-` reads standard input. Options given "
+            "beside it hold for every line that does not say otherwise. One JSON record a line "
+            "comes back.",
+        ),
+    ),
+    groups=(*SETTINGS, Group("Output", (JSON,))),
+    examples=(
+        ("ftadvisor estimate --model llama-7b --gpu rtx3060", "what fits on this card?"),
+        (
+            "ftadvisor estimate --model llama-7b --gpu rtx4090 --technique lora --max-length 2048",
+            "one technique, longer sequences",
+        ),
+        ("ftadvisor estimate --model llama3.1-8b --technique qlora", "on which GPUs does it fit?"),
+        (
+            "ftadvisor estimate --model llama-2-13b --gpu a100-80gb --num-gpus 4 --technique full "
+            "--strategy zero3",
+            "several GPUs",
+        ),
+        (
+            "ftadvisor estimate --model llama-7b --gpu rtx3090 --technique lora --num-tokens 5e6 "
+            "--price 0.25 --json",
+            "my data, my price, for a program",
+        ),
+    ),
+    run=run,
+    details="What is not given takes the trainer's own default; the answer names what was assumed. "
+    "The exit code is 0 when something fits or is tight, 1 when nothing does, 2 when the question "
+    "cannot be answered.",
+)

@@ -1,0 +1,59 @@
+"""A GPU and the price of its hour, as the estimator sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One GPU type; rates are dense, with fp32 accumulation."""
+
+    id: str
+    name: str
+    """As its vendor writes it."""
+    vendor: str
+    arch: str
+    """ampere, ada, hopper, cdna3, ...: GPUs of one architecture share efficiencies."""
+    kind: str
+    """consumer, workstation or datacenter."""
+    compute_capability: str
+    memory_bytes: int
+    """Nominal [bytes]."""
+    usable_bytes: int
+    """What torch reports as the card's total [bytes]."""
+    usable_assumed: bool
+    """No source has torch's figure: a stated ratio of the nominal one."""
+    memory_bandwidth_bytes_per_second: float
+    flops_per_second: dict[str, float]
+    """Dense matrix rate by compute dtype: fp32 (tf32 not used), tf32, fp16, bf16, fp8 [FLOP/s].
+    A dtype that is missing does not exist on this GPU."""
+    link: str
+    """nvlink, xgmi or pcie: how several of them are joined in one machine."""
+    link_bytes_per_second: float
+    """One direction, one GPU [bytes/s]."""
+    power_watts: float | None
+
+    @property
+    def has_bf16(self) -> bool:
+        """Whether it multiplies bf16 matrices."""
+        return "bf16" in self.flops_per_second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """One provider's price of one GPU-hour on a stated day."""
+
+    gpu: str
+    provider: str
+    usd_per_gpu_hour: float
+    """On demand."""
+    spot_usd_per_gpu_hour: float | None
+    as_of: str
+    """The day, or what is known of it."""
+    source: str
+    region: str | None = None
+    instance: str | None = None
+    gpus_per_instance: int = 1
+    stale: bool = False
+    """Older than `STALE_AFTER_DAYS` on the day of the question, or of unknown day."""
