@@ -1,18 +1,13 @@
-"""A user's options to a run's settings: defaults filled in, contradictions refused, both said."""
+"""A user's options one by one: known names, known values, sane sizes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
 from typing import Any
 
 from ftadvisor.errors import InvalidSettingError, UnknownNameError
-from ftadvisor.schema.hardware import Gpu
-from ftadvisor.schema.model import ModelSpec
-from ftadvisor.schema.settings import Settings
-from ftadvisor.schema.trainer import Trainer
-from ftadvisor.schema.workload import Workload
-from ftadvisor.sources.lengths import batch_lengths
-from ftadvisor.sources.techniques import Technique
+from ftadvisor.estimation.states import OPTIMIZERS
+from ftadvisor.schema.options import Options
 
 PRECISIONS: dict[str, dict[str, str]] = {
     "bf16": {"weights_dtype": "bf16", "autocast": "none"},
@@ -45,187 +40,94 @@ LARGEST: dict[str, float] = {
 }
 """Above these a number is a typo, not a setting."""
 
-MICRO_BATCH_SIZE = 4
-GRADIENT_ACCUMULATION_STEPS = 4
-"""Defaults where neither user nor trainer says: 16 sequences a step, as Alpaca-LoRA-like recipes."""
+LARGEST_REAL: dict[str, float] = {
+    "mean_length": 1e8,
+    "longest_length": 1e8,
+    "lora_alpha": 1e7,
+    "num_tokens": 1e18,
+    "num_train_epochs": 1e6,
+    "price": 1e6,
+}
+"""The same for figures that need not be whole; they must be above 0."""
+SWITCHES = (
+    "packing",
+    "fused_norm",
+    "offload_optimizer",
+    "offload_params",
+    "reference_model",
+)
+_NAMES = frozenset(Options.__annotations__)
+_HELP = "ftadvisor estimate --help"
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """Settings and what was assumed to arrive at them."""
+def check_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given (not None), in one spelling.
 
-    settings: Settings
-    assumptions: tuple[str, ...]
-
-
-def check_values(options: dict[str, Any]) -> None:
-    """Refuse values that mean nothing by themselves. Raises InvalidSettingError."""
-    for name, allowed in CHOICES.items():
-        value = options.get(name)
-        if value is not None and value not in allowed:
-            raise UnknownNameError(name, str(value), list(allowed), see="ftadvisor estimate --help")
-    for name, largest in LARGEST.items():
-        value = options.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-            raise InvalidSettingError.of(name, value, "must be a number")
-        least = 0 if name == "num_images" else 1
-        if value < least or value > largest or int(value) != value:
-            raise InvalidSettingError.of(
-                name, value, f"must be a whole number from {least} to {largest:.0f}"
-            )
-    dropout = options.get("lora_dropout")
-    if dropout is not None and not 0 <= dropout < 1:
-        raise InvalidSettingError.of("lora_dropout", dropout, "must be from 0 to below 1")
-
-
-def resolve(
-    options: dict[str, Any],
-    model: ModelSpec,
-    technique: Technique,
-    objective: str,
-    trainer: Trainer,
-    gpu: Gpu | None,
-    workload: Workload,
-) -> Resolved:
-    """Fill in defaults: the user's value, else the trainer's, else the record's own.
-
-    Raises InvalidSettingError for values that contradict one another or the model.
+    Raises UnknownNameError or InvalidSettingError for what means nothing by itself.
     """
-    said: list[str] = []
-    given = {k: v for k, v in options.items() if v is not None}
-    chosen: dict[str, Any] = dict(trainer.defaults)
-    chosen.setdefault("micro_batch_size", MICRO_BATCH_SIZE)
-    chosen.setdefault("gradient_accumulation_steps", GRADIENT_ACCUMULATION_STEPS)
-    chosen.update(_precision(given, trainer, gpu, said))
-    chosen.update(_technique_defaults(given, technique, trainer, chosen, said))
-    chosen.update({k: v for k, v in given.items() if k in _FIELDS})
-    chosen["technique"], chosen["objective"] = technique.id, objective
-    _check_technique(chosen, given, technique, said)
-    _set_strategy(chosen, given, said)
-    _set_lengths(chosen, given, model, workload, said)
-    return Resolved(Settings(**{k: v for k, v in chosen.items() if k in _FIELDS}), tuple(said))
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if name in CHOICES:
+            given[name] = _choice(name, value)
+        elif name in LARGEST:
+            given[name] = _whole(name, value)
+        elif name in LARGEST_REAL:
+            _positive(name, value, LARGEST_REAL[name])
+        elif name in SWITCHES:
+            if not isinstance(value, bool):
+                raise InvalidSettingError.of(name, value, "be true or false")
+        elif name not in _NAMES:
+            raise UnknownNameError("setting", name, _NAMES, see=_HELP)
+        elif name == "optim" and value not in OPTIMIZERS:
+            raise UnknownNameError("optimizer", value, OPTIMIZERS)
+    _check_rest(given)
+    return given
 
 
-_FIELDS = frozenset(f.name for f in fields(Settings))
+def _choice(name: str, value: object) -> str:
+    if name == "gradient_checkpointing" and isinstance(value, bool):
+        return "full" if value else "none"
+    if value not in CHOICES[name]:
+        raise UnknownNameError(name, value, CHOICES[name], see=_HELP)
+    return str(value)
 
 
-def _precision(
-    given: dict[str, Any], trainer: Trainer, gpu: Gpu | None, said: list[str]
-) -> dict[str, Any]:
-    """Dtypes from the preset or the trainer; bf16 becomes fp16 where the GPU has none."""
-    preset = PRECISIONS.get(given.get("precision", ""), {})
-    chosen = {
-        "weights_dtype": trainer.defaults.get("weights_dtype", "bf16"),
-        "autocast": trainer.defaults.get("autocast", "none"),
-        **preset,
-        **{k: given[k] for k in ("weights_dtype", "autocast") if k in given},
-    }
-    if gpu is None or gpu.has_bf16:
-        return chosen
-    asked = [k for k in ("precision", "weights_dtype", "autocast") if "bf16" in str(given.get(k))]
-    if asked:
-        raise InvalidSettingError(
-            f"{asked[0]} {given[asked[0]]}: {gpu.name} has no bf16"
-            f" (compute capability {gpu.compute_capability}).",
-            [f"--{asked[0].replace('_', '-')} {str(given[asked[0]]).replace('bf16', 'fp16')}"],
+def _whole(name: str, value: object) -> int:
+    least = 0 if name == "num_images" else 1
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not least <= value <= LARGEST[name]
+        or int(value) != value
+    ):
+        raise InvalidSettingError.of(
+            name, value, f"be a whole number from {least} to {LARGEST[name]:,.0f}"
         )
-    if "bf16" in chosen.values():
-        said.append(f"fp16 instead of bf16, which {gpu.name} does not have")
-    return {k: "fp16" if v == "bf16" else v for k, v in chosen.items()}
+    return int(value)
 
 
-def _technique_defaults(
-    given: dict[str, Any],
-    technique: Technique,
-    trainer: Trainer,
-    chosen: dict[str, Any],
-    said: list[str],
-) -> dict[str, Any]:
-    found: dict[str, Any] = dict(technique.settings)
-    quantization = given.get("quantization", found.get("quantization", "none"))
-    if "adapter_dtype" not in given:
-        half = trainer.adapter_dtype == "weights" or (
-            trainer.kbit_adapters_half and quantization != "none"
-        )
-        found["adapter_dtype"] = chosen["weights_dtype"] if half else "fp32"
-    if quantization != "none" and "quantization" not in given:
-        said.append(f"quantization {quantization}: bitsandbytes' default 4-bit type")
-    if not technique.trains_base and "lora_r" not in given and "lora_r" in found:
-        said.append(f"lora_r {found['lora_r']}")
-    return found
+def _positive(name: str, value: object, largest: float) -> None:
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    if not number or not math.isfinite(value) or not 0 < value <= largest:
+        raise InvalidSettingError.of(name, value, f"be a number above 0, at most {largest:,.0f}")
 
 
-def _check_technique(
-    chosen: dict[str, Any], given: dict[str, Any], technique: Technique, said: list[str]
-) -> None:
-    if technique.trains_base and chosen.get("quantization", "none") != "none":
-        raise InvalidSettingError(
-            f"technique {technique.id} with quantization {chosen['quantization']}: quantised weights"
-            " cannot be trained.",
-            ["--technique qlora", "--quantization none"],
-        )
-    if technique.id == "qlora" and chosen.get("quantization") == "none":
-        raise InvalidSettingError(
-            "technique qlora with quantization none: QLoRA is LoRA on a quantised base.",
-            ["--technique lora", "--quantization nf4"],
-        )
-    if technique.forbids_checkpointing and chosen["gradient_checkpointing"] != "none":
-        if given.get("gradient_checkpointing") not in (None, "none"):
-            raise InvalidSettingError(
-                f"technique {technique.id} with gradient_checkpointing"
-                f" {given['gradient_checkpointing']}: PEFT refuses the pair, its prefix is lost in"
-                " the recomputation.",
-                ["--gradient-checkpointing none", "--technique prompt_tuning"],
+def _check_rest(given: dict[str, Any]) -> None:
+    dropout, norm = given.get("lora_dropout", 0.0), given.get("max_grad_norm", 0.0)
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise InvalidSettingError.of("lora_dropout", dropout, "be a number from 0 to below 1")
+    if isinstance(norm, bool) or not isinstance(norm, int | float) or not 0 <= norm < math.inf:
+        raise InvalidSettingError.of("max_grad_norm", norm, "be 0 (none) or a number above it")
+    targets = given.get("lora_target_modules")
+    if targets is not None:
+        names = (targets,) if isinstance(targets, str) else tuple(targets)
+        if not names or not all(isinstance(n, str) and n for n in names):
+            raise InvalidSettingError.of(
+                "lora_target_modules", targets, "be names of modules", ["all-linear"]
             )
-        chosen["gradient_checkpointing"] = "none"
-        said.append(f"no gradient checkpointing: {technique.id} does not work with it")
-
-
-def _set_strategy(chosen: dict[str, Any], given: dict[str, Any], said: list[str]) -> None:
-    gpus = chosen.get("num_gpus", 1)
-    strategy = given.get("strategy")
-    if gpus == 1 and strategy not in (None, "none"):
-        raise InvalidSettingError(
-            f"strategy {strategy} with num_gpus 1: there is nothing to divide.",
-            ["--num-gpus 2", "--strategy none"],
-        )
-    if gpus > 1 and strategy in (None, "none"):
-        chosen["strategy"] = "ddp"
-        said.append(f"strategy ddp: every one of the {gpus} GPUs holds the whole model")
-
-
-def _set_lengths(
-    chosen: dict[str, Any],
-    given: dict[str, Any],
-    model: ModelSpec,
-    workload: Workload,
-    said: list[str],
-) -> None:
-    cap = chosen["max_length"]
-    limit = model.max_position_embeddings
-    if limit and cap > limit:
-        if "max_length" in given:
-            raise InvalidSettingError(
-                f"max_length {cap}: {model.id} takes at most {limit} tokens.",
-                [f"--max-length {limit}", "a model with a longer context"],
-            )
-        cap = chosen["max_length"] = limit
-        said.append(f"max_length {limit}: the model's context")
-    if chosen.get("packing"):
-        chosen["mean_length"] = chosen["longest_length"] = cap
-        return
-    mean = given.get("mean_length") or min(workload.mean_tokens, cap)
-    longest = given.get("longest_length") or workload.longest_tokens
-    found = batch_lengths(
-        cap=cap,
-        mean=mean,
-        deviation=workload.deviation_tokens,
-        longest=min(longest, cap) if longest else None,
-        micro_batch_size=int(chosen["micro_batch_size"]),
-    )
-    said.extend(found.assumptions)
-    chosen["mean_length"] = mean
-    chosen["longest_length"] = found.longest
-    chosen["typical_length"] = found.typical
+        given["lora_target_modules"] = names
+    config = given.get("peft_config")
+    if config is not None:
+        if not isinstance(config, dict):
+            raise InvalidSettingError.of("peft_config", config, "be an object of PEFT's options")
+        given["peft_config"] = dict(config)  # pyright: ignore[reportUnknownArgumentType]

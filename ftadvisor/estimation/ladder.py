@@ -58,14 +58,24 @@ def reserved_bytes(
     left-over blocks. Programs that empty the cache start over each time.
     """
     lost = c.working_fraction * (phase.activations + phase.temporaries)
-    ratio = settings.typical_length / largest(settings.longest_length, 1)
-    grown = c.variable_length_constant + c.variable_length_slope * ratio
-    if settings.packing or trainer.empties_cache:
-        grown = 1 + c.logits_fraction
-    else:
-        varies = (ratio > 0) & (ratio < c.same_length_ratio)
-        grown = select(varies, grown, 1 + c.logits_fraction)
+    grown = select(
+        lengths_vary(settings, trainer, c),
+        c.variable_length_constant + c.variable_length_slope * _typical_over_longest(settings),
+        1 + c.logits_fraction,
+    )
     return phase.total + lost + phase.logits * (grown - 1)
+
+
+def lengths_vary(settings: Settings, trainer: Trainer, c: MemoryCoefficients) -> Number:
+    """Whether padded batches differ in length enough to leave the allocator's cache unused."""
+    if settings.packing or trainer.empties_cache:
+        return False
+    ratio = _typical_over_longest(settings)
+    return (ratio > 0) & (ratio < c.same_length_ratio)
+
+
+def _typical_over_longest(settings: Settings) -> Number:
+    return settings.typical_length / largest(settings.longest_length, 1)
 
 
 def needed_bytes(phases: dict[str, Phase], settings: Settings, c: MemoryCoefficients) -> Number:

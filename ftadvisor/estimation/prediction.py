@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ftadvisor.estimation.arithmetic import largest
+from ftadvisor.estimation.adapters import adapter_bytes
+from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.ladder import ladder, needed_bytes
 from ftadvisor.estimation.memory import step_phases
-from ftadvisor.estimation.numerics import SHARDED
+from ftadvisor.estimation.numerics import numerics
 from ftadvisor.estimation.phases import Phase
 from ftadvisor.estimation.terms import AdapterBytes
-from ftadvisor.estimation.uncertainty import Interval, interval, memory_kind
-from ftadvisor.schema.coefficients import MemoryCoefficients
+from ftadvisor.estimation.uncertainty import interval, memory_kind
+from ftadvisor.schema.coefficients import Interval, MemoryCoefficients
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.trainer import Trainer
 
 
@@ -35,13 +37,19 @@ class MemoryPrediction(NamedTuple):
     needed: Bounded
     """The least device memory that the run gets by with: what a verdict compares with the card."""
     phases: dict[str, Phase]
+    num_trainable_params: Number
 
 
-def lengths_vary(settings: Settings, trainer: Trainer) -> bool:
-    """Whether batches of different padded lengths fill the allocator's cache."""
-    if settings.packing or trainer.empties_cache:
-        return False
-    return bool(largest(settings.typical_length, 0) > 0)
+def adapter_of(
+    model: ModelSpec, settings: Settings, trainer: Trainer, technique: Technique
+) -> AdapterBytes | None:
+    """What the technique adds to the base; None where the base itself trains."""
+    if technique.trains_base:
+        return None
+    n = numerics(settings, trainer, trains_base=False)
+    return adapter_bytes(
+        model, settings, n, trainer, settings.micro_batch_size * settings.longest_length
+    )
 
 
 def predict_memory(
@@ -57,23 +65,38 @@ def predict_memory(
     phases = step_phases(model, settings, trainer, adapter)
     allocated = largest(*(phase.total for phase in phases.values()))
     above = ladder(phases, settings, trainer, coefficients, usable_bytes)
-    needed = needed_bytes(phases, settings, coefficients)
-
-    def bounded(value: Number, metric: str) -> Bounded:
-        kind = memory_kind(
-            metric,
-            trainer_measured=trainer.measured,
-            lengths_vary=lengths_vary(settings, trainer),
-            sharded=settings.strategy in SHARDED,
-            quantized=settings.quantization != "none",
-        )
-        found = interval(intervals, kind)
-        return Bounded(value, value * found.low, value * found.high)
-
-    return MemoryPrediction(
-        allocated=bounded(allocated, "allocated"),
-        reserved=bounded(above.reserved, "reserved"),
-        device=bounded(above.device, "device"),
-        needed=bounded(needed, "allocated"),
-        phases=phases,
+    kind = memory_kind(settings, trainer)
+    needed = _bounded(
+        needed_bytes(phases, settings, coefficients), interval(intervals, ("needed", *kind))
     )
+    device = _bounded(above.device, interval(intervals, ("device", *kind)))
+    if usable_bytes is not None:
+        device = _on_the_card(device, needed, usable_bytes)
+    return MemoryPrediction(
+        allocated=_bounded(allocated, interval(intervals, ("allocated", *kind))),
+        reserved=_bounded(above.reserved, interval(intervals, ("reserved", *kind))),
+        device=device,
+        needed=needed,
+        phases=phases,
+        num_trainable_params=model.num_params if adapter is None else adapter.num_trainable_params,
+    )
+
+
+def _bounded(value: Number, found: Interval) -> Bounded:
+    return Bounded(value, value * found.low, value * found.high)
+
+
+def _on_the_card(device: Bounded, needed: Bounded, usable_bytes: float) -> Bounded:
+    """The device interval that a card of this size allows.
+
+    The allocator returns its cache before it gives up, so a run whose needs fit shows at most what
+    the card has, and one whose needs may not fit may show more than the card has.
+    """
+    fits = needed.high <= usable_bytes
+    fails = needed.low > usable_bytes
+    high = select(fits, smallest(device.high, usable_bytes), largest(device.high, needed.high))
+    low = select(
+        fails, largest(device.low, needed.low), smallest(device.low, needed.value, usable_bytes)
+    )
+    low = select(fits, smallest(device.low, usable_bytes), low)
+    return Bounded(smallest(largest(device.value, low), high), low, high)

@@ -48,34 +48,49 @@ class OptimizerBytes(NamedTuple):
     """Formed for all trained parameters at once inside the step."""
 
 
+_EIGHT_BIT = 1 + FP32_BYTES / OPTIMIZER_BLOCK
+OPTIMIZERS: dict[str, tuple[float, float, float]] = {
+    "adamw_torch": (2, 0, 1),
+    "adamw_torch_fused": (2, 0, 0),
+    "adamw_bnb_8bit": (0, 2 * _EIGHT_BIT, 0),
+    "adamw_8bit": (0, 2 * _EIGHT_BIT, 0),
+    "paged_adamw": (0, 0, 0),
+    "paged_adamw_8bit": (0, 0, 0),
+    "paged_adamw_32bit": (0, 0, 0),
+    "ademamix": (0, 3 * FP32_BYTES, 0),
+    "ademamix_8bit": (0, 3 * _EIGHT_BIT, 0),
+    "adafactor": (0, 0, 0),
+    "sgd": (0, 0, 0),
+    "lion": (0, FP32_BYTES, 0),
+    "lion_32bit": (0, FP32_BYTES, 0),
+    "lion_8bit": (0, _EIGHT_BIT, 0),
+    "paged_lion": (0, 0, 0),
+    "paged_lion_8bit": (0, 0, 0),
+    "paged_lion_32bit": (0, 0, 0),
+    "rmsprop": (1, 0, 1),
+    "rmsprop_bnb": (0, FP32_BYTES, 0),
+    "adagrad": (1, 0, 1),
+    "galore_adamw": (0, 0, 1),
+    "galore_adamw_8bit": (0, 0, 0),
+}
+"""By Transformers' name: states in multiples of the parameter's bytes, further state bytes, and
+temporaries of the step in multiples of the parameter's bytes, each per trained parameter."""
+
+
 def optimizer_bytes(optim: str, trainable_dtype_bytes: int) -> OptimizerBytes:
     """States and temporaries of an optimizer [bytes per trained parameter].
 
     torch's AdamW keeps two states in the parameter's dtype; its foreach form (the default when
     nothing is asked) takes the square root of all second moments at once, one more such tensor; the
-    fused form does not. bitsandbytes' 8-bit states are one byte and an fp32 scale per 256; paged
-    states live in managed memory, which torch does not count. Adafactor keeps a row and a column.
+    fused form does not. bitsandbytes' 32-bit states are fp32, its 8-bit ones one byte and an fp32
+    scale per 256; paged states live in managed memory, which torch does not count. Adafactor keeps
+    a row and a column; GaLore's states of projected gradients are counted apart.
     Ref: torch/optim/adamw.py (_multi_tensor_adamw), bitsandbytes/optim/optimizer.py.
     """
-    b = float(trainable_dtype_bytes)
-    eight_bit = 1 + FP32_BYTES / OPTIMIZER_BLOCK
-    table = {
-        "adamw_torch": OptimizerBytes(2 * b, b),
-        "adamw_torch_fused": OptimizerBytes(2 * b, 0.0),
-        "adamw_bnb_8bit": OptimizerBytes(2 * eight_bit, 0.0),
-        "adamw_8bit": OptimizerBytes(2 * eight_bit, 0.0),
-        "paged_adamw_8bit": OptimizerBytes(0.0, 0.0),
-        "paged_adamw_32bit": OptimizerBytes(0.0, 0.0),
-        "adafactor": OptimizerBytes(0.0, 0.0),
-        "sgd": OptimizerBytes(0.0, 0.0),
-        "lion_32bit": OptimizerBytes(FP32_BYTES, 0.0),
-        "lion_8bit": OptimizerBytes(eight_bit, 0.0),
-        "paged_lion_8bit": OptimizerBytes(0.0, 0.0),
-        "paged_lion_32bit": OptimizerBytes(0.0, 0.0),
-        "rmsprop": OptimizerBytes(b, b),
-        "adagrad": OptimizerBytes(b, b),
-    }
-    return table[optim]
+    states, further, temporaries = OPTIMIZERS[optim]
+    return OptimizerBytes(
+        states * trainable_dtype_bytes + further, float(temporaries * trainable_dtype_bytes)
+    )
 
 
 class WeightBytes(NamedTuple):

@@ -9,16 +9,11 @@ kind; kinds with too few rows share their parent's. Fitted by `calibration`, nev
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
-
-class Interval(NamedTuple):
-    """Multipliers of a prediction that bound 90 % of measurements."""
-
-    low: float
-    high: float
-    rows: int
-    """Measurements that the multipliers come from."""
+from ftadvisor.estimation.numerics import SHARDED
+from ftadvisor.schema.coefficients import Interval
+from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.trainer import Trainer
 
 
 def interval(table: Mapping[str, Interval], kind: tuple[str, ...]) -> Interval:
@@ -34,14 +29,16 @@ def interval(table: Mapping[str, Interval], kind: tuple[str, ...]) -> Interval:
     return table[kind[0]]
 
 
-def memory_kind(
-    metric: str, *, trainer_measured: bool, lengths_vary: bool, sharded: bool, quantized: bool
-) -> tuple[str, ...]:
-    """The words of a memory prediction's kind, the most telling first."""
+def memory_kind(settings: Settings, trainer: Trainer) -> tuple[str, ...]:
+    """The words of a memory prediction's kind after its metric, the most telling first."""
+    varying = not settings.packing and not trainer.empties_cache and _any(settings.typical_length)
     return (
-        metric,
-        "measured-trainer" if trainer_measured else "other-trainer",
-        "varying" if lengths_vary else "fixed",
-        "sharded" if sharded else "whole",
-        "quantized" if quantized else "unquantized",
+        "measured-trainer" if trainer.measured else "other-trainer",
+        "varying" if varying else "fixed",
+        "sharded" if settings.strategy in SHARDED else "whole",
+        "quantized" if settings.quantization != "none" else "unquantized",
     )
+
+
+def _any(value: Number) -> bool:
+    return value > 0 if isinstance(value, int | float) else bool((value > 0).any())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,3 +23,12 @@ class MemoryCoefficients:
     """CUDA context and modules on one device [bytes]."""
     communication_bytes: float
     """NCCL's buffers and second context, several GPUs [bytes]."""
+
+
+class Interval(NamedTuple):
+    """Multipliers of a prediction that bound 90 % of measurements."""
+
+    low: float
+    high: float
+    rows: int
+    """Measurements that the multipliers come from."""

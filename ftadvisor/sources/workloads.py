@@ -11,15 +11,15 @@ REFERENCE_WORKLOAD = "alpaca"
 
 
 @cache
-def reference_workload() -> Workload:
-    """The workload that estimates are for when no dataset is given."""
+def reference_workload(num_train_epochs: float | None = None) -> Workload:
+    """The workload that estimates are for when no dataset is given, for its own epochs or others."""
     row = next(r for r in read_json("workloads.json") if r["id"] == REFERENCE_WORKLOAD)
     return Workload(
         name=row["id"],
         num_examples=row["num_examples"],
         mean_tokens=row["mean_tokens"],
         longest_tokens=row["longest_tokens"],
-        num_train_epochs=row["num_train_epochs"],
+        num_train_epochs=num_train_epochs or row["num_train_epochs"],
     )
 
 

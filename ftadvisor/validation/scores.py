@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from ftadvisor.calibration.quantiles import percentile
 
 MISS_PENALTY = 2 / 0.1
 """Weight of a miss in the interval score of a 90 % interval: 2 / (1 - 0.9) (Gneiting and Raftery
@@ -85,15 +87,6 @@ class Summary:
             "median_half_width": self.median_half_width,
             "interval_score": self.interval_score,
         }
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of the values lie, linearly interpolated."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
 def summarize(scored: Iterable[Scored], rows: int) -> Summary:

@@ -1,0 +1,48 @@
+"""What ftadvisor does, one function per command. Each is loaded at first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ftadvisor.api.estimate import estimate, estimates
+    from ftadvisor.api.listing import (
+        list_gpus,
+        list_models,
+        list_prices,
+        list_techniques,
+        list_trainers,
+        model_config,
+        show_gpu,
+        show_model,
+    )
+    from ftadvisor.validation.report import validate
+
+__all__ = [
+    "estimate",
+    "estimates",
+    "list_gpus",
+    "list_models",
+    "list_prices",
+    "list_techniques",
+    "list_trainers",
+    "model_config",
+    "show_gpu",
+    "show_model",
+    "validate",
+]
+
+_HOMES = {
+    "estimate": "ftadvisor.api.estimate",
+    "estimates": "ftadvisor.api.estimate",
+    "validate": "ftadvisor.validation.report",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'ftadvisor.api' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES.get(name, "ftadvisor.api.listing")), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,260 @@
+"""`estimate` and `estimates`: names to records, records to an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import Any, Unpack
+
+from ftadvisor.api.options import check_options
+from ftadvisor.api.settings import resolve
+from ftadvisor.errors import FtadvisorError, InvalidSettingError
+from ftadvisor.estimation.cost import Cost, run_cost
+from ftadvisor.estimation.prediction import MemoryPrediction, adapter_of, predict_memory
+from ftadvisor.estimation.time import RunTime, run_time, step_seconds
+from ftadvisor.schema.estimate import CostEstimate, Estimate, MemoryEstimate, TimeEstimate, Verdict
+from ftadvisor.schema.hardware import Gpu
+from ftadvisor.schema.model import ModelSpec
+from ftadvisor.schema.options import Options
+from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.technique import Technique
+from ftadvisor.schema.trainer import Trainer
+from ftadvisor.schema.workload import Workload
+from ftadvisor.sources.coefficients import memory_coefficients, memory_intervals, time_coefficients
+from ftadvisor.sources.datasets import read_workload
+from ftadvisor.sources.gpus import all_gpus, match_gpu
+from ftadvisor.sources.models import find_model
+from ftadvisor.sources.prices import cheapest_price
+from ftadvisor.sources.techniques import all_techniques, find_task, find_technique
+from ftadvisor.sources.trainers import DEFAULT_TRAINER, find_trainer
+from ftadvisor.sources.workloads import reference_workload, token_workload
+
+DEFAULT_OBJECTIVE = "sft"
+DEFAULT_TECHNIQUE = "lora"
+SETTING_NAMES = tuple(f.name for f in fields(Settings) if f.name not in ("technique", "objective"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What all techniques of one question share."""
+
+    name: str
+    model: ModelSpec
+    gpu: Gpu | None
+    trainer: Trainer
+    workload: Workload
+    options: dict[str, Any]
+    assumptions: tuple[str, ...]
+
+
+def estimate(
+    model: str,
+    *,
+    gpu: str | None = None,
+    technique: str | None = None,
+    objective: str | None = None,
+    **options: Unpack[Options],
+) -> Estimate:
+    """Memory, time and cost of one run.
+
+    `model` is a catalogue name, a config.json or its directory, or a hub id; `technique` is lora
+    when none is given. Raises FtadvisorError (UnknownNameError, InvalidSettingError, ...) for what
+    cannot be answered; its message says what to write instead.
+    """
+    chosen, purpose = find_task(technique, objective)
+    subject = _subject(model, gpu, dict(options))
+    said = () if chosen else (f"technique {DEFAULT_TECHNIQUE}: none was given",)
+    return _estimate(subject, chosen or DEFAULT_TECHNIQUE, purpose, said)
+
+
+def estimates(
+    model: str,
+    *,
+    gpu: str | None = None,
+    technique: str | None = None,
+    objective: str | None = None,
+    **options: Unpack[Options],
+) -> tuple[Estimate, ...]:
+    """The same for one technique, or for all sensible ones when none is given.
+
+    Techniques that the other options exclude are left out; when they exclude all, the first
+    reason is raised.
+    """
+    chosen, purpose = find_task(technique, objective)
+    subject = _subject(model, gpu, dict(options))
+    if chosen:
+        return (_estimate(subject, chosen, purpose, ()),)
+    found: list[Estimate] = []
+    refused: list[FtadvisorError] = []
+    for candidate in all_techniques():
+        if not candidate.sensible:
+            continue
+        try:
+            found.append(_estimate(subject, candidate.id, purpose, ()))
+        except FtadvisorError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return tuple({e.technique: e for e in found}.values())
+
+
+def _subject(model: str, gpu: str | None, options: dict[str, Any]) -> _Subject:
+    given = check_options(options)
+    found = find_model(model)
+    matched = match_gpu(gpu) if gpu is not None else None
+    said = (*found.assumptions, *((matched.assumption,) if matched and matched.assumption else ()))
+    return _Subject(
+        name=found.spec.id,
+        model=found.spec,
+        gpu=matched.gpu if matched else None,
+        trainer=find_trainer(given.pop("trainer", DEFAULT_TRAINER)),
+        workload=_workload(given),
+        options=given,
+        assumptions=said,
+    )
+
+
+def _workload(options: dict[str, Any]) -> Workload:
+    """What is trained on; takes its options out of the others."""
+    dataset, tokens = options.pop("dataset", None), options.pop("num_tokens", None)
+    epochs = options.pop("num_train_epochs", None)
+    if dataset is not None and tokens is not None:
+        raise InvalidSettingError(
+            "dataset and num_tokens both say how much there is to train on.", ["--num-tokens only"]
+        )
+    if dataset is not None:
+        return read_workload(Path(dataset), epochs or 1.0)
+    if tokens is not None:
+        return token_workload(tokens, epochs or 1.0)
+    return reference_workload(epochs)
+
+
+def _estimate(
+    subject: _Subject, technique_id: str, objective: str | None, said: tuple[str, ...]
+) -> Estimate:
+    model, gpu, trainer = subject.model, subject.gpu, subject.trainer
+    technique = find_technique(technique_id)
+    resolved = resolve(
+        subject.options,
+        model,
+        technique,
+        objective or DEFAULT_OBJECTIVE,
+        trainer,
+        gpu,
+        subject.workload,
+    )
+    settings = resolved.settings
+    technique = resolved.technique
+    adapter = adapter_of(model, settings, trainer, technique)
+    memory = predict_memory(
+        model,
+        settings,
+        trainer,
+        adapter,
+        memory_coefficients(),
+        memory_intervals(),
+        gpu.usable_bytes if gpu else None,
+    )
+    time = cost = None
+    extra: list[str] = []
+    if gpu is not None:
+        predicted = step_seconds(model, settings, trainer, adapter, gpu, time_coefficients())
+        time = run_time(predicted, settings, subject.workload)
+        cost = _cost(subject, time, settings, extra)
+    return Estimate(
+        model=subject.name,
+        num_params=model.num_params,
+        num_trainable_params=int(memory.num_trainable_params),
+        gpu=gpu.id if gpu else None,
+        num_gpus=int(settings.num_gpus),
+        gpu_usable_bytes=gpu.usable_bytes if gpu else None,
+        trainer=trainer.id,
+        technique=technique.id,
+        objective=settings.objective,
+        settings={name: getattr(settings, name) for name in SETTING_NAMES},
+        verdict=_verdict(memory, gpu.usable_bytes) if gpu else None,
+        memory=_memory(memory),
+        time=_time(time) if time else None,
+        cost=cost,
+        assumptions=(*said, *subject.assumptions, *resolved.assumptions, *extra),
+        fits_on=() if gpu else _fits_on(memory, settings),
+    )
+
+
+def _verdict(memory: MemoryPrediction, usable_bytes: float) -> Verdict:
+    """By both ends of the device interval, which already allow for a cache that is given back."""
+    if memory.device.high <= usable_bytes:
+        return "fits"
+    return "does_not_fit" if memory.device.low > usable_bytes else "tight"
+
+
+def _fits_on(memory: MemoryPrediction, settings: Settings) -> tuple[str, ...]:
+    """GPUs of the catalogue that hold the upper end, smallest first."""
+    half = "bf16" in (settings.weights_dtype, settings.autocast)
+    found = [
+        gpu
+        for gpu in all_gpus()
+        if memory.needed.high <= gpu.usable_bytes and (gpu.has_bf16 or not half)
+    ]
+    return tuple(gpu.id for gpu in sorted(found, key=lambda gpu: (gpu.usable_bytes, gpu.id)))
+
+
+def _memory(memory: MemoryPrediction) -> MemoryEstimate:
+    phase = max(memory.phases, key=lambda name: memory.phases[name].total)
+    parts = {k: round(v) for k, v in memory.phases[phase]._asdict().items() if v >= 1}
+    allocated = sum(parts.values())
+    return MemoryEstimate(
+        allocated_bytes=allocated,
+        allocated_low_bytes=round(memory.allocated.low),
+        allocated_high_bytes=round(memory.allocated.high),
+        reserved_bytes=round(memory.reserved.value),
+        reserved_low_bytes=round(memory.reserved.low),
+        reserved_high_bytes=round(memory.reserved.high),
+        device_bytes=round(memory.device.value),
+        device_low_bytes=round(memory.device.low),
+        device_high_bytes=round(memory.device.high),
+        parts=parts,
+        peak_phase=phase,
+    )
+
+
+def _time(time: RunTime) -> TimeEstimate:
+    return TimeEstimate(
+        tokens_per_second=time.tokens_per_second,
+        step_seconds=time.step_seconds,
+        total_seconds=time.total_seconds,
+        total_low_seconds=time.total_low_seconds,
+        total_high_seconds=time.total_high_seconds,
+        mfu=time.mfu,
+        energy_kwh=time.energy_kwh,
+    )
+
+
+def _cost(
+    subject: _Subject, time: RunTime, settings: Settings, said: list[str]
+) -> CostEstimate | None:
+    """The run's cost at the user's price, or at the cheapest dated offer; None without either."""
+    assert subject.gpu is not None
+    hours = subject.options.get("price")
+    if hours is not None:
+        return _priced(run_cost(time, settings.num_gpus, hours), hours, "given", "")
+    price = cheapest_price(subject.gpu.id, date.today())
+    if price is None:
+        said.append(f"no cost: no provider's price of {subject.gpu.id} is known (--price sets one)")
+        return None
+    if price.stale:
+        said.append(f"the price of {price.provider} is of {price.as_of}: check it")
+    found = run_cost(time, settings.num_gpus, price.usd_per_gpu_hour)
+    return _priced(found, price.usd_per_gpu_hour, price.provider, price.as_of)
+
+
+def _priced(cost: Cost, usd_per_gpu_hour: float, provider: str, price_date: str) -> CostEstimate:
+    return CostEstimate(
+        total_usd=cost.total_usd,
+        total_low_usd=cost.total_low_usd,
+        total_high_usd=cost.total_high_usd,
+        usd_per_gpu_hour=usd_per_gpu_hour,
+        provider=provider,
+        price_date=price_date,
+    )

@@ -1,0 +1,115 @@
+"""What the catalogues hold, as flat rows with stable keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import date
+from typing import Any
+
+from ftadvisor.sources.gpus import all_gpus, match_gpu
+from ftadvisor.sources.models import catalogue_rows, find_model
+from ftadvisor.sources.models import model_config as model_config
+from ftadvisor.sources.prices import all_prices, prices_of
+from ftadvisor.sources.techniques import all_techniques
+from ftadvisor.sources.trainers import find_trainer, trainer_rows
+
+
+def list_models(pattern: str | None = None) -> list[dict[str, Any]]:
+    """Models of the catalogue whose id or alias holds `pattern`, as rows."""
+    return _matching(catalogue_rows(), pattern, "id", "aliases", "model_type")
+
+
+def list_gpus(pattern: str | None = None) -> list[dict[str, Any]]:
+    """GPUs of the catalogue, as rows; bytes, bytes/s, FLOP/s and watts."""
+    keys = (
+        "id", "name", "memory_bytes", "usable_bytes", "usable_assumed",
+        "memory_bandwidth_bytes_per_second", "flops_per_second", "compute_capability",
+        "link", "link_bytes_per_second", "power_watts",
+    )  # fmt: skip
+    rows = [{key: getattr(gpu, key) for key in keys} for gpu in all_gpus()]
+    return _matching(rows, pattern, "id", "name")
+
+
+def list_techniques(pattern: str | None = None) -> list[dict[str, Any]]:
+    """Techniques, as rows."""
+    keys = ("id", "name", "family", "sentence", "settings", "source")
+    rows = [{key: getattr(t, key) for key in keys} for t in all_techniques()]
+    return _matching(rows, pattern, "id", "name", "sentence")
+
+
+def list_trainers(pattern: str | None = None) -> list[dict[str, Any]]:
+    """Training programs whose loop is known, as rows."""
+    rows = [
+        {
+            "id": name,
+            "framework": row["framework"],
+            "versions": row["versions"],
+            "measured": find_trainer(name).measured,
+        }
+        for name, row in trainer_rows().items()
+    ]
+    return _matching(rows, pattern, "id", "framework")
+
+
+def list_prices(pattern: str | None = None) -> list[dict[str, Any]]:
+    """Dated prices of a GPU-hour [USD], as rows, cheapest first."""
+    keys = (
+        "gpu", "provider", "usd_per_gpu_hour", "spot_usd_per_gpu_hour", "as_of", "stale", "source",
+    )  # fmt: skip
+    offers = sorted(all_prices(date.today()), key=lambda price: price.usd_per_gpu_hour)
+    rows = [{key: getattr(price, key) for key in keys} for price in offers]
+    return _matching(rows, pattern, "gpu", "provider")
+
+
+def show_model(name: str) -> dict[str, Any]:
+    """Anatomy and provenance of one model. Raises as `estimate` does for unknown names."""
+    found = find_model(name)
+    spec = found.spec
+    first = next((b for b in spec.blocks if b.stream == "text"), spec.blocks[-1])
+    shown: dict[str, Any] = {
+        "id": spec.id,
+        "model_type": spec.model_type,
+        "family": spec.family,
+        "num_params": spec.num_params,
+        "num_layers": spec.num_layers,
+        "hidden_size": spec.hidden_size,
+        "vocab_size": spec.vocab_size,
+        "num_attention_heads": first.attention.num_heads,
+        "num_key_value_heads": first.attention.num_kv_heads,
+        "head_dim": first.attention.head_dim,
+        "intermediate_size": first.mlp.intermediate_size,
+        "num_experts": first.mlp.num_experts,
+        "max_position_embeddings": spec.max_position_embeddings,
+        "tie_word_embeddings": spec.tie_word_embeddings,
+        "linears": sorted({linear.name for b in spec.blocks for linear in b.linears}),
+        "assumptions": list(found.assumptions),
+    }
+    facts = found.row or {}
+    known = ("aliases", "license", "gated", "modality", "params_published", "source", "note")
+    return shown | {key: facts[key] for key in known if facts.get(key) is not None}
+
+
+def show_gpu(name: str) -> dict[str, Any]:
+    """One GPU's facts and its prices."""
+    match = match_gpu(name)
+    row = next(row for row in list_gpus() if row["id"] == match.gpu.id)
+    prices = [
+        {
+            "provider": price.provider,
+            "usd_per_gpu_hour": price.usd_per_gpu_hour,
+            "spot_usd_per_gpu_hour": price.spot_usd_per_gpu_hour,
+            "as_of": price.as_of,
+        }
+        for price in prices_of(match.gpu.id, date.today())
+    ]
+    said = [match.assumption] if match.assumption else []
+    return row | {"prices": prices, "assumptions": said}
+
+
+def _matching(
+    rows: Iterable[dict[str, Any]], pattern: str | None, *keys: str
+) -> list[dict[str, Any]]:
+    if not pattern:
+        return list(rows)
+    wanted = pattern.lower()
+    return [row for row in rows if any(wanted in str(row.get(key, "")).lower() for key in keys)]

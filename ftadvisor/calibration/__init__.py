@@ -1,0 +1,1 @@
+"""Coefficients and intervals from measurements: `python -m ftadvisor.calibration`."""

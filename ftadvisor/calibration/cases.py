@@ -1,0 +1,84 @@
+"""Measurements beside everything that is needed to predict them, resolved once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from ftadvisor.errors import FtadvisorError
+from ftadvisor.estimation.memory import step_phases
+from ftadvisor.estimation.phases import Phase
+from ftadvisor.estimation.prediction import adapter_of
+from ftadvisor.estimation.terms import AdapterBytes
+from ftadvisor.schema.hardware import Gpu
+from ftadvisor.schema.measurement import Measurement, Situation
+from ftadvisor.schema.model import ModelSpec
+from ftadvisor.sources.gpus import find_gpu
+from ftadvisor.sources.measurements import read_measurements, situation
+from ftadvisor.sources.models import find_model
+from ftadvisor.sources.techniques import find_technique
+
+KNOWN_METRICS = ("allocated", "reserved", "device")
+SCORED_GRADES = ("A", "B")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One measurement and what it is predicted from."""
+
+    measurement: Measurement
+    situation: Situation
+    model: ModelSpec
+    adapter: AdapterBytes | None
+    gpu: Gpu | None
+    phases: dict[str, Phase]
+
+    @property
+    def allocated_bytes(self) -> float:
+        """The predicted allocated peak [bytes]."""
+        return max(phase.total for phase in self.phases.values())
+
+    @property
+    def scored(self) -> bool:
+        """Whether its grade and metric let its memory count."""
+        m = self.measurement
+        return m.grade in SCORED_GRADES and m.memory_metric in KNOWN_METRICS
+
+
+def case_of(m: Measurement) -> Case:
+    """One measurement, resolved. Raises FtadvisorError with the reason where it cannot be."""
+    found = situation(m)
+    model = find_model(m.model).spec
+    technique = find_technique(found.settings.technique)
+    adapter = adapter_of(model, found.settings, found.trainer, technique)
+    phases = step_phases(model, found.settings, found.trainer, adapter)
+    return Case(m, found, model, adapter, _gpu(m.gpu), phases)
+
+
+def _gpu(name: str) -> Gpu | None:
+    """The GPU, or None where the name does not say which: memory can be predicted all the same."""
+    try:
+        return find_gpu(name)
+    except FtadvisorError:
+        return None
+
+
+def read_cases(
+    measurements: Iterable[Measurement],
+) -> tuple[list[Case], dict[str, str]]:
+    """Cases, and for each row that has none the reason, by id."""
+    cases: list[Case] = []
+    reasons: dict[str, str] = {}
+    for m in measurements:
+        try:
+            cases.append(case_of(m))
+        except FtadvisorError as error:
+            reasons[m.id] = error.message
+    return cases, reasons
+
+
+@cache
+def repository_cases() -> tuple[Case, ...]:
+    """The cases of `data/measurements/`."""
+    return tuple(read_cases(read_measurements())[0])

@@ -1,0 +1,248 @@
+"""Fits the ladder from allocated to reserved to device memory, and the memory intervals.
+
+What is allocated has no fitted number. The ladder has a few, linear in the bytes of the peak phase;
+they minimise the absolute relative error over published reserved and device figures, each source
+with the same weight, and stay at their priors where fewer than eight rows tell them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ftadvisor.calibration.cases import Case
+from ftadvisor.calibration.quantiles import percentile, residual_interval
+from ftadvisor.estimation.ladder import ladder, lengths_vary, reserved_bytes
+from ftadvisor.estimation.phases import Phase
+from ftadvisor.estimation.uncertainty import memory_kind
+from ftadvisor.schema.coefficients import Interval, MemoryCoefficients
+from ftadvisor.units import GIB
+
+METRICS = ("allocated", "reserved", "device")
+
+FEWEST_ROWS = 8
+"""A coefficient of its own needs at least this many rows."""
+FEWEST_IN_KIND = 20
+"""An interval of its own needs enough rows that its ends are not its extremes: (n + 1) x 5 % >= 1
+from 19 rows on."""
+ITERATIONS = 60
+PRIOR_STRENGTH = 0.01
+"""Weight of a prior against sources that count one each."""
+
+
+class Target(NamedTuple):
+    """One figure that the ladder must explain."""
+
+    case: Case
+    metric: str
+    measured_bytes: float
+
+
+class MemoryFit(NamedTuple):
+    """Fitted numbers and how well they do."""
+
+    coefficients: MemoryCoefficients
+    intervals: dict[str, Interval]
+    left_out: dict[str, dict[str, Any]]
+    """By source: errors of its rows when everything is fitted without it."""
+
+
+PRIORS: dict[str, tuple[float, float]] = {
+    "working_fraction": (0.08, 0.04),
+    "logits_fraction": (0.27, 0.15),
+    "variable_length_constant": (2.4, 1.0),
+    "variable_length_slope": (1.3, 1.0),
+    "context_bytes": (0.5 * GIB, 0.25 * GIB),
+    "communication_bytes": (1.0 * GIB, 0.5 * GIB),
+}
+"""Value and spread before any row is seen. working_fraction: blocks are rounded to 512 bytes and
+2 MiB and a rest below 1 MiB is not split off (c10/cuda/CUDACachingAllocator.h, kSmallSize,
+kMinLargeAlloc), which costs a few percent of tensors of megabytes. logits_fraction: one of the
+about four fp32 copies of the logits stays cached and free in a replay of the loss. Variable
+lengths: the allocator's records over lognormal lengths, as in `ladder.reserved_bytes`. The context:
+what nvidia-smi shows after the first kernel, 0.3 to 0.6 GiB. NCCL: its channels' buffers and a
+second context's share."""
+SAME_LENGTH_RATIO = 0.98
+
+
+def targets_of(cases: Iterable[Case]) -> list[Target]:
+    """Reserved and device figures of scored rows; also nvidia-smi's beside another metric."""
+    found: list[Target] = []
+    for case in cases:
+        m = case.measurement
+        if not case.scored or m.lower_bound or case.situation.memory_unsupported:
+            continue
+        if m.memory_gib is not None and m.memory_metric in ("reserved", "device"):
+            found.append(Target(case, m.memory_metric, m.memory_gib * GIB))
+        beside = m.row.get("memory_gib_device")
+        if beside and m.memory_metric != "device":
+            found.append(Target(case, "device", beside * GIB))
+    return found
+
+
+def fit_ladder(targets: Sequence[Target]) -> MemoryCoefficients:
+    """Coefficients with the least absolute relative error over `targets`."""
+    names = list(PRIORS)
+    values = np.array([PRIORS[name][0] for name in names])
+    told = np.zeros(len(names))
+    for target in targets:
+        told += np.array(_features(target, _coefficients(values))) != 0
+    free = told >= FEWEST_ROWS
+    per_source = Counter(t.case.measurement.source for t in targets)
+    for _ in range(ITERATIONS if free.any() else 0):
+        rows = [_features(t, _coefficients(values)) for t in targets]
+        known = np.array([_peak(t, _coefficients(values)).total for t in targets])
+        measured = np.array([t.measured_bytes for t in targets])
+        left = (measured - known - np.array(rows) @ np.where(free, 0, values)) / measured
+        design = np.array(rows)[:, free] / measured[:, None]
+        miss = np.abs(left - design @ values[free])
+        weights = np.array([1 / per_source[t.case.measurement.source] for t in targets])
+        weights = weights / np.maximum(miss, 0.01)
+        values[free] = _solve(design, left, weights, names, free)
+    return _coefficients(np.maximum(values, 0))
+
+
+def _solve(
+    design: np.ndarray, left: np.ndarray, weights: np.ndarray, names: list[str], free: np.ndarray
+) -> np.ndarray:
+    """Weighted least squares, the priors as one further observation each."""
+    prior = np.array([PRIORS[name][0] for name in names])[free]
+    spread = np.array([PRIORS[name][1] for name in names])[free]
+    strength = PRIOR_STRENGTH / spread**2
+    normal = design.T @ (design * weights[:, None]) + np.diag(strength)
+    return np.linalg.solve(normal, design.T @ (weights * left) + strength * prior)
+
+
+def _coefficients(values: np.ndarray) -> MemoryCoefficients:
+    found = {name: float(value) for name, value in zip(PRIORS, values, strict=True)}
+    return MemoryCoefficients(**found, same_length_ratio=SAME_LENGTH_RATIO)
+
+
+def _peak(target: Target, c: MemoryCoefficients) -> Phase:
+    case = target.case
+    s, trainer = case.situation.settings, case.situation.trainer
+    return max(case.phases.values(), key=lambda p: reserved_bytes(p, s, trainer, c))
+
+
+def _features(target: Target, c: MemoryCoefficients) -> list[float]:
+    """What each coefficient multiplies in this figure, in the order of PRIORS."""
+    peak = _peak(target, c)
+    s, trainer = target.case.situation.settings, target.case.situation.trainer
+    ratio = s.typical_length / max(s.longest_length, 1)
+    varies = lengths_vary(s, trainer, c)
+    device = target.metric == "device"
+    logits = peak.logits
+    return [
+        peak.activations + peak.temporaries,
+        0.0 if varies else logits,
+        logits if varies else 0.0,
+        logits * ratio if varies else 0.0,
+        1.0 if device else 0.0,
+        1.0 if device and s.num_gpus > 1 else 0.0,
+    ]
+
+
+def predicted_bytes(case: Case, metric: str, c: MemoryCoefficients) -> float:
+    """One figure of a case [bytes]."""
+    if metric == "allocated":
+        return case.allocated_bytes
+    s, trainer = case.situation.settings, case.situation.trainer
+    usable = case.gpu.usable_bytes if case.gpu else None
+    found = ladder(case.phases, s, trainer, c, usable)
+    return float(found.reserved if metric == "reserved" else found.device)
+
+
+class Residual(NamedTuple):
+    """Measured over predicted, and what kind of run it was."""
+
+    source: str
+    kind: tuple[str, ...]
+    ratio: float
+
+
+def residuals(cases: Iterable[Case], c: MemoryCoefficients) -> list[Residual]:
+    """Of all scored figures, those beside another metric included."""
+    found: list[Residual] = []
+    for case in cases:
+        m, s = case.measurement, case.situation
+        if not case.scored or m.lower_bound or m.memory_gib is None or s.memory_unsupported:
+            continue
+        metric = m.memory_metric or ""
+        ratio = m.memory_gib * GIB / predicted_bytes(case, metric, c)
+        found.append(Residual(m.source, (metric, *memory_kind(s.settings, s.trainer)), ratio))
+        beside = m.row.get("memory_gib_device")
+        if beside and metric != "device":
+            ratio = beside * GIB / predicted_bytes(case, "device", c)
+            found.append(Residual(m.source, ("device", *found[-1].kind[1:]), ratio))
+    return found
+
+
+def fit_memory(cases: Sequence[Case]) -> MemoryFit:
+    """Coefficients, intervals and leave-one-source-out errors of these cases."""
+    targets = targets_of(cases)
+    coefficients = fit_ladder(targets)
+    left: list[Residual] = []
+    for source in sorted({case.measurement.source for case in cases}):
+        without = fit_ladder([t for t in targets if t.case.measurement.source != source])
+        left += residuals((c for c in cases if c.measurement.source == source), without)
+    intervals = fit_intervals(residuals(cases, coefficients), left)
+    return MemoryFit(coefficients, intervals, left_out_errors(left))
+
+
+def fit_intervals(found: Sequence[Residual], left: Sequence[Residual]) -> dict[str, Interval]:
+    """One interval for each kind with enough rows, and for each of the kinds it belongs to.
+
+    Kinds of measured trainers take the residuals of the fit. A trainer that was never measured is
+    in the position of a source left out, so its intervals come from the residuals of sources that
+    were: each source with the same weight, for the next program is a draw among programs, not among
+    rows.
+    """
+    table: dict[str, Interval] = {}
+    groups: dict[tuple[str, ...], list[Residual]] = defaultdict(list)
+    for residual in found:
+        for end in range(1, len(residual.kind) + 1):
+            groups[residual.kind[:end]].append(residual)
+    for kind, members in groups.items():
+        if len(members) >= FEWEST_IN_KIND or len(kind) == 1:
+            table[" ".join(kind)] = residual_interval([r.ratio for r in members])
+    for metric in METRICS:
+        for kind in ((), ("fixed",), ("varying",)):
+            members = [
+                r
+                for r in left
+                if r.kind[0] in _evidence(metric) and r.kind[2 : 2 + len(kind)] == kind
+            ]
+            if len(members) < FEWEST_IN_KIND:
+                continue
+            rows = Counter(r.source for r in members)
+            table[" ".join((metric, "other-trainer", *kind))] = residual_interval(
+                [r.ratio for r in members], [1 / rows[r.source] for r in members]
+            )
+    for kind, found_interval in list(table.items()):
+        if kind.startswith("allocated"):
+            table["needed" + kind.removeprefix("allocated")] = found_interval
+    return table
+
+
+def _evidence(metric: str) -> tuple[str, ...]:
+    """Whose residuals tell how wrong a metric is for a program never measured."""
+    return METRICS if metric == "allocated" else (metric, "allocated")
+
+
+def left_out_errors(left: Sequence[Residual]) -> dict[str, dict[str, Any]]:
+    """Median and 90th percentile of the absolute error by source, and pooled."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for residual in left:
+        for name in (residual.source, "pooled"):
+            groups[name].append(abs(1 / residual.ratio - 1))
+    return {
+        name: {
+            "rows": len(errors),
+            "median_abs_error": percentile(errors, 0.5),
+            "p90_abs_error": percentile(errors, 0.9),
+        }
+        for name, errors in sorted(groups.items())
+    }
