@@ -25,6 +25,9 @@ class Linear:
     count: int = 1
     """Copies in one layer: the experts of a mixture."""
     part: Part = "mlp"
+    module: bool = True
+    """False: a bare parameter (the grouped experts of Transformers 5), which neither bitsandbytes
+    nor `target_modules` sees."""
 
     @property
     def num_weights(self) -> int:

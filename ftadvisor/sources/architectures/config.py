@@ -1,0 +1,159 @@
+"""One config.json, read key by key: Transformers' names and defaults, every value checked."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final, cast
+
+from ftadvisor.errors import DataFileError, quoted
+from ftadvisor.schema.model import Traits
+from ftadvisor.sources.data_files import read_json
+
+_LARGEST: Final = {
+    "num_hidden_layers": 10_000,
+    "num_attention_heads": 100_000,
+    "num_experts": 100_000,
+    "vocab_size": 100_000_000,
+    "max_position_embeddings": 1_000_000_000,
+}
+_LARGEST_WIDTH: Final = 10_000_000
+"""Far above any model; a larger number in a config is a mistake or an attack."""
+
+_MISSING: Final = object()
+
+
+@cache
+def architectures() -> dict[str, dict[str, Any]]:
+    """The rows of data/architectures.json by model type."""
+    return read_json("architectures.json")["architectures"]
+
+
+@cache
+def traits_of(model_type: str) -> Traits:
+    """How a type's modelling code writes a layer, before the configuration changes anything."""
+    return Traits(**architectures()[model_type].get("traits", {}))
+
+
+class Config:
+    """A config.json together with the row of its model type.
+
+    Keys are asked for by Transformers' common names; the row says what the type calls them
+    (`n_embd`) and what Transformers assumes where the file is silent.
+
+    Args:
+        values: the JSON object.
+        model_type: a row of data/architectures.json.
+        file: how error messages call the file.
+        assumed: collects what was assumed, in the reader's words.
+    """
+
+    __slots__ = ("_keys", "assumed", "file", "model_type", "row", "values")
+
+    def __init__(
+        self, values: dict[str, Any], model_type: str, file: str, assumed: list[str]
+    ) -> None:
+        self.values = values
+        self.model_type = model_type
+        self.row = architectures()[model_type]
+        self.file = file
+        self.assumed = assumed
+        self._keys: dict[str, str] = self.row.get("keys", {})
+
+    def key(self, name: str) -> str:
+        """What this model type calls a common key."""
+        return self._keys.get(name, name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A value as it stands in the file, else Transformers' default, else `default`."""
+        key = self._keys.get(name, name)
+        value = self.values.get(key, _MISSING)
+        if value is _MISSING and key != name:
+            value = self.values.get(name, _MISSING)
+        if value is _MISSING:
+            value = self.row["defaults"].get(key, _MISSING)
+        return default if value is _MISSING else value
+
+    def fail(self, name: str, problem: str, write: str = "") -> DataFileError:
+        """The error for a key whose value cannot be right."""
+        return DataFileError(self.file, None, self.key(name), problem, write)
+
+    def optional(self, name: str, least: int = 1) -> int | None:
+        """A whole number, or None where the file (or Transformers' default) says null."""
+        value = self.get(name)
+        if value is None:
+            return None
+        # json reads 1e3 as a float; bool is an int to Python.
+        if type(value) is not int:
+            if isinstance(value, bool) or not isinstance(value, float) or not value.is_integer():
+                raise self.fail(name, f"is {quoted(value)}, not a whole number")
+            value = int(value)
+        largest = _LARGEST.get(name, _LARGEST_WIDTH)
+        if not least <= value <= largest:
+            problem = f"is {quoted(value)}, out of range"
+            raise self.fail(name, problem, f"a number from {least} to {largest}")
+        return value
+
+    def integer(self, name: str, default: int | None = None, least: int = 1) -> int:
+        """A whole number that must be there unless `default` says what stands for null."""
+        value = self.optional(name, least)
+        if value is None:
+            value = default
+        if value is None:
+            raise self.fail(name, "is missing", "a whole number")
+        return value
+
+    def flag(self, what: bool | str) -> bool:
+        """A condition of the row: a constant, `key`, `not key` or `key=number`."""
+        if isinstance(what, bool):
+            return what
+        if what.startswith("not "):
+            return not self.flag(what[4:])
+        name, _, number = what.partition("=")
+        if number:
+            return self.optional(name) == int(number)
+        value = self.get(name)
+        if value is None or isinstance(value, (bool, int)):
+            return bool(value)
+        raise self.fail(name, f"is {quoted(value)}", "true or false")
+
+    def share(self, name: str, default: float = 0.0) -> float:
+        """A number from 0 to 1: a dropout probability, the rotated part of a head."""
+        value = self.get(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise self.fail(name, f"is {quoted(value)}", "a number from 0 to 1")
+        return float(value)
+
+    def text(self, name: str, default: str = "") -> str:
+        """A word, such as the activation's name."""
+        value = self.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise self.fail(name, f"is {quoted(value)}, not a text")
+        return value
+
+    def listed(self, name: str) -> list[Any] | None:
+        """A list, or None where there is none."""
+        value = self.get(name)
+        if value is not None and not isinstance(value, list):
+            raise self.fail(name, f"is {quoted(value)}, not a list")
+        return cast("list[Any] | None", value)
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A nested object, empty where there is none."""
+        value = self.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self.fail(name, f"is {quoted(value)}, not an object")
+        return cast("dict[str, Any]", value)
+
+    def ratio(self, whole: str, parts: str) -> int:
+        """`whole` / `parts`, both of which the file states; the division must leave nothing."""
+        a, b = self.integer(whole), self.integer(parts)
+        if a % b:
+            problem = f"is {a}, which {self.key(parts)} ({b}) does not divide"
+            raise self.fail(whole, problem)
+        return a // b
