@@ -17,7 +17,7 @@ from ftadvisor.calibration.cases import Case
 from ftadvisor.calibration.quantiles import percentile, residual_interval
 from ftadvisor.estimation.ladder import ladder, lengths_vary, reserved_bytes
 from ftadvisor.estimation.phases import Phase
-from ftadvisor.estimation.uncertainty import memory_kind
+from ftadvisor.estimation.uncertainty import interval, memory_kind
 from ftadvisor.schema.coefficients import Interval, MemoryCoefficients
 from ftadvisor.units import GIB
 
@@ -188,8 +188,8 @@ def fit_memory(cases: Sequence[Case]) -> MemoryFit:
     for source in sorted({case.measurement.source for case in cases}):
         without = fit_ladder([t for t in targets if t.case.measurement.source != source])
         left += residuals((c for c in cases if c.measurement.source == source), without)
-    intervals = fit_intervals(residuals(cases, coefficients), left)
-    return MemoryFit(coefficients, intervals, left_out_errors(left))
+    found = residuals(cases, coefficients)
+    return MemoryFit(coefficients, fit_intervals(found, left), left_out_errors(left, found))
 
 
 def fit_intervals(found: Sequence[Residual], left: Sequence[Residual]) -> dict[str, Interval]:
@@ -232,17 +232,29 @@ def _evidence(metric: str) -> tuple[str, ...]:
     return METRICS if metric == "allocated" else (metric, "allocated")
 
 
-def left_out_errors(left: Sequence[Residual]) -> dict[str, dict[str, Any]]:
-    """Median and 90th percentile of the absolute error by source, and pooled."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for residual in left:
+def left_out_errors(
+    left: Sequence[Residual], found: Sequence[Residual]
+) -> dict[str, dict[str, Any]]:
+    """Errors of each source predicted without it, and whether intervals without it hold them."""
+    covered: dict[int, bool] = {}
+    for source in {r.source for r in left}:
+        table = fit_intervals(
+            [r for r in found if r.source != source], [r for r in left if r.source != source]
+        )
+        for place, residual in enumerate(left):
+            if residual.source == source:
+                bounds = interval(table, (residual.kind[0], "other-trainer", *residual.kind[2:]))
+                covered[place] = bounds.low <= residual.ratio <= bounds.high
+    groups: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    for place, residual in enumerate(left):
         for name in (residual.source, "pooled"):
-            groups[name].append(abs(1 / residual.ratio - 1))
+            groups[name].append((abs(1 / residual.ratio - 1), covered[place]))
     return {
         name: {
-            "rows": len(errors),
-            "median_abs_error": percentile(errors, 0.5),
-            "p90_abs_error": percentile(errors, 0.9),
+            "rows": len(members),
+            "median_abs_error": percentile([error for error, _ in members], 0.5),
+            "p90_abs_error": percentile([error for error, _ in members], 0.9),
+            "coverage90": sum(held for _, held in members) / len(members),
         }
-        for name, errors in sorted(groups.items())
+        for name, members in sorted(groups.items())
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ _OPTIMIZERS = {
     "adamw bf16 states + bf16 master": "adamw_torch",
     "adamw fp32 states": "adamw_torch",
 }
+UNDATED = "4.48"
+"""Transformers' version where a row states none: that of the largest source."""
 _STRATEGIES = {"none", "ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"}
 _QUANTIZATIONS = {"none", "nf4", "nf4-dq", "int8", "gptq-int4", "gptq-int8", "awq-int4"}
 
@@ -96,8 +99,8 @@ def situation(m: Measurement) -> Situation:
     Raises UnsupportedError, with the reason, for what no setting expresses.
     """
     row = m.row
-    trainer = find_trainer(_trainer_id(row))
     assumptions: list[str] = []
+    trainer = _trainer(row, assumptions)
     if row.get("micro_batch_size") is None or row.get("max_length") is None:
         raise UnsupportedError.of(m.id, "its micro-batch size or length is not published", ())
     quantization = str(row.get("quantization") or "none")
@@ -146,7 +149,19 @@ def situation(m: Measurement) -> Situation:
     return Situation(settings, trainer, tuple(assumptions), unsupported)
 
 
-def _trainer_id(row: dict[str, Any]) -> str:
+def _trainer(row: dict[str, Any], assumptions: list[str]) -> Trainer:
+    """The row's own trainer, else the Transformers Trainer of about its time, never measured."""
+    found = _trainer_id(row)
+    if found is not None:
+        return find_trainer(found)
+    versions: dict[str, str] = row.get("versions") or {}
+    old = _version(versions.get("transformers") or UNDATED) < _version("4.46")
+    stand_in = find_trainer("transformers-4.40" if old else "transformers-4.48")
+    assumptions.append(f"{row['framework']} is not known: taken to be {stand_in.id}")
+    return replace(stand_in, measured=False)
+
+
+def _trainer_id(row: dict[str, Any]) -> str | None:
     """The trainer whose `published_as` matches the row most closely."""
     best, best_score = None, -1
     versions: dict[str, str] = row.get("versions") or {}
@@ -158,8 +173,6 @@ def _trainer_id(row: dict[str, Any]) -> str:
             score = len(rule["framework"]) + 100 * sum(1 for key in rule if key != "framework")
             if score > best_score and _rule_holds(rule, row, version):
                 best, best_score = id_, score
-    if best is None:
-        raise UnsupportedError.of(f"framework {row['framework']}", "no trainer record", ())
     return best
 
 
@@ -173,7 +186,7 @@ def _rule_holds(rule: dict[str, Any], row: dict[str, Any], version: str) -> bool
     low, high = rule.get("transformers_min"), rule.get("transformers_max")
     if not low and not high:
         return True
-    number = _version(version or "4.48")
+    number = _version(version or UNDATED)
     return (not low or number >= _version(low)) and (not high or number < _version(high))
 
 
