@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ftadvisor.sources.data_files import data_dir
-
 from ftadvisor.errors import DataFileError, FtadvisorError, UnsupportedError
 from ftadvisor.schema.measurement import Measurement, Situation
 from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.trainer import Trainer
+from ftadvisor.sources.data_files import data_dir
 from ftadvisor.sources.lengths import published_lengths
 from ftadvisor.sources.trainers import find_trainer, trainer_rows
 
