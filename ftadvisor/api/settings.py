@@ -46,7 +46,10 @@ def resolve(
     given = options
     technique = _on_its_base(technique, given)
     chosen: dict[str, Any] = dict(trainer.defaults)
-    chosen.update(_precision(given, trainer, gpu, said))
+    trained_dtype = chosen.pop("trained_weights_dtype", chosen["weights_dtype"])
+    if technique.trains_base:
+        chosen["weights_dtype"] = trained_dtype
+    chosen.update(_precision(given, chosen, gpu, said))
     chosen.update(_technique_defaults(given, technique, trainer, chosen, said))
     chosen.update((k, v) for k, v in given.items() if k in _FIELDS)
     chosen["technique"], chosen["objective"] = technique.id, objective
@@ -60,13 +63,13 @@ _FIELDS = frozenset(f.name for f in fields(Settings))
 
 
 def _precision(
-    given: dict[str, Any], trainer: Trainer, gpu: Gpu | None, said: list[str]
+    given: dict[str, Any], defaults: dict[str, Any], gpu: Gpu | None, said: list[str]
 ) -> dict[str, Any]:
     """Dtypes from the preset or the trainer; bf16 becomes fp16 where the GPU has none."""
     preset = PRECISIONS.get(given.get("precision", ""), {})
     chosen = {
-        "weights_dtype": trainer.defaults.get("weights_dtype", "bf16"),
-        "autocast": trainer.defaults.get("autocast", "none"),
+        "weights_dtype": defaults["weights_dtype"],
+        "autocast": defaults["autocast"],
         **preset,
         **{k: given[k] for k in ("weights_dtype", "autocast") if k in given},
     }
