@@ -13,8 +13,10 @@ from ftadvisor.errors import DataFileError, UnsupportedError, near_misses, quote
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.sources.architectures.config import Config, architectures
 from ftadvisor.sources.architectures.decoders import decoder
+from ftadvisor.sources.architectures.encoders import encoder
+from ftadvisor.sources.architectures.pairs import encoder_decoder
 
-_LAYOUTS: Final = {"decoder": decoder}
+_LAYOUTS: Final = {"decoder": decoder, "encoder": encoder, "encoder_decoder": encoder_decoder}
 
 
 def read_model(config: dict[str, Any], id: str) -> tuple[ModelSpec, tuple[str, ...]]:

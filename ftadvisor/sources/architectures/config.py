@@ -58,6 +58,9 @@ class Config:
         self.file = file
         self.assumed = assumed
         self._keys: dict[str, str] = self.row.get("keys", {})
+        for key in self.row.get("needs", ()):
+            if key not in values:
+                raise self.fail(key, "is missing", f"a config of {self.row['source']}")
 
     def key(self, name: str) -> str:
         """What this model type calls a common key."""
@@ -66,7 +69,11 @@ class Config:
     def get(self, name: str, default: Any = None) -> Any:
         """A value as it stands in the file, else Transformers' default, else `default`."""
         key = self._keys.get(name, name)
-        value = self.values.get(key, _MISSING)
+        if "." in key:
+            section, _, key_in = key.partition(".")
+            value = self.section(section).get(key_in, _MISSING)
+        else:
+            value = self.values.get(key, _MISSING)
         if value is _MISSING and key != name:
             value = self.values.get(name, _MISSING)
         if value is _MISSING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.sources.architectures.config import Config
-from ftadvisor.sources.architectures.layers import norm_kind, stack
+from ftadvisor.sources.architectures.layers import first_true, norm_bias, norm_kind, stack
 
 
 def decoder(c: Config, id: str) -> ModelSpec:
@@ -12,12 +12,17 @@ def decoder(c: Config, id: str) -> ModelSpec:
     row = c.row
     h = c.integer("hidden_size")
     vocab = c.integer("vocab_size")
-    context = c.integer("max_position_embeddings", 0, least=0)
+    context = c.integer(row.get("context", "max_position_embeddings"), 0, least=0)
     norm = norm_kind(row)
-    norm_params = {"rms": h, "layer": 2 * h, "none": 0}[norm]
-    positions = 0
+    norm_params = {"rms": h, "layer": 2 * h if norm_bias(c) else h, "none": 0}[norm]
+    # The embedding of some OPT models is narrower than the layers; a matrix widens it, another
+    # narrows the output again.
+    width = (c.optional(row["embedding_width"]) or h) if "embedding_width" in row else h
+    positions = 0 if width == h else 2 * width * h
     if "learned_positions" in row:
-        positions = (context + row["learned_positions"]) * h
+        positions += (context + row["learned_positions"]) * h
+    embedding_norm = row.get("embedding_norm", False)
+    final_norm = c.flag(first_true(c, row.get("final_norm", True)))
     return ModelSpec(
         id=id,
         model_type=c.model_type,
@@ -27,12 +32,13 @@ def decoder(c: Config, id: str) -> ModelSpec:
         tie_word_embeddings=c.flag("tie_word_embeddings"),
         max_position_embeddings=context,
         blocks=stack(c),
-        embedding_width=h,
+        embedding_width=width,
         num_other_embedding_params=positions,
-        final_norm=norm,
-        num_other_params=norm_params,
+        final_norm=norm if final_norm else "none",
+        num_other_params=norm_params * (final_norm + embedding_norm),
         lm_head_bias=c.flag(row.get("head_bias", False)),
         final_softcap="final_softcap" in row and bool(c.get(row["final_softcap"])),
         embedding_scale=row.get("embedding_scale", False),
+        embedding_norm=embedding_norm,
         remote_code=row.get("remote_code", False),
     )
