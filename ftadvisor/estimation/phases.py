@@ -54,12 +54,16 @@ def static(t: Terms, *, gradients: Number, gathered: Number) -> Phase:
         gathered=gathered,
         adapters=adapters,
         optimizer=trainable * state / _optimizer_divisor(t),
-        gradients=gradients * trainable * t.trainable_bytes,
+        gradients=gradients * trainable * t.trainable_bytes + _flat_gradients(t),
         activations=0,
         logits=0,
         temporaries=0,
         workspace=2 * CUBLAS_WORKSPACE_BYTES + t.shard.buffers * trainable * t.trainable_bytes,
     )
+
+
+def _flat_gradients(t: Terms) -> Number:
+    return select(t.settings.gradient_accumulation_steps > 1, t.shard.flat_gradients, 0)
 
 
 def _optimizer_divisor(t: Terms) -> Number:
@@ -248,6 +252,7 @@ def end_of_backward(t: Terms) -> Phase:
 def optimizer_step(t: Terms) -> Phase:
     """The optimizer's step: all gradients and its own temporaries."""
     base = static(t, gradients=_gradient_share(t), gathered=0)
+    base = base._replace(gradients=base.gradients - _flat_gradients(t))
     step = optimizer_bytes(t.settings.optim, t.trainable_bytes).step_temporary
     held = t.tokens * t.vocab_size * t.loss.logits.held
     temporaries = t.trainable_params * step / _optimizer_divisor(t)

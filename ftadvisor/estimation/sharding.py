@@ -34,6 +34,9 @@ class Sharding(NamedTuple):
     """Gradients that accumulation keeps whole [bytes per trained byte]; 0: sharded."""
     retains_checkpoints: bool
     """Every checkpointed input and its gradient stay until backward has ended."""
+    flat_gradients: Number = 0.0
+    """Gradients that accumulation keeps for frozen weights too, because they share a flat parameter
+    with trained ones [bytes]."""
 
 
 def sharding(
@@ -68,6 +71,7 @@ def sharding(
                 buffers=0.0,
                 unsharded_gradients=1.0 if trainer.sharded_accumulation_unsharded else 0.0,
                 retains_checkpoints=lora and trainer.reentrant_checkpointing,
+                flat_gradients=w.total if lora and trainer.flat_params_mixed else 0.0,
             )
         case "fsdp-shard-grad-op":
             return Sharding(w.total, 0.0, 0.0, 1, gpus, gpus, 0.0, 0.0, False)
