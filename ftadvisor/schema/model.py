@@ -212,7 +212,9 @@ class ModelSpec:
     image_tokens: int = 0
     """Tokens that one image takes in the text, by default."""
     image_patches: int = 0
-    """Tokens that one image takes in the vision tower."""
+    """Tokens that one image takes in the vision tower, all its pieces."""
+    image_crops: int = 1
+    """Pieces that one image is cut into; a patch attends to those of its own piece."""
     remote_code: bool = False
     """The modelling code is the publisher's own, not Transformers'."""
 

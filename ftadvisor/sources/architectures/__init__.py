@@ -7,16 +7,22 @@ layouts that the rows choose from.
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from ftadvisor.errors import DataFileError, UnsupportedError, near_misses, quoted
 from ftadvisor.schema.model import ModelSpec
-from ftadvisor.sources.architectures.config import Config, architectures
+from ftadvisor.sources.architectures.config import Config, row_type
 from ftadvisor.sources.architectures.decoders import decoder
 from ftadvisor.sources.architectures.encoders import encoder
 from ftadvisor.sources.architectures.pairs import encoder_decoder
+from ftadvisor.sources.architectures.vision import vision_encoder, vision_language
 
-_LAYOUTS: Final = {"decoder": decoder, "encoder": encoder, "encoder_decoder": encoder_decoder}
+_LAYOUTS: Final = {
+    "decoder": decoder,
+    "encoder": encoder,
+    "encoder_decoder": encoder_decoder,
+    "vision_language": vision_language,
+    "vision": vision_encoder,
+}
 
 
 def read_model(config: dict[str, Any], id: str) -> tuple[ModelSpec, tuple[str, ...]]:
@@ -30,34 +36,8 @@ def read_model(config: dict[str, Any], id: str) -> tuple[ModelSpec, tuple[str, .
     that is not described.
     """
     file = f"config.json of {id}"
-    model_type = type_of(config, file)
+    model_type = row_type(config, file)
     assumed: list[str] = []
     c = Config(config, model_type, file, assumed)
     spec = _LAYOUTS[c.row["layout"]](c, id)
     return spec, tuple(assumed)
-
-
-def type_of(config: object, file: str) -> str:
-    """The model type of a configuration: a key of data/architectures.json.
-
-    Raises as `read_model` does.
-    """
-    if not isinstance(config, dict):
-        raise DataFileError(file, None, None, f"is {quoted(config)}, not a JSON object")
-    model_type = cast("dict[str, Any]", config).get("model_type")
-    if not isinstance(model_type, str) or not model_type:
-        problem = "is missing" if model_type is None else f"is {quoted(model_type)}, not a name"
-        raise DataFileError(file, None, "model_type", problem, '"llama", "qwen2", ...')
-    rows = architectures()
-    row = rows.get(model_type)
-    if row is None:
-        raise UnsupportedError.of(
-            f"The model type {quoted(model_type)}",
-            "data/architectures.json does not describe it",
-            near_misses(model_type, [name for name, r in rows.items() if "refused" not in r]),
-        )
-    if "refused" in row:
-        raise UnsupportedError.of(
-            f"The model type {quoted(model_type)}", row["refused"], row.get("nearest", [])
-        )
-    return model_type

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final, cast
 
-from ftadvisor.errors import DataFileError, quoted
+from ftadvisor.errors import DataFileError, UnsupportedError, near_misses, quoted
 from ftadvisor.schema.model import Traits
 from ftadvisor.sources.data_files import read_json
 
@@ -32,6 +32,44 @@ def architectures() -> dict[str, dict[str, Any]]:
 def traits_of(model_type: str) -> Traits:
     """How a type's modelling code writes a layer, before the configuration changes anything."""
     return Traits(**architectures()[model_type].get("traits", {}))
+
+
+def row_type(config: object, file: str, layout: str | None = None) -> str:
+    """The row of data/architectures.json that describes a configuration.
+
+    `layout`: what the row must be, where only one kind makes sense (the text of an image-text
+    model). Raises DataFileError for what is no configuration, UnsupportedError for a model type
+    that is not described.
+    """
+    if not isinstance(config, dict):
+        raise DataFileError(file, None, None, f"is {quoted(config)}, not a JSON object")
+    values = cast("dict[str, Any]", config)
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        problem = "is missing" if model_type is None else f"is {quoted(model_type)}, not a name"
+        raise DataFileError(file, None, "model_type", problem, '"llama", "qwen2", ...')
+    rows = architectures()
+    row = rows.get(model_type)
+    if row is None:
+        raise UnsupportedError.of(
+            f"The model type {quoted(model_type)}",
+            "data/architectures.json does not describe it",
+            near_misses(model_type, [name for name, r in rows.items() if "refused" not in r]),
+        )
+    if "refused" in row:
+        raise UnsupportedError.of(
+            f"The model type {quoted(model_type)}", row["refused"], row.get("nearest", [])
+        )
+    for key, name in row.get("variants", {}).items():
+        if key in values:
+            model_type = name
+    if layout is None:
+        if row["layout"] == "vision" and not row.get("alone"):
+            reason = "it is a vision tower; the model around it can be estimated"
+            raise UnsupportedError.of(f"The model type {quoted(model_type)}", reason)
+    elif row["layout"] != layout:
+        raise DataFileError(file, None, "model_type", f"is {quoted(model_type)}, no {layout}")
+    return model_type
 
 
 class Config:
@@ -74,7 +112,7 @@ class Config:
             value = self.section(section).get(key_in, _MISSING)
         else:
             value = self.values.get(key, _MISSING)
-        if value is _MISSING and key != name:
+        if value is _MISSING and key != name and not self.row.get("own_keys"):
             value = self.values.get(name, _MISSING)
         if value is _MISSING:
             value = self.row["defaults"].get(key, _MISSING)
@@ -110,14 +148,14 @@ class Config:
         return value
 
     def flag(self, what: bool | str) -> bool:
-        """A condition of the row: a constant, `key`, `not key` or `key=number`."""
+        """A condition of the row: a constant, `key`, `not key` or `key=value`."""
         if isinstance(what, bool):
             return what
         if what.startswith("not "):
             return not self.flag(what[4:])
-        name, _, number = what.partition("=")
-        if number:
-            return self.optional(name) == int(number)
+        name, _, wanted = what.partition("=")
+        if wanted:
+            return str(self.get(name)) == wanted
         value = self.get(name)
         if value is None or isinstance(value, (bool, int)):
             return bool(value)
@@ -130,6 +168,13 @@ class Config:
             return default
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
             raise self.fail(name, f"is {quoted(value)}", "a number from 0 to 1")
+        return float(value)
+
+    def number(self, name: str) -> float:
+        """A number above 0, such as an expansion ratio."""
+        value = self.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1000:
+            raise self.fail(name, f"is {quoted(value)}", "a number above 0, at most 1000")
         return float(value)
 
     def text(self, name: str, default: str = "") -> str:

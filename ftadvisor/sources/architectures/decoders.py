@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ftadvisor.schema.model import ModelSpec
+from dataclasses import replace
+
+from ftadvisor.schema.model import Block, ModelSpec
 from ftadvisor.sources.architectures.config import Config
 from ftadvisor.sources.architectures.layers import first_true, norm_bias, norm_kind, stack
 
@@ -23,6 +25,10 @@ def decoder(c: Config, id: str) -> ModelSpec:
         positions += (context + row["learned_positions"]) * h
     embedding_norm = row.get("embedding_norm", False)
     final_norm = c.flag(first_true(c, row.get("final_norm", True)))
+    blocks = stack(c)
+    if "cross_layers" in row:
+        blocks = _with_cross_layers(c, blocks[0])
+    positions += row.get("more_embeddings", 0) * width
     return ModelSpec(
         id=id,
         model_type=c.model_type,
@@ -31,7 +37,7 @@ def decoder(c: Config, id: str) -> ModelSpec:
         vocab_size=vocab,
         tie_word_embeddings=c.flag("tie_word_embeddings"),
         max_position_embeddings=context,
-        blocks=stack(c),
+        blocks=blocks,
         embedding_width=width,
         num_other_embedding_params=positions,
         final_norm=norm if final_norm else "none",
@@ -42,3 +48,29 @@ def decoder(c: Config, id: str) -> ModelSpec:
         embedding_norm=embedding_norm,
         remote_code=row.get("remote_code", False),
     )
+
+
+def _with_cross_layers(c: Config, layer: Block) -> tuple[Block, ...]:
+    """Mllama: some layers attend to the image instead of the text; their two sums have a gate each.
+
+    Source: transformers/models/mllama/modeling_mllama.py, MllamaCrossAttentionDecoderLayer.
+    """
+    key = c.row["cross_layers"]
+    crossing = c.listed(key) or []
+    if len(crossing) >= layer.num_layers:
+        raise c.fail(key, f"lists {len(crossing)} of {layer.num_layers} layers")
+    c.assumed.append("layers that attend to the image are counted as if they attended to the text")
+    attention = replace(
+        layer.attention, causal=False, position="none", rotary_dim=0, qk_norm="head"
+    )
+    head_dim = attention.head_dim
+    cross = replace(
+        layer,
+        name="layers.cross",
+        num_layers=len(crossing),
+        attention=attention,
+        norm_widths=(*layer.norm_widths, head_dim, head_dim),
+        other_params=2,
+    )
+    own = replace(layer, num_layers=layer.num_layers - len(crossing))
+    return (own, cross) if crossing else (own,)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from ftadvisor.schema.model import Linear, Mlp
 from ftadvisor.sources.architectures.config import Config
 
 
 def _intermediate_size(c: Config, h: int) -> int:
-    """`intermediate` in the row: a key; [key, times]: times the hidden size where null; times."""
+    """`intermediate` in the row: a key; [key, times], where null means times the hidden size; or
+    {"times": a number or a key}.
+    """
     rule = c.row.get("intermediate", "intermediate_size")
     if isinstance(rule, str):
         return c.integer(rule)
-    if isinstance(rule, int):
-        return rule * h
-    key, times = rule
-    return c.integer(key, times * h)
+    if isinstance(rule, list):
+        key, times = cast("tuple[str, int]", rule)
+        return c.integer(key, times * h)
+    times = rule["times"]
+    return round(h * c.number(times)) if isinstance(times, str) else times * h
 
 
 def dense(c: Config, h: int) -> tuple[Mlp, tuple[Linear, ...]]:

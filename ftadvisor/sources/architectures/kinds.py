@@ -42,8 +42,13 @@ def _windows(c: Config, depth: int) -> list[int | None]:
         return [None] * depth
     if "if" in rule and not c.flag(rule["if"]):
         return [None] * depth
-    window = c.optional(rule.get("size", "sliding_window"), least=0) or None
     layers = rule["layers"]
+    if layers == "except":
+        # Qwen2.5-VL's tower: windows of pixels, full attention in the listed layers.
+        side = c.integer(rule["size"]) // c.integer("patch_size")
+        full = set(map(str, c.listed(rule["full"]) or ()))
+        return [None if str(i) in full else side * side or None for i in range(depth)]
+    window = c.optional(rule.get("size", "sliding_window"), least=0) or None
     types = c.listed(rule.get("types", "layer_types")) if layers != "all" else None
     if window is None or (types is None and layers == "listed"):
         return [None] * depth
