@@ -138,7 +138,8 @@ def trainable_dtype_bytes(settings: Settings, n: Numerics, trainer: Trainer) -> 
     """Bytes of one trained parameter, of its gradient and of the dtype its states take."""
     if not n.trained:
         return n.adapter
-    if trainer.sharded_trainable_fp32 and settings.strategy in ("fsdp", "fsdp-shard-grad-op"):
+    mixed = n.autocast and settings.strategy in ("fsdp", "fsdp-shard-grad-op")
+    if trainer.sharded_trainable_fp32 and mixed:
         return FP32_BYTES
     return n.weight
 
