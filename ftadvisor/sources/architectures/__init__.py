@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ftadvisor.schema.model import ModelSpec
-from ftadvisor.sources.architectures.config import Config, row_type
+from ftadvisor.sources.architectures.config import Assumed, Config, row_type
 from ftadvisor.sources.architectures.decoders import decoder
 from ftadvisor.sources.architectures.encoders import encoder
 from ftadvisor.sources.architectures.pairs import encoder_decoder
@@ -37,7 +37,7 @@ def read_model(config: dict[str, Any], id: str) -> tuple[ModelSpec, tuple[str, .
     """
     file = f"config.json of {id}"
     model_type = row_type(config, file)
-    assumed: list[str] = []
+    assumed = Assumed()
     c = Config(config, model_type, file, assumed)
     spec = _LAYOUTS[c.row["layout"]](c, id)
-    return spec, tuple(assumed)
+    return spec, assumed.said()

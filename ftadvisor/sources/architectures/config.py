@@ -19,6 +19,10 @@ _LARGEST: Final = {
 _LARGEST_WIDTH: Final = 10_000_000
 """Far above any model; a larger number in a config is a mistake or an attack."""
 
+_SIZES: Final = frozenset(
+    ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
+)
+
 _MISSING: Final = object()
 
 
@@ -72,6 +76,24 @@ def row_type(config: object, file: str, layout: str | None = None) -> str:
     return model_type
 
 
+class Assumed:
+    """What was assumed while a configuration was read."""
+
+    __slots__ = ("defaults", "sentences")
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+        self.defaults: dict[str, object] = {}
+        """Sizes that the file leaves out, with what Transformers takes instead."""
+
+    def said(self) -> tuple[str, ...]:
+        """Everything, as sentences."""
+        if not self.defaults:
+            return tuple(self.sentences)
+        listed = ", ".join(f"{key} {value}" for key, value in self.defaults.items())
+        return (f"{listed}: Transformers' defaults, config.json does not say", *self.sentences)
+
+
 class Config:
     """A config.json together with the row of its model type.
 
@@ -82,13 +104,13 @@ class Config:
         values: the JSON object.
         model_type: a row of data/architectures.json.
         file: how error messages call the file.
-        assumed: collects what was assumed, in the reader's words.
+        assumed: collects what was assumed.
     """
 
     __slots__ = ("_keys", "assumed", "file", "model_type", "row", "values")
 
     def __init__(
-        self, values: dict[str, Any], model_type: str, file: str, assumed: list[str]
+        self, values: dict[str, Any], model_type: str, file: str, assumed: Assumed
     ) -> None:
         self.values = values
         self.model_type = model_type
@@ -116,7 +138,13 @@ class Config:
             value = self.values.get(name, _MISSING)
         if value is _MISSING:
             value = self.row["defaults"].get(key, _MISSING)
+            if name in _SIZES:
+                self.assumed.defaults[key] = value
         return default if value is _MISSING else value
+
+    def assume(self, sentence: str) -> None:
+        """Say that something was assumed."""
+        self.assumed.sentences.append(sentence)
 
     def fail(self, name: str, problem: str, write: str = "") -> DataFileError:
         """The error for a key whose value cannot be right."""

@@ -59,7 +59,7 @@ def _with_cross_layers(c: Config, layer: Block) -> tuple[Block, ...]:
     crossing = c.listed(key) or []
     if len(crossing) >= layer.num_layers:
         raise c.fail(key, f"lists {len(crossing)} of {layer.num_layers} layers")
-    c.assumed.append("layers that attend to the image are counted as if they attended to the text")
+    c.assume("layers that attend to the image are counted as if they attended to the text")
     attention = replace(
         layer.attention, causal=False, position="none", rotary_dim=0, qk_norm="head"
     )

@@ -93,9 +93,8 @@ def _disentangled(c: Config, rule: dict[str, Any], h: int) -> tuple[tuple[Linear
     biases = rule.get("biases", 0) * h
     if not c.flag("relative_attention"):
         return (), biases, 0
-    kinds = c.get("pos_att_type") or ()
-    if isinstance(kinds, str):
-        kinds = kinds.lower().split("|")
+    stated = c.get("pos_att_type")
+    kinds = stated.lower().split("|") if isinstance(stated, str) else c.listed("pos_att_type") or ()
     linears = tuple(
         Linear(name, h, h, bias, part="attention")
         for kind, name, bias in rule["projections"]

@@ -165,7 +165,7 @@ def _attention(c: Config) -> Attention:
         position=position,
         rotary_dim=_rotary_dim(c, head_dim) if position == "rope" else 0,
         qk_norm=qk_norm,
-        fused_qkv=len(row["qkv"]) == 1,
+        fused_qkv=len(row["qkv"]) == 1 and row.get("views_alive", True),
         score_softcap="score_softcap" in row and bool(c.get(row["score_softcap"])),
         sinks=row.get("sinks", False),
     )

@@ -52,7 +52,7 @@ def _tied(c: Config) -> bool:
     """
     tied = c.flag("tie_word_embeddings")
     if not tied and c.row.get("head_of_checkpoint"):
-        c.assumed.append(
+        c.assume(
             "the language-model head is the checkpoint's own, as tie_word_embeddings = false says"
         )
     return tied

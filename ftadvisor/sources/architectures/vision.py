@@ -29,7 +29,7 @@ def vision_language(c: Config, id: str) -> ModelSpec:
     """An image-text model, as `AutoModelForImageTextToText` builds it."""
     text_config, vision_config = _section(c, "text"), _section(c, "vision")
     if "assume" in c.row:
-        c.assumed.append(c.row["assume"])
+        c.assume(c.row["assume"])
     text = decoder(text_config, id)
     tower = _tower(vision_config)
     pieces, tokens = _image_tokens(c, tower)
@@ -101,7 +101,7 @@ def _tower(c: Config) -> Tower:
     patch = side_of(c, "patch_size")
     image = side_of(c, "image_size") if "image_side" not in row else row["image_side"]
     if "assume" in row:
-        c.assumed.append(row["assume"].format(image=image))
+        c.assume(row["assume"].format(image=image))
     if image < patch:
         raise c.fail("image_size", f"is {image}, smaller than a patch ({patch})")
     grid = (image // patch) ** 2
