@@ -1,0 +1,139 @@
+"""What a technique adds to a frozen base: trained parameters, buffers and kept tensors.
+
+Trained parameters are counted exactly as PEFT 0.21 makes them. Kept tensors follow from each
+tuner's forward: what autograd saves of every operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ftadvisor.errors import UnsupportedError
+from ftadvisor.estimation.adapters import litgpt, low_rank, prompts
+from ftadvisor.estimation.adapters.cost import Cost, Run, Target
+from ftadvisor.estimation.adapters.targets import targets
+from ftadvisor.estimation.arithmetic import largest
+from ftadvisor.estimation.numerics import Numerics
+from ftadvisor.estimation.terms import AdapterBytes
+from ftadvisor.schema.model import Block, ModelSpec
+from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.trainer import Trainer
+
+_PER_TARGET: Final[dict[str, Callable[[Target, Run], Cost]]] = {
+    "lora": low_rank.lora,
+    "rslora": low_rank.lora,
+    "qlora": low_rank.lora,
+    "dora": low_rank.dora,
+    "adalora": low_rank.adalora,
+    "ia3": low_rank.ia3,
+}
+
+_LORA = frozenset({"lora", "rslora", "qlora"})
+_BEFORE_TEXT: Final[dict[str, Callable[[Run], Cost]]] = {
+    "prompt_tuning": prompts.prompt_tuning,
+    "p_tuning": prompts.p_tuning,
+    "prefix_tuning": prompts.prefix_tuning,
+}
+_PER_LAYER: Final = {
+    "bottleneck": (prompts.bottleneck, prompts.bottleneck_kept),
+    "adaption_prompt": (prompts.adaption_prompt, prompts.adaption_prompt_kept),
+}
+
+
+def adapter_bytes(
+    model: ModelSpec, settings: Settings, n: Numerics, trainer: Trainer, tokens: Number
+) -> AdapterBytes:
+    """Trained parameters, buffers and kept tensors of a technique on a frozen base.
+
+    `tokens` are those of a micro-batch; lora_r, micro_batch_size and max_length may be numpy
+    arrays of one shape.
+
+    Raises UnsupportedError for a technique that is not described, InvalidSettingError for target
+    modules that the model does not have.
+    """
+    run = Run(model, settings, trainer, n, tokens)
+    technique = settings.technique
+    if technique in _BEFORE_TEXT:
+        return _before_text(run)
+    if technique in _PER_LAYER:
+        return _per_layer(run)
+    if trainer.model_code == "litgpt" and technique in _LORA:
+        return _summed([(b, litgpt.lora(b, run)) for b in model.blocks], run)
+    if technique in _PER_TARGET:
+        cost = _PER_TARGET[technique]
+        return _summed([(t.block, cost(t, run)) for t in targets(model, settings)], run)
+    raise UnsupportedError.of(f"technique {technique}", "its memory is not described", ("lora",))
+
+
+def _before_text(run: Run) -> AdapterBytes:
+    technique = run.settings.technique
+    cost = _BEFORE_TEXT[technique](run)
+    virtual = 0 if technique == "prefix_tuning" else run.option("num_virtual_tokens")
+    layers = sum(b.num_layers for b in run.model.blocks if b.stream == "text")
+    return AdapterBytes(
+        num_trainable_params=cost.params,
+        buffers_bytes=0,
+        saved_per_token=0,
+        saved_per_token_per_layer=0,
+        saved_bytes=cost.saved_bytes,
+        saved_bytes_per_layer=cost.saved_bytes / layers,
+        temporary_bytes=0,
+        backward_per_token=0,
+        virtual_tokens=virtual,
+    )
+
+
+def _per_layer(run: Run) -> AdapterBytes:
+    count, kept = _PER_LAYER[run.settings.technique]
+    blocks = [b for b in run.model.blocks if b.stream != "image"]
+    adapted = {id(b): b.num_layers for b in blocks}
+    if run.settings.technique == "adaption_prompt":
+        adapted = {id(b): 0 for b in blocks}
+        adapted[id(blocks[-1])] = prompts.adapted_layers(run)
+    per_layer = [kept(b, run) for b in blocks]
+    return AdapterBytes(
+        num_trainable_params=count(run).params,
+        buffers_bytes=0,
+        saved_per_token=sum(adapted[id(b)] * k for b, k in zip(blocks, per_layer, strict=True)),
+        saved_per_token_per_layer=largest(*per_layer),
+        saved_bytes=0,
+        saved_bytes_per_layer=0,
+        temporary_bytes=0,
+        backward_per_token=0,
+        virtual_tokens=0,
+    )
+
+
+def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
+    """All layers' costs; those of image towers at the towers' own number of tokens."""
+    params: Number = 0
+    buffers: Number = 0
+    saved: Number = 0
+    fixed: Number = 0
+    layers: dict[int, tuple[Number, Number]] = {}
+    for block, cost in costs:
+        copies = 1 if block.shared else block.num_layers
+        params = params + copies * cost.params
+        buffers = buffers + copies * cost.buffers_bytes
+        fixed = fixed + block.num_layers * cost.saved_bytes
+        if block.stream == "image":
+            patches = run.model.image_patches * run.settings.num_images
+            images = run.settings.micro_batch_size * patches
+            fixed = fixed + block.num_layers * cost.saved_per_token * images
+            continue
+        saved = saved + block.num_layers * cost.saved_per_token
+        per_token, once = layers.get(id(block), (0, 0))
+        layers[id(block)] = (per_token + cost.saved_per_token, once + cost.saved_bytes)
+    widest = list(layers.values()) or [(0, 0)]
+    return AdapterBytes(
+        num_trainable_params=params,
+        buffers_bytes=buffers,
+        saved_per_token=saved,
+        saved_per_token_per_layer=largest(*(per_token for per_token, _ in widest)),
+        saved_bytes=fixed,
+        saved_bytes_per_layer=largest(*(once for _, once in widest)),
+        temporary_bytes=largest(*(cost.temporary_bytes for _, cost in costs)),
+        backward_per_token=largest(*(cost.backward_per_token for _, cost in costs)),
+        virtual_tokens=0,
+    )

@@ -1,0 +1,103 @@
+"""What one adapted matrix costs, and the bytes per element that its cost depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
+from ftadvisor.schema.model import Block, Linear, ModelSpec
+from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.trainer import Trainer
+from ftadvisor.sources.techniques import technique_option
+
+
+class Cost(NamedTuple):
+    """What a technique adds to one matrix; fields add up but for the last two, which are maxima."""
+
+    params: Number = 0
+    saved_per_token: Number = 0
+    """Kept from forward to backward [bytes per token of the micro-batch]."""
+    saved_bytes: Number = 0
+    """The same for tensors whose size does not follow the tokens [bytes]."""
+    buffers_bytes: Number = 0
+    """Frozen tensors that live from start to end [bytes]."""
+    temporary_bytes: Number = 0
+    """Weight-sized tensors alive at once while the matrix works, beyond what is kept [bytes]."""
+    backward_per_token: Number = 0
+    """Token-sized gradients alive at once in the technique's own backward [bytes per token]."""
+
+
+class Target(NamedTuple):
+    """One matrix that a technique adapts."""
+
+    block: Block
+    linear: Linear
+    reads_stream: bool
+    """It reads the residual stream after a norm, not a tensor inside attention or feed-forward."""
+    input_kept: bool
+    """Its input is kept anyway: by the layer itself, or by an earlier target that reads it too."""
+
+    @property
+    def rows(self) -> int:
+        """Features put out."""
+        return self.linear.out_features
+
+    @property
+    def columns(self) -> int:
+        """Features read."""
+        return self.linear.in_features
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The settings and dtypes that adapters' costs depend on."""
+
+    model: ModelSpec
+    settings: Settings
+    trainer: Trainer
+    n: Numerics
+    tokens: Number
+    """Text tokens of a micro-batch."""
+
+    @property
+    def rank(self) -> Number:
+        """`r` of the technique's own options, else `lora_r`."""
+        return self.settings.peft_config.get("r", self.settings.lora_r)
+
+    @property
+    def weight(self) -> int:
+        """Bytes of an element of an adapter's parameters."""
+        return self.n.adapter
+
+    @property
+    def compute(self) -> int:
+        """Bytes of an element that an adapter's matrix products read and put out."""
+        return HALF_BYTES if self.n.autocast else self.n.adapter
+
+    def option(self, name: str) -> Any:
+        """One of the technique's own options: given, else PEFT's default."""
+        given = self.settings.peft_config.get(name)
+        return technique_option(self.settings.technique, name) if given is None else given
+
+    def input(self, t: Target) -> int:
+        """Bytes of an element of what a matrix of the layer reads.
+
+        Norms hand on the residual stream's dtype, LayerNorm under autocast fp32.
+        """
+        wide = self.n.residual == FP32_BYTES or (self.n.autocast and t.block.norm == "layer")
+        return FP32_BYTES if t.reads_stream and wide else self.n.compute
+
+    def kept_input(self, t: Target, dropout: float = 0.0) -> Number:
+        """Bytes per token that an adapter's first product keeps of its input.
+
+        x.to(adapter dtype) makes a copy, which dropout replaces by its output and a one-byte mask;
+        autocast makes its own half-precision copy. Only where all dtypes agree and nothing is
+        dropped is the layer's tensor itself kept, once for all that read it.
+        Ref: peft/tuners/tuners_utils.py, _cast_input_dtype; derivatives.yaml, native_dropout.
+        """
+        if dropout:
+            return (self.compute + 1) * t.columns
+        if self.input(t) == self.weight == self.compute and t.input_kept:
+            return 0
+        return self.compute * t.columns

@@ -1,0 +1,126 @@
+"""Techniques that put trained vectors before the text, and small networks between the parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftadvisor.estimation.adapters.cost import Cost, Run
+from ftadvisor.estimation.numerics import FP32_BYTES
+from ftadvisor.schema.model import Block
+from ftadvisor.schema.settings import Number
+
+
+def text_blocks(run: Run) -> tuple[Block, ...]:
+    """Blocks that the text passes, without an encoder's."""
+    return tuple(b for b in run.model.blocks if b.stream == "text")
+
+
+def submodules(run: Run) -> int:
+    """PEFT puts one prompt before an encoder and one before its decoder."""
+    given = run.settings.peft_config.get("num_transformer_submodules")
+    return given or (2 if run.model.family == "encdec" else 1)
+
+
+def prompt_tuning(run: Run) -> Cost:
+    """num_virtual_tokens embeddings. Ref: peft/tuners/prompt_tuning/model.py."""
+    width = run.model.hidden_size
+    return Cost(params=run.option("num_virtual_tokens") * submodules(run) * width)
+
+
+def p_tuning(run: Run) -> Cost:
+    """Embeddings and the network that they pass: three linear layers, or two LSTM directions.
+
+    MLP: in -> hidden -> hidden -> out. LSTM: four gates, two biases each, both directions, later
+    layers read both; then 2 hidden -> 2 hidden -> out. Ref: peft/tuners/p_tuning/model.py.
+    """
+    d = run.model.hidden_size
+    e = run.option("encoder_hidden_size") or d
+    embeddings = run.option("num_virtual_tokens") * submodules(run) * d
+    if str(run.option("encoder_reparameterization_type")).endswith("LSTM"):
+        layers = run.option("encoder_num_layers")
+        first = 4 * e * (d + e + 2)
+        later = 4 * e * (2 * e + e + 2)
+        lstm = 2 * (first + (layers - 1) * later)
+        return Cost(params=embeddings + lstm + 2 * e * (2 * e + 1) + d * (2 * e + 1))
+    return Cost(params=embeddings + e * (d + 1) + e * (e + 1) + d * (e + 1))
+
+
+def prefix_tuning(run: Run) -> Cost:
+    """Keys and values of num_virtual_tokens for every layer.
+
+    One row of 2 * layers * key width per token, looked up for every sequence. The cache puts them
+    before a layer's own keys and values, so the attention keeps the longer copies; the prefix's
+    share of those is counted here, for it does not grow with the text.
+    With prefix_projection the rows come from a two-layer network.
+    Ref: peft/peft_model.py, get_prompt; transformers/cache_utils.py, DynamicLayer.update.
+    """
+    blocks = text_blocks(run)
+    tokens = run.option("num_virtual_tokens") * submodules(run)
+    layers = sum(b.num_layers for b in blocks)
+    width = blocks[0].attention.k_width
+    rows = 2 * layers * width
+    if run.option("prefix_projection"):
+        e = run.option("encoder_hidden_size") or run.model.hidden_size
+        params: Number = tokens * width + e * (width + 1) + rows * (e + 1)
+    else:
+        params = tokens * rows
+    sequences = run.settings.micro_batch_size
+    # The looked-up rows, permuted into heads and cast to the base's dtype: the cast copies stay.
+    looked_up = sequences * tokens * rows * run.n.attention
+    expanded = sum(b.num_layers * _expansion(b, run) for b in blocks)
+    return Cost(params=params, saved_bytes=looked_up + sequences * tokens * expanded)
+
+
+def _expansion(block: Block, run: Run) -> int:
+    a = block.attention
+    masked = not run.settings.packing or run.settings.attn_implementation == "eager"
+    heads = a.num_heads if masked else a.num_kv_heads
+    return run.n.attention * heads * (a.head_dim + a.v_head_dim)
+
+
+def bottleneck(run: Run) -> Cost:
+    """Down, activation, up and a residual after every feed-forward part, with biases.
+
+    Kept: the input of the first matrix (the base's dtype, or a copy), its output for the
+    activation, and the activation for the second matrix. Ref: arXiv:1902.00751 section 2.1;
+    swift/tuners/adapter.py, AdapterModule.forward.
+    """
+    m = run.option("adapter_length")
+    params: Number = 0
+    for b in run.model.blocks:
+        if b.stream != "image":
+            params = params + b.num_layers * (2 * b.hidden_size * m + m + b.hidden_size)
+    return Cost(params=params)
+
+
+def bottleneck_kept(block: Block, run: Run) -> Number:
+    """What one layer's bottleneck keeps [bytes per token]."""
+    m, c = run.option("adapter_length"), run.compute
+    return c * block.hidden_size + 2 * c * m
+
+
+def adaption_prompt(run: Run) -> Cost:
+    """adapter_len vectors and one gate for each of the last adapter_layers layers.
+
+    Each adapted layer projects its prompt to keys and values, scores them with its queries and adds
+    the result through the gate: the queries (computed a second time), the prompt's scores and their
+    softmax, and the projected result are kept.
+    Ref: peft/tuners/adaption_prompt/layer.py, AdaptedAttention.forward.
+    """
+    length = run.option("adapter_len")
+    layers = adapted_layers(run)
+    return Cost(params=layers * (length * run.model.hidden_size + 1))
+
+
+def adapted_layers(run: Run) -> int:
+    """Layers that LLaMA-Adapter adapts: the last ones."""
+    total = sum(b.num_layers for b in text_blocks(run))
+    return min(int(run.option("adapter_layers")), total)
+
+
+def adaption_prompt_kept(block: Block, run: Run) -> Number:
+    """What one adapted layer keeps [bytes per token]."""
+    a, e = block.attention, run.n.compute
+    length: Any = run.option("adapter_len")
+    scores = a.num_heads * length * (FP32_BYTES + e)
+    return 2 * e * a.q_width + scores + e * a.out_width + e * block.hidden_size
