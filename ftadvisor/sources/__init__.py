@@ -1,0 +1,1 @@
+"""From the outside world to records: data files, config.json, the hub, measurement files."""
