@@ -53,6 +53,7 @@ class MemoryFit(NamedTuple):
 PRIORS: dict[str, tuple[float, float]] = {
     "working_fraction": (0.08, 0.04),
     "logits_fraction": (0.27, 0.15),
+    "emptied_logits_fraction": (0.27, 0.15),
     "variable_length_constant": (2.4, 1.0),
     "variable_length_slope": (1.3, 1.0),
     "context_bytes": (0.5 * GIB, 0.25 * GIB),
@@ -136,8 +137,9 @@ def _features(target: Target, c: MemoryCoefficients) -> list[float]:
     device = target.metric == "device"
     logits = peak.logits
     return [
-        peak.activations + peak.temporaries,
-        0.0 if varies else logits,
+        0.0 if trainer.empties_cache else peak.activations + peak.temporaries,
+        0.0 if varies or trainer.empties_cache else logits,
+        logits if trainer.empties_cache else 0.0,
         logits if varies else 0.0,
         logits * ratio if varies else 0.0,
         1.0 if device else 0.0,

@@ -55,8 +55,10 @@ def reserved_bytes(
     larger than all that are cached, and the older ones stay. The sum over record lengths, in units
     of the longest, grows with how long a typical batch is (with 30 steps' records, a Monte Carlo
     over lognormal lengths gives 2.4 + 1.3 times typical over longest); smaller tensors live in the
-    left-over blocks. Programs that empty the cache start over each time.
+    left-over blocks. Programs that empty the cache keep only a share of one step's logits.
     """
+    if trainer.empties_cache:
+        return phase.total + c.emptied_logits_fraction * phase.logits
     lost = c.working_fraction * (phase.activations + phase.temporaries)
     grown = select(
         lengths_vary(settings, trainer, c),
@@ -81,13 +83,11 @@ def _typical_over_longest(settings: Settings) -> Number:
 def needed_bytes(phases: dict[str, Phase], settings: Settings, c: MemoryCoefficients) -> Number:
     """The least device memory that a run gets by with [bytes].
 
-    Before it reports out of memory the allocator gives its cache back, so what varying lengths left
-    behind does not count; rounding and splitting do.
+    Before it reports out of memory the allocator gives its cache back, so what earlier steps and
+    other lengths left behind does not count.
     """
-    per_phase = (
-        p.total + c.working_fraction * (p.activations + p.temporaries) for p in phases.values()
-    )
-    return largest(*per_phase) + outside_allocator_bytes(settings, c)
+    largest_phase = largest(*(phase.total for phase in phases.values()))
+    return largest_phase + outside_allocator_bytes(settings, c)
 
 
 def outside_allocator_bytes(settings: Settings, c: MemoryCoefficients) -> Number:

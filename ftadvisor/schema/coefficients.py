@@ -14,6 +14,8 @@ class MemoryCoefficients:
     """Of a step's activations and temporaries, lost to rounding and splitting."""
     logits_fraction: float
     """Of the logits' copies, cached and free when all batches are alike."""
+    emptied_logits_fraction: float
+    """The same where the program empties the cache after each step."""
     variable_length_constant: float
     variable_length_slope: float
     """Reserved over allocated logits = constant + slope x typical length / longest length."""
