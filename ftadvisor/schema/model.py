@@ -111,8 +111,9 @@ class Traits:
     them by model type.
     """
 
-    norm: Literal["rms", "rms1p", "rms_out", "ln", "ln_np", "ln_cohere"] = "rms"
-    """rms: weight * x.to(dtype) (Llama); rms1p: ((1 + weight) * x_fp32).to(dtype) (Gemma); rms_out:
+    norm: Literal["rms", "rms1p", "rms_out", "rms_t5", "ln", "ln_np", "ln_cohere"] = "rms"
+    """rms: weight * x.to(dtype) (Llama); rms_t5: the same, but x is multiplied in its own dtype and
+    so kept besides its fp32 copy; rms1p: ((1 + weight) * x_fp32).to(dtype) (Gemma); rms_out:
     (weight * x_fp32).to(dtype) (OLMo 2); ln: nn.LayerNorm; ln_np: layer_norm without weight on
     x.float() (OLMo); ln_cohere: mean and variance in Python."""
     place: Literal["pre", "parallel", "parallel2", "sandwich", "post_out", "post"] = "pre"
@@ -125,6 +126,9 @@ class Traits:
     """std keeps its input, gelu_new four Python operations, relu its output."""
     residual_dropouts: int = 0
     """Dropouts of probability above 0 on the residual stream, per layer."""
+    mlp_dropouts: int = 0
+    """Dropouts of probability above 0 on the activated width of the feed-forward part, per layer:
+    each keeps a mask, and its output is what the down projection reads (T5)."""
     attention_dropout: bool = False
     always_mask: bool = False
     """The mask is always built, so SDPA takes its memory-efficient kernel (Falcon)."""
@@ -215,6 +219,9 @@ class ModelSpec:
     """Tokens that one image takes in the vision tower, all its pieces."""
     image_crops: int = 1
     """Pieces that one image is cut into; a patch attends to those of its own piece."""
+    supports_sdpa: bool = True
+    """False: Transformers runs the type eagerly unless flash attention is asked for."""
+    supports_flash_attention: bool = True
     remote_code: bool = False
     """The modelling code is the publisher's own, not Transformers'."""
 

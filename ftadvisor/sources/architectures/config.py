@@ -144,7 +144,8 @@ class Config:
 
     def assume(self, sentence: str) -> None:
         """Say that something was assumed."""
-        self.assumed.sentences.append(sentence)
+        if sentence not in self.assumed.sentences:
+            self.assumed.sentences.append(sentence)
 
     def fail(self, name: str, problem: str, write: str = "") -> DataFileError:
         """The error for a key whose value cannot be right."""

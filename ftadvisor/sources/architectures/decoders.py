@@ -46,6 +46,8 @@ def decoder(c: Config, id: str) -> ModelSpec:
         final_softcap="final_softcap" in row and bool(c.get(row["final_softcap"])),
         embedding_scale=row.get("embedding_scale", False),
         embedding_norm=embedding_norm,
+        supports_sdpa=row.get("sdpa", True),
+        supports_flash_attention=row.get("flash", True),
         remote_code=row.get("remote_code", False),
     )
 

@@ -24,6 +24,8 @@ def encoder(c: Config, id: str) -> ModelSpec:
     others = (norm_params if embedding_norm is None else embedding_norm) + norm_params * final_norm
     if row.get("pooler"):
         others += h * h + h
+    if "relative_table" in row:
+        others += c.integer(row["relative_table"]) * c.integer("num_attention_heads")
     more_linears, more_per_layer = (), 0
     if "disentangled" in row:
         more_linears, more_per_layer, relative = _disentangled(c, row["disentangled"], h)
@@ -43,6 +45,8 @@ def encoder(c: Config, id: str) -> ModelSpec:
         final_norm=norm_kind(row) if final_norm else "none",
         num_other_params=others,
         embedding_norm=True,
+        supports_sdpa=row.get("sdpa", True),
+        supports_flash_attention=row.get("flash", True),
         remote_code=row.get("remote_code", False),
     )
 

@@ -51,6 +51,10 @@ def mixture(c: Config, h: int) -> tuple[Mlp, tuple[Linear, ...]]:
     chosen = c.integer(row.get("per_token", "num_experts_per_tok"))
     if chosen > experts:
         raise c.fail(row.get("per_token", "num_experts_per_tok"), f"is {chosen} of {experts}")
+    if row.get("runs_all"):
+        # Llama4TextMoe multiplies every token by every expert, by zero where it was not chosen.
+        chosen = experts
+        c.assume(f"every token runs through all {experts} experts, as Transformers computes them")
     size = c.integer(row.get("intermediate", "moe_intermediate_size"))
     shared = _shared_size(c, row, size)
     bias = c.flag(row.get("bias", False))
@@ -74,12 +78,10 @@ def mixture(c: Config, h: int) -> tuple[Mlp, tuple[Linear, ...]]:
         Linear(down, size, h, bias, experts, "experts", modules),
     ]
     if shared:
-        gate, up, down = row.get("shared_names", ("gate_proj", "up_proj", "down_proj"))
-        linears += [
-            Linear(gate, h, shared, part="shared_expert"),
-            Linear(up, h, shared, part="shared_expert"),
-            Linear(down, shared, h, part="shared_expert"),
-        ]
+        *ups, down = row.get("shared_names", ("gate_proj", "up_proj", "down_proj"))
+        raised = 2 * shared // len(ups)
+        linears += [Linear(up, h, raised, part="shared_expert") for up in ups]
+        linears.append(Linear(down, shared, h, part="shared_expert"))
         if "shared_gate" in row:
             linears.append(Linear(row["shared_gate"], h, 1, part="shared_expert"))
     return mlp, tuple(linears)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack, cast
 
-from ftadvisor.schema.model import Attention, Block, Linear, Traits
+from ftadvisor.schema.model import Attention, Block, Linear, Mlp, Traits
 from ftadvisor.sources.architectures.config import Config, traits_of
 from ftadvisor.sources.architectures.feedforward import dense, mixture
 from ftadvisor.sources.architectures.kinds import Kind, kinds_of, label
@@ -64,7 +64,7 @@ class _Shared:
         attention = self.attention
         if kind.window is not None:
             attention = replace(attention, sliding_window=kind.window)
-        traits = self.traits
+        traits = with_act(self.traits, mlp)
         if not kind.sparse and traits.moe != "none":
             traits = replace(traits, moe="none", shared_expert_gate=False)
         extras = _attention_extras(c, attention)
@@ -86,6 +86,17 @@ class _Shared:
             shared=self.more.get("shared", False),
             other_params=self.more.get("other_params", 0) + extras,
         )
+
+
+def with_act(traits: Traits, mlp: Mlp) -> Traits:
+    """Traits with what the activation's implementation keeps.
+
+    Source: transformers/activations.py: gelu_new and gelu_fast are Python operations, relu keeps
+    its output, the others are one kernel that keeps its input.
+    """
+    if mlp.act in ("gelu_new", "gelu_fast"):
+        return replace(traits, act="gelu_new")
+    return replace(traits, act="relu") if mlp.act == "relu" and not mlp.gated else traits
 
 
 def norm_kind(row: dict[str, Any]) -> Literal["rms", "layer", "none"]:

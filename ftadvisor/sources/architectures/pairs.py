@@ -7,7 +7,7 @@ from typing import Any
 
 from ftadvisor.schema.model import Attention, Block, Linear, Mlp, ModelSpec
 from ftadvisor.sources.architectures.config import Config, traits_of
-from ftadvisor.sources.architectures.layers import norm_kind
+from ftadvisor.sources.architectures.layers import norm_kind, with_act
 
 
 def encoder_decoder(c: Config, id: str) -> ModelSpec:
@@ -40,6 +40,8 @@ def encoder_decoder(c: Config, id: str) -> ModelSpec:
         num_other_params=norms,
         embedding_scale="embedding_scale_if" in row and c.flag(row["embedding_scale_if"]),
         embedding_norm=bool(row.get("embedding_norms")),
+        supports_sdpa=row.get("sdpa", True),
+        supports_flash_attention=row.get("flash", True),
     )
 
 
@@ -89,8 +91,9 @@ def _block(c: Config, side: str, h: int) -> Block:
     norms = 3 if decodes else 2
     p, attention_p = c.share(row["dropout"]), c.share(row["attention_dropout"])
     traits = replace(
-        traits_of(c.model_type),
+        with_act(traits_of(c.model_type), mlp),
         residual_dropouts=norms if p > 0 else 0,
+        mlp_dropouts=1 if c.share(row["mlp_dropout"]) > 0 else 0,
         attention_dropout=attention_p > 0,
     )
     return Block(
@@ -129,5 +132,8 @@ def _mlp(c: Config, keys: dict[str, Any], h: int) -> tuple[Mlp, tuple[Linear, ..
     gated = gate == "gated"
     *ups, down = row["mlp_gated" if gated else "mlp"]
     bias = row.get("bias", False)
-    mlp = Mlp(size, gated, gated_act if gated else act)
+    if gated:
+        # Source: transformers/models/t5/configuration_t5.py, for files that say gated-gelu.
+        act = "gelu_new" if gated_act == "gelu" else gated_act
+    mlp = Mlp(size, gated, act)
     return mlp, (*(Linear(up, h, size, bias) for up in ups), Linear(down, size, h, bias))

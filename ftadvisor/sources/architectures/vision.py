@@ -44,6 +44,7 @@ def vision_language(c: Config, id: str) -> ModelSpec:
         image_tokens=tokens,
         image_patches=pieces * tower.patches,
         image_crops=pieces,
+        supports_flash_attention=text.supports_flash_attention and c.row.get("flash", True),
         remote_code=c.row.get("remote_code", False),
     )
 
