@@ -153,7 +153,8 @@ def layer_activations(
     model: ModelSpec, block: Block, settings: Settings, n: Numerics, trainer: Trainer
 ) -> LayerActivations:
     """What one layer of a block keeps and needs; bytes per token, adapters not included."""
-    masked = not settings.packing
+    # lit-gpt pads on the right and relies on causality: it passes no mask.
+    masked = not settings.packing and trainer.model_code != "litgpt"
     widths = [w for w in block.norm_widths if w == block.hidden_size]
     norms = [norm_saved(block.norm, w, n, fused=settings.fused_norm) for w in widths]
     norm_bytes = sum(kept for kept, _ in norms)
