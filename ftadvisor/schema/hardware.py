@@ -16,8 +16,9 @@ class Gpu:
     arch: str
     """ampere, ada, hopper, cdna3, ...: GPUs of one architecture share efficiencies."""
     kind: str
-    """consumer, workstation or datacenter."""
+    """consumer, laptop, workstation, datacenter or unified (memory shared with the CPU)."""
     compute_capability: str
+    """NVIDIA's, `8.6`; empty for other vendors."""
     memory_bytes: int
     """Nominal [bytes]."""
     usable_bytes: int
@@ -26,10 +27,11 @@ class Gpu:
     """No source has torch's figure: a stated ratio of the nominal one."""
     memory_bandwidth_bytes_per_second: float
     flops_per_second: dict[str, float]
-    """Dense matrix rate by compute dtype: fp32 (tf32 not used), tf32, fp16, bf16, fp8 [FLOP/s].
-    A dtype that is missing does not exist on this GPU."""
+    """Dense matrix rate by compute dtype [FLOP/s]: fp32 (tf32 not used), tf32, fp16, bf16, fp8,
+    fp4. A dtype that is missing does not exist on this GPU."""
     link: str
-    """nvlink, xgmi or pcie: how several of them are joined in one machine."""
+    """nvlink, xgmi, pcie or ethernet: how several of them are joined in one machine; thunderbolt
+    for Apple's, which are one to a machine."""
     link_bytes_per_second: float
     """One direction, one GPU [bytes/s]."""
     power_watts: float | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, cast
 
 from ftadvisor.errors import AmbiguousNameError, DataFileError, UnknownNameError, quoted
@@ -15,7 +15,7 @@ _FILE = "gpus.json"
 _SEE = "ftadvisor list gpus"
 _DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp4")
 _RATES = {dtype: f"{dtype}_tflops" for dtype in _DTYPES}
-_TEXTS = ("id", "name", "vendor", "arch", "kind", "link", "source")
+_TEXTS = ("id", "name", "vendor", "arch", "kind", "usable_as", "link", "source")
 _NUMBERS = ("memory_gib", "memory_bandwidth_gb_per_second", "link_gb_per_second")
 _UNKNOWABLE = ("torch_total_gib", "power_watts", *_RATES.values())
 _CONFIDENCES = ("high", "medium", "low")
@@ -57,6 +57,7 @@ def find_gpu(name: str) -> Gpu:
     return match_gpu(name).gpu
 
 
+@lru_cache(maxsize=1024)
 def match_gpu(name: str) -> GpuMatch:
     """The GPU that a name means: its id, its vendor's name, or any common short form.
 
@@ -136,13 +137,16 @@ def _candidates(name: str) -> list[dict[str, Any]]:
 
 
 def _fits(wanted: _Name, row: dict[str, Any]) -> bool:
+    spellings = (row["id"], *row["aliases"])
+    # Most rows end here, which saves parsing them.
+    if not any(wanted.core in _bare(spelling) for spelling in spellings):
+        return False
     if wanted.gib and row["memory_gib"] not in wanted.gib:
         return False
-    own = [_parse(spelling) for spelling in (row["id"], *row["aliases"])]
-    if all(wanted.core != name.core for name in own):
+    if all(wanted.core != _parse(spelling).core for spelling in spellings):
         return False
     # sxm stands for each of sxm2 to sxm6.
-    forms = own[0].forms
+    forms = _parse(row["id"]).forms
     return all(any(form.startswith(asked) for form in forms) for asked in wanted.forms)
 
 
@@ -180,7 +184,7 @@ def _words(name: str) -> Iterator[str]:
 
 
 def _bare(name: str) -> str:
-    return "".join(char for char in name.casefold() if char.isalnum())
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def _speed(gpu: Gpu) -> tuple[float, float, float]:
@@ -217,10 +221,11 @@ def _gpu(row: dict[str, Any]) -> Gpu:
 
 
 def _usable_share(row: dict[str, Any]) -> float:
-    share = _object(_file()["usable"].get(row["kind"])).get("share")
+    rules = _file()["usable"]
+    share = _object(rules.get(row["usable_as"])).get("share")
     if not isinstance(share, (int, float)) or not 0 < share <= 1:
         raise _wrong(
-            row["id"], "torch_total_gib", "is null, and `usable` has no share of its kind", "GiB"
+            row["id"], "usable_as", f"is {quoted(row['usable_as'])}", " or ".join(sorted(rules))
         )
     return share
 
