@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from ftadvisor.errors import DataFileError, FtadvisorError, UnsupportedError
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.sources.architectures import read_model
-from ftadvisor.sources.architectures.config import architectures
+from ftadvisor.sources.architectures.config import architectures, row_of, traits_of
+from ftadvisor.sources.data_files import data_dir
 
 
 def spec_of(**config: Any) -> ModelSpec:
@@ -219,6 +220,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
         },
     ),
 ]
+# Tables whose keys are another file's or another record's.
+FREE_TABLES = ("traits", "dropouts", "variants", "rotary", "intermediate")
 # Sides that Transformers builds only as a part of another model.
 PARTS = ("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "mllama_text_model", "qwen_vl")
 
@@ -251,9 +254,10 @@ def test_counts_and_module_names_are_those_of_transformers(
     auto = {
         "decoder": transformers.AutoModelForCausalLM,
         "encoder": transformers.AutoModel,
-        "encdec": transformers.AutoModelForSeq2SeqLM,
-        "vlm": transformers.AutoModelForImageTextToText,
-    }[architectures()[model_type]["family"]]
+        "encoder_decoder": transformers.AutoModelForSeq2SeqLM,
+        "vision_language": transformers.AutoModelForImageTextToText,
+        "vision": transformers.AutoModel,
+    }[architectures()[model_type]["layout"]]
     with torch.device("meta"):
         model = auto.from_config(config)
     kinds = (torch.nn.Linear, transformers.pytorch_utils.Conv1D)
@@ -419,3 +423,75 @@ def test_no_config_ends_in_a_traceback(data: st.DataObject) -> None:
 def test_every_row_says_where_it_was_read() -> None:
     for name, row in architectures().items():
         assert row.get("source") or row.get("refused"), name
+
+
+def test_every_field_is_explained_and_used() -> None:
+    used: set[str] = set()
+    for row in architectures().values():
+        for field, value in row.items():
+            used.add(field)
+            if isinstance(value, dict) and field not in ("defaults", "keys", *FREE_TABLES):
+                used.update(f"{field}.{inner}" for inner in value)
+    fields = json.loads((data_dir() / "architectures.json").read_text())["fields"]
+    assert used == fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("qvk", ["q_proj"], "row 'llama', field 'qvk': is no field of a model type. Write: qkv"),
+        ("traits", {"plaice": "pre"}, "field 'plaice': is no field of Traits. Write: place"),
+    ],
+)
+def test_a_typo_in_the_data_is_named(
+    monkeypatch: pytest.MonkeyPatch, field: str, value: Any, words: str
+) -> None:
+    monkeypatch.setitem(architectures()["llama"], field, value)
+    for cached in (row_of, traits_of):
+        cached.cache_clear()
+    try:
+        with pytest.raises(DataFileError, match=re.escape(words)):
+            read_model({"model_type": "llama"}, "x")
+    finally:
+        row_of.cache_clear()
+        traits_of.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "trait", "value"),
+    [
+        # As simulated steps of these types keep them.
+        ("qwen3", "norm", "rms"),
+        ("gemma2", "place", "sandwich"),
+        ("olmo2", "place", "post_out"),
+        ("gpt_neox", "place", "parallel2"),
+        ("cohere", "norm", "ln_cohere"),
+        ("gpt2", "act", "gelu_new"),
+        ("gpt2", "residual_dropouts", 2),
+        ("opt", "act", "relu"),
+        ("falcon", "always_mask", True),
+        ("gptj", "upcast_qk", True),
+        ("mixtral", "moe", "mixtral"),
+        ("t5", "norm", "rms_t5"),
+        ("t5", "mlp_dropouts", 1),
+    ],
+)
+def test_how_a_layer_is_written(model_type: str, trait: str, value: object) -> None:
+    assert getattr(spec_of(model_type=model_type).blocks[-1].traits, trait) == value
+
+
+def test_what_the_configuration_decides_about_a_layer() -> None:
+    config = {"model_type": "falcon", "new_decoder_architecture": True}
+    assert spec_of(**config).blocks[0].traits.place == "parallel2"
+    assert spec_of(**config, parallel_attn=False).blocks[0].traits.place == "pre"
+    plain = spec_of(model_type="gpt2", resid_pdrop=0, activation_function="gelu").blocks[0].traits
+    assert (plain.residual_dropouts, plain.act) == (0, "std")
+    sparse, dense = spec_of(model_type="deepseek_v3").blocks[::-1]
+    assert (sparse.traits.moe, dense.traits.moe) == ("mixtral", "none")
+
+
+def test_kernels_that_a_type_lacks() -> None:
+    assert not spec_of(model_type="bloom").supports_sdpa
+    assert spec_of(model_type="gemma2").supports_flash_attention
+    assert not spec_of(model_type="t5").supports_flash_attention
+    assert spec_of(model_type="llama").supports_sdpa

@@ -23,19 +23,44 @@ _SIZES: Final = frozenset(
     ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 )
 
+_NAME: Final = "architectures.json"
+
 _MISSING: Final = object()
 
 
 @cache
+def _file() -> dict[str, Any]:
+    return read_json(_NAME)
+
+
 def architectures() -> dict[str, dict[str, Any]]:
     """The rows of data/architectures.json by model type."""
-    return read_json("architectures.json")["architectures"]
+    return _file()["architectures"]
+
+
+@cache
+def row_of(model_type: str) -> dict[str, Any]:
+    """One row of data/architectures.json. Raises DataFileError for a field that no row has."""
+    row = architectures()[model_type]
+    fields: dict[str, str] = _file()["fields"]
+    for field in row:
+        if field not in fields:
+            near = near_misses(field, fields)
+            problem = "is no field of a model type"
+            raise DataFileError(_NAME, model_type, field, problem, near[0] if near else "")
+    return row
 
 
 @cache
 def traits_of(model_type: str) -> Traits:
     """How a type's modelling code writes a layer, before the configuration changes anything."""
-    return Traits(**architectures()[model_type].get("traits", {}))
+    stated: dict[str, Any] = row_of(model_type).get("traits", {})
+    for field in stated:
+        if field not in Traits.__slots__:
+            near = near_misses(field, Traits.__slots__)
+            problem = "is no field of Traits"
+            raise DataFileError(_NAME, model_type, field, problem, near[0] if near else "")
+    return Traits(**stated)
 
 
 def row_type(config: object, file: str, layout: str | None = None) -> str:
@@ -114,7 +139,7 @@ class Config:
     ) -> None:
         self.values = values
         self.model_type = model_type
-        self.row = architectures()[model_type]
+        self.row = row_of(model_type)
         self.file = file
         self.assumed = assumed
         self._keys: dict[str, str] = self.row.get("keys", {})
