@@ -166,6 +166,22 @@ def loss_backward(t: Terms) -> Phase:
     return base._replace(activations=activations, logits=logits, temporaries=temporaries)
 
 
+def quantized_head_backward(t: Terms) -> Phase:
+    """The gradient through a quantised head: its weights dequantised (fp16) and cast again.
+
+    Ref: bitsandbytes/autograd/_functions.py, MatMul4Bit.backward: dequantize_4bit(B).to(grad.dtype).
+    """
+    base = static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
+    h = t.model.hidden_size
+    logits = t.tokens * t.vocab_size * (t.n.head + t.loss.logits.held)
+    activations = saved_by_layers(t) + t.tokens * (t.loss.backward_per_token + t.n.head * h)
+    return base._replace(
+        activations=activations,
+        logits=logits,
+        temporaries=2 * HALF_BYTES * t.vocab_size * t.model.embedding_width,
+    )
+
+
 def head_gradient(t: Terms) -> Phase:
     """The gradient of a trained head, while the logits' gradient is alive."""
     base = static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)

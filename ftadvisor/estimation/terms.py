@@ -11,7 +11,7 @@ from ftadvisor.estimation.numerics import Numerics, numerics
 from ftadvisor.estimation.objectives import ObjectiveCost, objective_cost
 from ftadvisor.estimation.sharding import Sharding, sharding
 from ftadvisor.estimation.states import WeightBytes, trainable_dtype_bytes, weight_bytes
-from ftadvisor.schema.model import Block, ModelSpec
+from ftadvisor.schema.model import Block, Linear, ModelSpec
 from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.trainer import Trainer
 
@@ -126,4 +126,20 @@ def _layer(
     else:
         tokens, keys = sequences * length, length
     activations = layer_activations(model, block, settings, n, trainer)
+    if n.kbit and trainer.kbit_saves_input:
+        kept = n.compute * sum(linear.in_features for linear in _apart(block, trainer))
+        activations = activations._replace(
+            saved=activations.saved + kept,
+            at_product=activations.at_product + kept,
+            at_matrix=activations.at_matrix + kept,
+            at_attention=activations.at_attention + kept,
+        )
     return Layer(block, activations, tokens, keys)
+
+
+def _apart(block: Block, trainer: Trainer) -> list[Linear]:
+    """Quantised matrices, each with an input copy of its own; lit-gpt has q, k and v in one."""
+    fused = trainer.model_code == "litgpt" and not block.attention.fused_qkv
+    found = [linear for linear in block.linears if linear.part != "router"]
+    queries = [x for x in found if x.part == "attention" and x.in_features == block.hidden_size]
+    return [x for x in found if not fused or x not in queries[1:3]]
