@@ -45,7 +45,8 @@ def select(condition: Any, then: Number, otherwise: Number) -> Number:
         return then if condition else otherwise
     import numpy
 
-    return numpy.where(condition, then, otherwise)
+    found: Number = numpy.where(condition, then, otherwise)
+    return found
 
 
 def ceil_div(value: Number, step: int) -> Number:

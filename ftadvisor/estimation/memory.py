@@ -35,7 +35,7 @@ def step_phases(
     }
     if t.n.trained:
         found["head_gradient"] = phases.head_gradient(t)
-    if t.n.kbit and trainer.quantizes_head:
+    if t.n.kbit and trainer.dequantizes_head_twice:
         found["quantized_head_backward"] = phases.quantized_head_backward(t)
     if t.objective.generates:
         found["generation"] = phases.generation(t)

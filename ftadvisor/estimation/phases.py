@@ -169,7 +169,7 @@ def loss_backward(t: Terms) -> Phase:
 def quantized_head_backward(t: Terms) -> Phase:
     """The gradient through a quantised head: its weights dequantised (fp16) and cast again.
 
-    Ref: bitsandbytes/autograd/_functions.py, MatMul4Bit.backward: dequantize_4bit(B).to(grad.dtype).
+    Ref: bitsandbytes/autograd/_functions.py, MatMul4Bit: dequantize_4bit(B).to(grad.dtype).
     """
     base = static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
     h = t.model.hidden_size

@@ -26,7 +26,7 @@ def interval(table: Mapping[str, Interval], kind: tuple[str, ...]) -> Interval:
         if found is not None:
             return found
         kind = kind[:-1]
-    return table[kind[0]]
+    return table[" ".join(kind)]
 
 
 def memory_kind(settings: Settings, trainer: Trainer) -> tuple[str, ...]:

@@ -42,6 +42,8 @@ class Trainer:
     """After that preparation, the residual stream is fp32."""
     quantizes_head: bool = False
     """The language-model head is quantised like the layers' matrices."""
+    dequantizes_head_twice: bool = False
+    """A quantised head's weights are dequantised to fp16 and cast, both alive in its backward."""
     kbit_saves_input: bool = False
     """bitsandbytes' 4-bit matmul keeps its input for backward (0.42.0 to 0.43.1)."""
     pads_lora_output: bool = False
