@@ -121,6 +121,63 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
         },
     ),
     "bart-large": (406_291_456, {"model_type": "bart"}),
+    "deberta-v3-base": (
+        183_831_552,
+        {
+            "model_type": "deberta-v2",
+            "hidden_size": 768,
+            "num_attention_heads": 12,
+            "num_hidden_layers": 12,
+            "intermediate_size": 3072,
+            "relative_attention": True,
+            "position_buckets": 256,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": "p2c|c2p",
+            "position_biased_input": False,
+        },
+    ),
+    "bloom-560m": (
+        559_214_592,
+        {"model_type": "bloom", "n_embed": 1024, "n_layer": 24, "num_attention_heads": 16},
+    ),
+    "Qwen2.5-VL-7B": (
+        8_292_166_656,
+        {
+            "model_type": "qwen2_5_vl",
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "vision_config": {
+                "hidden_size": 1280,
+                "intermediate_size": 3420,
+                "out_hidden_size": 3584,
+            },
+        },
+    ),
+    "gemma-3-4b": (
+        4_300_079_472,
+        {
+            "model_type": "gemma3",
+            "text_config": {
+                "hidden_size": 2560,
+                "intermediate_size": 10240,
+                "num_hidden_layers": 34,
+            },
+            "vision_config": {
+                "model_type": "siglip_vision_model",
+                "hidden_size": 1152,
+                "intermediate_size": 4304,
+                "num_attention_heads": 16,
+                "num_hidden_layers": 27,
+                "patch_size": 14,
+                "image_size": 896,
+                "vision_use_head": False,
+            },
+        },
+    ),
     "llava-1.5-7b": (
         7_063_427_072,
         {"model_type": "llava", "text_config": {"model_type": "llama", "vocab_size": 32064}},

@@ -159,8 +159,8 @@ class Config:
             value = self.section(section).get(key_in, _MISSING)
         else:
             value = self.values.get(key, _MISSING)
-        if value is _MISSING and key != name and not self.row.get("own_keys"):
-            value = self.values.get(name, _MISSING)
+        if (value is _MISSING or value is None) and key != name and not self.row.get("own_keys"):
+            value = self.values.get(name, value)
         if value is _MISSING:
             value = self.row["defaults"].get(key, _MISSING)
             if name in _SIZES:
