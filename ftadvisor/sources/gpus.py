@@ -15,14 +15,17 @@ _FILE = "gpus.json"
 _SEE = "ftadvisor list gpus"
 _DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp4")
 _RATES = {dtype: f"{dtype}_tflops" for dtype in _DTYPES}
-_TEXTS = ("id", "name", "vendor", "arch", "kind", "usable_as", "link", "source")
+_TEXTS = (
+    "id", "name", "vendor", "arch", "kind", "compute_capability", "usable_as", "link", "source",
+)  # fmt: skip
+_EMPTY_TEXTS = ("compute_capability",)
 _NUMBERS = ("memory_gib", "memory_bandwidth_gb_per_second", "link_gb_per_second")
 _UNKNOWABLE = ("torch_total_gib", "power_watts", *_RATES.values())
 _CONFIDENCES = ("high", "medium", "low")
 _FIELDS = frozenset(
     (
         *_TEXTS, *_NUMBERS, *_UNKNOWABLE,
-        "aliases", "compute_capability", "pcie", "confidence", "sources", "verified_by", "note",
+        "aliases", "pcie", "confidence", "sources", "verified_by", "note",
     )
 )  # fmt: skip
 
@@ -114,6 +117,7 @@ def _rows() -> dict[str, dict[str, Any]]:
             raise DataFileError(_FILE, f"{position} of gpus", "id", "is missing", "a unique id")
         if name in rows:
             raise _wrong(name, "id", "occurs twice", "a unique id")
+        _check_names(name, row)
         rows[name] = row
     return rows
 
@@ -141,7 +145,7 @@ def _fits(wanted: _Name, row: dict[str, Any]) -> bool:
     # Most rows end here, which saves parsing them.
     if not any(wanted.core in _bare(spelling) for spelling in spellings):
         return False
-    if wanted.gib and row["memory_gib"] not in wanted.gib:
+    if wanted.gib and all(row.get("memory_gib") != gib for gib in wanted.gib):
         return False
     if all(wanted.core != _parse(spelling).core for spelling in spellings):
         return False
@@ -230,6 +234,15 @@ def _usable_share(row: dict[str, Any]) -> float:
     return share
 
 
+def _check_names(name: str, row: dict[str, Any]) -> None:
+    """What every look-up reads, whichever GPU it is for."""
+    if not isinstance(row.get("name"), str):
+        raise _wrong(name, "name", f"is {quoted(row.get('name'))}", "what its vendor calls it")
+    aliases = row.get("aliases")
+    if not isinstance(aliases, list) or any(not isinstance(a, str) for a in aliases):  # pyright: ignore[reportUnknownVariableType]
+        raise _wrong(name, "aliases", f"is {quoted(aliases)}", "a list of names, or []")  # pyright: ignore[reportUnknownArgumentType]
+
+
 def _check(row: dict[str, Any]) -> None:
     name = row["id"]
     for key in sorted(_FIELDS ^ row.keys()):
@@ -237,34 +250,25 @@ def _check(row: dict[str, Any]) -> None:
             raise _wrong(name, key, "is missing", "the value, or null where it is unknown")
         raise _wrong(name, key, "is no field of a GPU", "one of " + ", ".join(sorted(_FIELDS)))
     for key in _TEXTS:
-        if not isinstance(row[key], str) or not row[key]:
-            raise _wrong(name, key, f"is {quoted(row[key])}", "a word")
+        if not isinstance(row[key], str) or not (row[key] or key in _EMPTY_TEXTS):
+            raise _wrong(name, key, f"is {quoted(row[key])}", "text")
     for key in (*_NUMBERS, *_UNKNOWABLE):
         value = row[key]
         if value is None and key in _UNKNOWABLE:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
             raise _wrong(name, key, f"is {quoted(value)}", "a number above 0")
     if (row["torch_total_gib"] or 0) > row["memory_gib"]:
         raise _wrong(name, "torch_total_gib", "is more than memory_gib", "what torch reports, GiB")
     if row["confidence"] not in _CONFIDENCES:
-        raise _wrong(
-            name, "confidence", f"is {quoted(row['confidence'])}", " or ".join(_CONFIDENCES)
-        )
-    _check_sources(row)
-
-
-def _check_sources(row: dict[str, Any]) -> None:
-    known = _file()["sources"]
-    if not isinstance(row["aliases"], list):
-        raise _wrong(row["id"], "aliases", f"is {quoted(row['aliases'])}", "a list of names")
+        write = " or ".join(_CONFIDENCES)
+        raise _wrong(name, "confidence", f"is {quoted(row['confidence'])}", write)
     if not isinstance(row["sources"], dict):
-        raise _wrong(
-            row["id"], "sources", "is no object", '{"field": "a key of the table sources"}'
-        )
+        raise _wrong(name, "sources", "is no object", '{"field": "a key of the table sources"}')
+    known = list(_file()["sources"])
     for field, source in {"source": row["source"], **_object(row["sources"])}.items():
         if source not in known:
-            raise _wrong(row["id"], field, f"has source {quoted(source)}", "a key of `sources`")
+            raise _wrong(name, field, f"has source {quoted(source)}", "a key of the table sources")
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _first_day(number: int, row: dict[str, Any]) -> date:
     """The earliest day that `as_of` can mean: of a month or a year, its first."""
     text = row["as_of"]
     try:
-        return date.fromisoformat(text + "-01-01"[len(text) - 4 :] if len(text) < 10 else text)
+        return date.fromisoformat(text + "YYYY-01-01"[len(text) :])
     except ValueError:
         raise _wrong(
             number, row, "as_of", f"is {quoted(text)}", "2026-11-24, 2026-11 or 2026"
