@@ -14,6 +14,8 @@ STALE_AFTER_DAYS = 180
 """Half a year: AWS took 44 % off its H100 machines in one step in June 2025."""
 
 _FILE = "prices.json"
+_ABSURD = 10_000
+"""USD a GPU-hour: more is a price in another currency or of another thing."""
 _CONFIDENCES = ("high", "medium", "low")
 _TEXTS = ("gpu", "provider", "as_of", "source")
 _FIELDS = frozenset(
@@ -109,13 +111,20 @@ def _checked(number: int, row: dict[str, Any]) -> dict[str, Any]:
         )
     for key in _TEXTS:
         if not isinstance(row[key], str) or not row[key]:
-            raise _wrong(number, row, key, f"is {quoted(row[key])}", "a word")
+            raise _wrong(number, row, key, f"is {quoted(row[key])}", "text")
+    for key in ("instance", "region", "note"):
+        if row[key] is not None and not isinstance(row[key], str):
+            raise _wrong(number, row, key, f"is {quoted(row[key])}", "text, or null")
     for key in ("usd_per_gpu_hour", "spot_usd_per_gpu_hour"):
         value = row[key]
         if value is None and key.startswith("spot"):
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise _wrong(number, row, key, f"is {quoted(value)}", "USD a GPU-hour, above 0")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not 0 < value < _ABSURD
+        ):
+            raise _wrong(number, row, key, f"is {quoted(value)}", "USD a GPU-hour")
     many = row["gpus_per_instance"]
     if type(many) is not int or many < 1:
         raise _wrong(number, row, "gpus_per_instance", f"is {quoted(many)}", "a count, at least 1")
