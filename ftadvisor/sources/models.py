@@ -1,0 +1,126 @@
+"""A model by name, by config.json or from the hub, as its anatomy."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ftadvisor.errors import DataFileError, UnknownNameError, UnsupportedError, quoted
+from ftadvisor.schema.model import ModelSpec
+from ftadvisor.sources.architectures import read_model
+from ftadvisor.sources.data_files import read_json
+from ftadvisor.sources.hub import hub_config, parse_config
+
+LIST = "ftadvisor list models"
+
+
+class FoundModel(NamedTuple):
+    """A model, what was assumed to describe it, and its row in the catalogue if it has one."""
+
+    spec: ModelSpec
+    assumptions: tuple[str, ...]
+    row: dict[str, Any] | None
+
+
+@cache
+def find_model(name: str) -> FoundModel:
+    """The model of a catalogue name, a config.json or its directory, or a hub id.
+
+    Raises UnknownNameError with near misses, DataFileError for a broken file, UnsupportedError for
+    a kind of model that is not described, ModelUnavailableError when the hub does not give it.
+    """
+    row = catalogue_row(name)
+    if row is not None:
+        spec, said = read_model(row["config"], row["id"])
+        return FoundModel(spec, said, row)
+    config, id_ = _config_outside(name)
+    spec, said = read_model(config, id_)
+    return FoundModel(spec, said, None)
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """The config.json of a model: the catalogue's keys, a file's or the hub's."""
+    row = catalogue_row(name)
+    if row is None:
+        return _config_outside(name)[0]
+    return {"_name_or_path": row["id"], **row["config"]}
+
+
+def catalogue_row(name: str) -> dict[str, Any] | None:
+    """The catalogue's row of an id, an alias or a variant, in any spelling; None: not in it."""
+    names = _names()
+    return names.get(name) or names.get(_bare(name))
+
+
+def model_names() -> list[str]:
+    """All ids and aliases."""
+    return [name for row in _rows() for name in (row["id"], *row["aliases"])]
+
+
+def catalogue_rows() -> list[dict[str, Any]]:
+    """One flat row per model for `ftadvisor list models`."""
+    keys = ("id", "aliases", "license", "gated", "modality", "context")
+    return [
+        {key: row[key] for key in keys}
+        | {
+            "model_type": row["config"]["model_type"],
+            "num_params": find_model(row["id"]).spec.num_params,
+        }
+        for row in _rows()
+    ]
+
+
+@cache
+def _rows() -> list[dict[str, Any]]:
+    rows: Any = read_json("models.json")["models"]
+    for row in rows:
+        for key in ("id", "aliases", "config"):
+            if not row.get(key) and key != "aliases":
+                raise DataFileError("models.json", row.get("id"), key, "is missing", "see docs")
+    return rows
+
+
+@cache
+def _names() -> dict[str, dict[str, Any]]:
+    """Rows by id, alias, variant and the id without its owner; ids win over looser spellings."""
+    exact: dict[str, dict[str, Any]] = {}
+    loose: dict[str, dict[str, Any]] = {}
+    for row in _rows():
+        exact[row["id"]] = row
+        for name in (*row["aliases"], *row.get("variants", ())):
+            exact.setdefault(name, row)
+        loose.setdefault(_bare(row["id"]), row)
+        loose.setdefault(_bare(row["id"].partition("/")[2]), row)
+    for name, row in list(exact.items()):
+        loose.setdefault(_bare(name), row)
+        loose.setdefault(_bare(name.partition("/")[2] or name), row)
+    return loose | exact
+
+
+def _bare(name: str) -> str:
+    """Lower case, no punctuation but what parts numbers; `Meta-` and `-hf` say nothing."""
+    text = name.strip().lower().removesuffix("-hf").replace("meta-llama-", "llama-")
+    return "".join(c for c in text if c.isalnum() or c in "./")
+
+
+def _config_outside(name: str) -> tuple[dict[str, Any], str]:
+    """The config.json of a path or a hub id, and what to call the model."""
+    path = Path(name)
+    try:
+        if path.is_dir():
+            path = path / "config.json"
+        is_file = path.is_file()
+    except (OSError, ValueError):
+        raise UnknownNameError("model", name, model_names(), see=LIST) from None
+    if is_file:
+        folder = path.resolve().parent.name if path.name == "config.json" else path.stem
+        return parse_config(path.read_bytes(), str(path)), folder
+    if name.endswith(".json") or path.suffix in (".safetensors", ".bin", ".gguf"):
+        raise DataFileError(name, None, None, "is not a config.json that exists", "its path")
+    if name.count("/") == 1 and all(name.split("/")) and " " not in name:
+        config = hub_config(name)
+        if "model_type" not in config:
+            raise UnsupportedError.of(quoted(name), "its config.json has no model_type", ())
+        return config, name
+    raise UnknownNameError("model", name, model_names(), see=LIST)
