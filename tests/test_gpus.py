@@ -57,7 +57,7 @@ def test_precisions_exist_where_the_hardware_has_them():
         capability = float(gpu.compute_capability)
         assert gpu.has_bf16 == ("tf32" in rates) == (capability >= 8), gpu.id
         assert ("fp8" in rates) == (capability >= 8.9), gpu.id
-        assert ("fp4" in rates) == (capability >= 10) or gpu.id == "rtx-pro-6000-blackwell", gpu.id
+        assert ("fp4" in rates) == (capability >= 10), gpu.id
 
 
 def test_narrower_numbers_are_never_slower():
