@@ -10,7 +10,15 @@ from collections.abc import Callable
 from typing import Final
 
 from ftadvisor.errors import UnsupportedError
-from ftadvisor.estimation.adapters import litgpt, low_rank, prompts
+from ftadvisor.estimation.adapters import (
+    dense,
+    litgpt,
+    low_rank,
+    prompts,
+    rotations,
+    selective,
+    shared_bases,
+)
 from ftadvisor.estimation.adapters.cost import Cost, Run, Target
 from ftadvisor.estimation.adapters.targets import targets
 from ftadvisor.estimation.arithmetic import largest
@@ -27,17 +35,61 @@ _PER_TARGET: Final[dict[str, Callable[[Target, Run], Cost]]] = {
     "dora": low_rank.dora,
     "adalora": low_rank.adalora,
     "ia3": low_rank.ia3,
+    "gralora": low_rank.gralora,
+    "delora": low_rank.delora,
+    "deft": low_rank.deft,
+    "lily": low_rank.lily,
+    "miss": low_rank.miss,
+    "bone": low_rank.miss,
+    "loha": dense.loha,
+    "lokr": dense.lokr,
+    "hira": dense.hira,
+    "fourierft": dense.fourierft,
+    "waveft": dense.waveft,
+    "glora": dense.glora,
+    "peanut": dense.peanut,
+    "osf": dense.osf,
+    "shira": dense.shira,
+    "vera": shared_bases.vera,
+    "pvera": shared_bases.pvera,
+    "randlora": shared_bases.randlora,
+    "vblora": shared_bases.vblora,
+    "unilora": shared_bases.unilora,
+    "tinylora": shared_bases.tinylora,
+    "adamss": shared_bases.adamss,
+    "frod": shared_bases.frod,
+    "oft": rotations.oft,
+    "boft": rotations.boft,
+    "road": rotations.road,
+    "c3a": rotations.c3a,
+    "psoft": rotations.psoft,
+    "beft": selective.beft,
 }
+"""What each adapted matrix costs."""
+
+_SHARED: Final[dict[str, Callable[[tuple[Target, ...], Run], Cost]]] = {
+    "lily": low_rank.lily_shared,
+    "vera": shared_bases.vera_shared,
+    "pvera": shared_bases.vera_shared,
+    "randlora": shared_bases.randlora_shared,
+    "vblora": shared_bases.vblora_shared,
+    "unilora": shared_bases.unilora_shared,
+    "tinylora": shared_bases.tinylora_shared,
+}
+"""What all adapted matrices have in common, counted once."""
 
 _LORA = frozenset({"lora", "rslora", "qlora"})
-_BEFORE_TEXT: Final[dict[str, Callable[[Run], Cost]]] = {
+_ONCE: Final[dict[str, Callable[[Run], Cost]]] = {
     "prompt_tuning": prompts.prompt_tuning,
     "p_tuning": prompts.p_tuning,
     "prefix_tuning": prompts.prefix_tuning,
+    "trainable_tokens": selective.trainable_tokens,
 }
+_IN_SEQUENCE = frozenset({"prompt_tuning", "p_tuning"})
 _PER_LAYER: Final = {
     "bottleneck": (prompts.bottleneck, prompts.bottleneck_kept),
     "adaption_prompt": (prompts.adaption_prompt, prompts.adaption_prompt_kept),
+    "ln_tuning": (selective.ln_tuning, selective.ln_tuning_kept),
 }
 
 
@@ -54,22 +106,24 @@ def adapter_bytes(
     """
     run = Run(model, settings, trainer, n, tokens)
     technique = settings.technique
-    if technique in _BEFORE_TEXT:
-        return _before_text(run)
+    if technique in _ONCE:
+        return _once(run)
     if technique in _PER_LAYER:
         return _per_layer(run)
     if trainer.model_code == "litgpt" and technique in _LORA:
         return _summed([(b, litgpt.lora(b, run)) for b in model.blocks], run)
     if technique in _PER_TARGET:
         cost = _PER_TARGET[technique]
-        return _summed([(t.block, cost(t, run)) for t in targets(model, settings)], run)
+        found = targets(model, settings)
+        each = _summed([(t.block, cost(t, run)) for t in found], run)
+        return _with_shared(each, _SHARED[technique](found, run)) if technique in _SHARED else each
     raise UnsupportedError.of(f"technique {technique}", "its memory is not described", ("lora",))
 
 
-def _before_text(run: Run) -> AdapterBytes:
+def _once(run: Run) -> AdapterBytes:
     technique = run.settings.technique
-    cost = _BEFORE_TEXT[technique](run)
-    virtual = 0 if technique == "prefix_tuning" else run.option("num_virtual_tokens")
+    cost = _ONCE[technique](run)
+    virtual = run.option("num_virtual_tokens") if technique in _IN_SEQUENCE else 0
     layers = sum(b.num_layers for b in run.model.blocks if b.stream == "text")
     return AdapterBytes(
         num_trainable_params=cost.params,
@@ -78,7 +132,7 @@ def _before_text(run: Run) -> AdapterBytes:
         saved_per_token_per_layer=0,
         saved_bytes=cost.saved_bytes,
         saved_bytes_per_layer=cost.saved_bytes / layers,
-        temporary_bytes=0,
+        temporary_bytes=cost.temporary_bytes,
         backward_per_token=0,
         virtual_tokens=virtual,
     )
@@ -136,4 +190,12 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         temporary_bytes=largest(*(cost.temporary_bytes for _, cost in costs)),
         backward_per_token=largest(*(cost.backward_per_token for _, cost in costs)),
         virtual_tokens=0,
+    )
+
+
+def _with_shared(each: AdapterBytes, shared: Cost) -> AdapterBytes:
+    return each._replace(
+        num_trainable_params=each.num_trainable_params + shared.params,
+        buffers_bytes=each.buffers_bytes + shared.buffers_bytes,
+        saved_bytes=each.saved_bytes + shared.saved_bytes,
     )

@@ -101,3 +101,9 @@ class Run:
         if self.input(t) == self.weight == self.compute and t.input_kept:
             return 0
         return self.compute * t.columns
+
+    def kept_as(self, t: Target, dtype_bytes: int) -> Number:
+        """Bytes per token kept of an input cast to a dtype; as it is where it has that dtype."""
+        if self.input(t) == dtype_bytes and t.input_kept:
+            return 0
+        return dtype_bytes * t.columns

@@ -15,16 +15,46 @@ def lora(t: Target, run: Run) -> Cost:
     The backward holds the gradient of the update in the adapter's dtype and that of its input,
     before it is cast back. Ref: peft/tuners/lora/layer.py, Linear.forward.
     """
+    if run.settings.peft_config.get("use_dora"):
+        return dora(t, run)
+    return _plain(t, run)
+
+
+def _plain(t: Target, run: Run) -> Cost:
     r, c = run.rank, run.compute
     if run.settings.fused_lora:
         kept = FUSED_INPUT * t.columns
     else:
         kept = run.kept_input(t, run.settings.lora_dropout)
+    a, b = lora_sizes(t, run)
+    frozen: Number = 0
+    if run.settings.peft_config.get("init_lora_weights") == "mica":
+        # MiCA trains A only; B stays as it was made from the weight's singular vectors.
+        frozen, b = run.weight * b, 0
+    bias = t.rows if run.settings.peft_config.get("lora_bias") else 0
     return Cost(
-        params=r * (t.rows + t.columns),
+        params=a + b + bias,
         saved_per_token=kept + c * r,
+        buffers_bytes=frozen,
         backward_per_token=c * (t.rows + t.columns),
     )
+
+
+def lora_sizes(t: Target, run: Run) -> tuple[Number, Number]:
+    """Elements of A and of B; block-diagonal ones (BD-LoRA) hold one block per row.
+
+    Ref: peft/tuners/lora/variants.py, BdLoraLinearVariant.
+    """
+    r = run.rank
+    a, b = r * t.columns, r * t.rows
+    blocks = run.settings.peft_config.get("use_bdlora")
+    if isinstance(blocks, dict):
+        number = int(blocks.get("nblocks") or 1)  # pyright: ignore
+        if matches(t.linear, t.block, tuple(blocks.get("target_modules_bd_a") or ())):  # pyright: ignore
+            a = a // number
+        if matches(t.linear, t.block, tuple(blocks.get("target_modules_bd_b") or ())):  # pyright: ignore
+            b = b // number
+    return a, b
 
 
 FUSED_INPUT = 2.5
@@ -41,7 +71,7 @@ def dora(t: Target, run: Run) -> Cost:
     built by running A and B over an identity matrix; its graph is dropped at once.
     Ref: peft/tuners/lora/dora.py, DoraLinearLayer.forward.
     """
-    plain = lora(t, run)
+    plain = _plain(t, run)
     wide = max(run.weight, run.input(t))
     base = run.compute if run.settings.lora_dropout else run.n.compute
     matrix = t.rows * t.columns
@@ -104,3 +134,109 @@ def is_feedforward(t: Target, run: Run) -> bool:
     if names is None:
         return t.linear.part == "mlp" and not t.reads_stream
     return matches(t.linear, t.block, tuple(names))
+
+
+def gralora(t: Target, run: Run) -> Cost:
+    """A grid of k x k blocks, each with its own share of the rank.
+
+    A is (k, in/k, r), B is (k, r, out/k): as many parameters as LoRA; every one of the k rows of
+    blocks keeps r features. hybrid_r adds a plain LoRA. Ref: peft/tuners/gralora/layer.py.
+    """
+    r, hybrid = run.rank, run.option("hybrid_r")
+    kept = run.kept_input(t, run.settings.peft_config.get("gralora_dropout", 0.0))
+    return Cost(
+        params=(r + hybrid) * (t.rows + t.columns),
+        saved_per_token=kept + run.compute * (run.option("gralora_k") * r + hybrid),
+        backward_per_token=run.compute * (t.rows + t.columns),
+    )
+
+
+def delora(t: Target, run: Run) -> Cost:
+    """LoRA with normalised rows of A and columns of B and a trained strength.
+
+    x is multiplied by the weight's column norms, a frozen vector, before A, so a product of its own
+    is kept; the low-rank features are kept before and after their scale.
+    Ref: peft/tuners/delora/layer.py, Linear.forward.
+    """
+    r, c = run.rank, run.compute
+    return Cost(
+        params=r * (t.rows + t.columns) + 1,
+        saved_per_token=c * t.columns + 2 * c * r,
+        buffers_bytes=FP32_BYTES * t.columns,
+        backward_per_token=c * (t.rows + 2 * t.columns),
+    )
+
+
+def deft(t: Target, run: Run) -> Cost:
+    """y - (y P) Qᵀ + (x Rᵀ) Qᵀ, in fp32; PaRa is the first part only.
+
+    The output in fp32 is kept for the gradient of the projection, x for that of R, and the narrow
+    features of both. Ref: peft/tuners/deft/layer.py, Linear.forward.
+    """
+    r = run.rank
+    c = FP32_BYTES if not run.n.autocast else run.compute
+    kept: Number = c * (t.rows + r)
+    params: Number = r * t.rows
+    once: Number = FP32_BYTES * r * t.rows
+    if not run.option("para"):
+        params = params + r * t.columns
+        kept = kept + c * r + run.kept_input(t)
+        once = once + c * r * t.columns
+    return Cost(
+        params=params,
+        saved_per_token=kept,
+        saved_bytes=once,
+        backward_per_token=2 * FP32_BYTES * t.rows + c * t.columns,
+    )
+
+
+def lily(t: Target, run: Run) -> Cost:
+    """LoRA whose B is a mixture of shared ones, weighted by a router of the low-rank features.
+
+    Kept: x, its features, the router's softmax, and the mixed B. A layer owns its router; A and B
+    are counted by `lily_shared`. Ref: peft/tuners/lily/layer.py, Linear.forward.
+    """
+    r, c, experts = run.rank, run.compute, run.option("num_B")
+    return Cost(
+        params=r * experts,
+        saved_per_token=run.kept_input(t) + c * (r + experts),
+        saved_bytes=c * r * t.rows,
+        backward_per_token=c * (t.rows + t.columns),
+    )
+
+
+def lily_shared(found: tuple[Target, ...], run: Run) -> Cost:
+    """One A for every stride_A layers of a kind of matrix, one set of num_B Bs for all of them."""
+    r, stride = run.rank, int(run.option("stride_A"))
+    params: Number = 0
+    for t in found:
+        groups = -(-t.block.num_layers // stride)
+        params = params + r * (groups * t.columns + run.option("num_B") * t.rows)
+    return Cost(params=params)
+
+
+def miss(t: Target, run: Run) -> Cost:
+    """x summed over groups of in/r features, times one r x out block.
+
+    Nothing but those r sums is kept. `bat` multiplies the weight itself by the block: the weight in
+    fp32 and the product are kept with x. `mini` repeats a block of mini_r columns.
+    Ref: peft/tuners/miss/layer.py (bone before 0.17), Linear.forward.
+    """
+    r, c = run.rank, run.compute
+    kind = run.option("init_weights")
+    if kind == "bat":
+        matrix = t.rows * t.columns
+        return Cost(
+            params=r * t.rows,
+            saved_per_token=run.kept_input(t),
+            saved_bytes=2 * c * matrix,
+            temporary_bytes=3 * run.weight * matrix,
+            backward_per_token=c * (t.rows + t.columns),
+        )
+    mini = kind == "mini"
+    return Cost(
+        params=r * (run.option("mini_r") if mini else t.rows),
+        saved_per_token=c * r,
+        saved_bytes=c * r * t.rows if mini else 0,
+        backward_per_token=c * (t.rows + 2 * t.columns),
+    )
