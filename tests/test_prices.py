@@ -44,11 +44,15 @@ def offers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     def write(*changes: dict[str, Any]) -> None:
         rows = [{k: v for k, v in (OFFER | c).items() if v is not ...} for c in changes]
         monkeypatch.setattr(prices, "read_json", lambda _name: {"prices": rows})
+        clear()
+
+    def clear() -> None:
         prices._rows.cache_clear()  # pyright: ignore[reportPrivateUsage]
+        cheapest_price.cache_clear()
 
     yield write
     monkeypatch.undo()
-    prices._rows.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    clear()
 
 
 def test_every_row_is_right():
@@ -159,7 +163,9 @@ def test_bad_rows_name_file_row_and_field(
         prices_of("t4", TODAY)
 
 
-@pytest.mark.parametrize("content", [None, [], {}, {"prices": 3}, {"prices": [None]}])
+@pytest.mark.parametrize(
+    "content", [None, [], {}, {"prices": 3}, {"prices": [None]}, {"prices": ["gpu"]}]
+)
 def test_a_file_of_another_shape_is_named(
     offers: Callable[..., None], monkeypatch: pytest.MonkeyPatch, content: Any
 ):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from datetime import date
-from functools import cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import Any, cast
 
 from ftadvisor.errors import DataFileError, quoted
 from ftadvisor.schema.hardware import Price
@@ -26,6 +26,7 @@ _FIELDS = frozenset(
 )  # fmt: skip
 
 
+@lru_cache(maxsize=1024)
 def cheapest_price(gpu_id: str, today: date) -> Price | None:
     """The offer that a cost is computed from: the lowest on demand of those best vouched for.
 
@@ -61,14 +62,14 @@ def check_prices() -> None:
 @cache
 def _rows() -> list[dict[str, Any]]:
     content: Any = read_json(_FILE)
-    try:
-        rows: list[dict[str, Any]] = list(content["prices"])
-        missing = next((n for n, row in enumerate(rows, start=1) if "gpu" not in row), None)
-    except (KeyError, TypeError, IndexError):
-        raise DataFileError(_FILE, None, "prices", "is missing", "a list of offers") from None
-    if missing is not None:
-        raise DataFileError(_FILE, f"{missing} of prices", "gpu", "is missing", "a GPU's id")
-    return rows
+    rows: Any = cast("dict[str, Any]", content).get("prices") if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        raise DataFileError(_FILE, None, "prices", "is missing", "a list of offers")
+    found = cast("list[dict[str, Any]]", rows)
+    for number, row in enumerate(found, start=1):
+        if type(row) is not dict or "gpu" not in row:
+            raise DataFileError(_FILE, f"{number} of prices", "gpu", "is missing", "a GPU's id")
+    return found
 
 
 def _rows_of(gpu_id: str) -> list[tuple[int, dict[str, Any]]]:
