@@ -1,4 +1,4 @@
-"""A config.json of the Hugging Face hub: from its local cache, else over the network, no weights."""
+"""A config.json of the Hugging Face hub: from its local cache, else over the network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parse_config(content: bytes, file: str) -> dict[str, Any]:
         raise DataFileError(file, None, None, f"is not JSON: {error}", "a config.json") from None
     if not isinstance(found, dict):
         raise DataFileError(file, None, None, "is not an object", '{"model_type": ...}')
-    config: dict[str, Any] = found
+    config: dict[str, Any] = found  # pyright: ignore[reportUnknownVariableType]
     return config
 
 
