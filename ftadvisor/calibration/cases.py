@@ -21,6 +21,7 @@ from ftadvisor.sources.techniques import find_technique
 
 KNOWN_METRICS = ("allocated", "reserved", "device")
 SCORED_GRADES = ("A", "B")
+GPUS_OF_ONE_MACHINE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,25 @@ def case_of(m: Measurement) -> Case:
     technique = find_technique(found.settings.technique)
     adapter = adapter_of(model, found.settings, found.trainer, technique)
     phases = step_phases(model, found.settings, found.trainer, adapter)
-    return Case(m, found, model, adapter, _gpu(m.gpu), phases)
+    return Case(m, found, model, adapter, _gpu(m), phases)
 
 
-def _gpu(name: str) -> Gpu | None:
-    """The GPU, or None where the name does not say which: memory can be predicted all the same."""
-    try:
-        return find_gpu(name)
-    except FtadvisorError:
-        return None
+def _gpu(m: Measurement) -> Gpu | None:
+    """The GPU, or None where the row does not say which: memory can be predicted all the same.
+
+    The published name tells boards apart that the normalised one joins; H100s of eight and more
+    are SXM boards, which clusters are built of.
+    """
+    gpus = m.row.get("num_gpus") or 1
+    names = [m.row.get("gpu_as_published"), m.gpu]
+    if m.gpu == "h100-80gb" and gpus >= GPUS_OF_ONE_MACHINE:
+        names.insert(0, "h100-sxm5-80gb")
+    for name in names:
+        try:
+            return find_gpu(str(name))
+        except FtadvisorError:
+            continue
+    return None
 
 
 def read_cases(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 from ftadvisor.estimation.activations import LayerActivations, layer_activations
@@ -78,6 +79,8 @@ def terms(
 ) -> Terms:
     """Resolve the terms of one run. `adapter` is None where the base itself trains."""
     trains_base = adapter is None
+    if trainer.model_code == "litgpt":
+        model = _as_litgpt_writes_it(model)
     n = numerics(settings, trainer, trains_base=trains_base)
     objective = objective_cost(settings, trains_base=trains_base)
     if objective.full_logits and settings.loss_kernel in ("chunked", "fused_linear"):
@@ -111,6 +114,16 @@ def terms(
     )
 
 
+@cache
+def _as_litgpt_writes_it(model: ModelSpec) -> ModelSpec:
+    """The same model in lit-gpt's code: tanh-GELU is one kernel there, embeddings are never tied."""
+    blocks = tuple(
+        replace(b, mlp=replace(b.mlp, act="gelu")) if b.mlp.act.startswith("gelu") else b
+        for b in model.blocks
+    )
+    return replace(model, blocks=blocks, tie_word_embeddings=False)
+
+
 def _layer(
     model: ModelSpec,
     block: Block,
@@ -128,6 +141,8 @@ def _layer(
     activations = layer_activations(model, block, settings, n, trainer)
     if n.kbit and trainer.kbit_saves_input:
         kept = n.compute * sum(linear.in_features for linear in _apart(block, trainer))
+        if trainer.model_code == "litgpt" and block.mlp.fused_gate_up:
+            kept += n.compute * block.hidden_size
         activations = activations._replace(
             saved=activations.saved + kept,
             at_product=activations.at_product + kept,

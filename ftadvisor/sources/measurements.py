@@ -135,7 +135,7 @@ def situation(m: Measurement) -> Situation:
         lora_r=row.get("lora_r") or 0,
         lora_alpha=float(row.get("lora_alpha") or 0) or 2 * (row.get("lora_r") or 0),
         lora_dropout=_dropout(row, trainer.defaults),
-        lora_target_modules=tuple(row.get("lora_target_modules") or ()),
+        lora_target_modules=_targets(row.get("lora_target_modules")),
         peft_config=row.get("peft_config") or {},
         loss_kernel=_loss_kernel(row, config),
         fused_norm="foak" in config or "unsloth" in row["framework"],
@@ -244,6 +244,10 @@ def _dropout(row: dict[str, Any], defaults: dict[str, Any]) -> float:
     if row.get("peft_config"):
         return float(row["peft_config"].get("lora_dropout") or 0.0)
     return float(defaults.get("lora_dropout") or 0.0)
+
+
+def _targets(published: Any) -> tuple[str, ...]:
+    return (published,) if isinstance(published, str) else tuple(published or ())
 
 
 def _loss_kernel(row: dict[str, Any], config: str) -> Any:
