@@ -18,7 +18,6 @@ from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.options import Options
 from ftadvisor.schema.settings import Settings
-from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
 from ftadvisor.sources.coefficients import memory_coefficients, memory_intervals, time_coefficients

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from ftadvisor.cli.command import Command, Option
-from ftadvisor.errors import InvalidSettingError, UnknownNameError, near_misses, quoted
+from ftadvisor.errors import InvalidSettingError, UnknownNameError, quoted
 
 
 def parse(command: Command, words: Iterable[str]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def terms(
 
 @cache
 def _as_litgpt_writes_it(model: ModelSpec) -> ModelSpec:
-    """The same model in lit-gpt's code: tanh-GELU is one kernel there, embeddings are never tied."""
+    """The same model in lit-gpt's code: tanh-GELU is one kernel, embeddings are never tied."""
     blocks = tuple(
         replace(b, mlp=replace(b.mlp, act="gelu")) if b.mlp.act.startswith("gelu") else b
         for b in model.blocks

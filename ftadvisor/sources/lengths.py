@@ -11,9 +11,13 @@ LONGEST_OVER_MEAN = 8.0
 fms-acceleration cuts it: about 2,250 over 282 (two kernels' bytes imply it). Geometric mean 8."""
 
 DEVIATION_OVER_MEAN = 0.7
-"""Standard deviation over mean of sample lengths where none is stated: cls-fudan-news's 0.79 (stated
-by ms-swift's page) and orca-math's 0.6 (fms-acceleration's padded means of 369, 445 and 524 tokens
-in batches of 2, 4 and 8 over an unpadded 283 are those of a lognormal with 0.6)."""
+"""Standard deviation over mean of sample lengths where none is stated: cls-fudan-news's 0.79 (as
+ms-swift's page states it) and orca-math's 0.6 (fms-acceleration's padded means of 369, 445 and 524
+tokens in batches of 2, 4 and 8 over an unpadded 283 are those of a lognormal with 0.6)."""
+
+TYPICAL_OVER_LONGEST = 0.75
+"""Median padded batch over the longest where nothing is known of the lengths: halfway between a cap
+that every other batch reaches and one that hardly any does."""
 
 
 class BatchLengths(NamedTuple):
@@ -41,7 +45,9 @@ def batch_lengths(
     """
     said: list[str] = []
     if mean is None:
-        return BatchLengths(longest or cap, 0.0, said)
+        longest = longest or cap
+        said.append(f"half of the batches longer than {TYPICAL_OVER_LONGEST:.0%} of the longest")
+        return BatchLengths(longest, TYPICAL_OVER_LONGEST * longest, said)
     if longest is None:
         longest = min(cap, LONGEST_OVER_MEAN * mean)
         if longest < cap:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from ftadvisor.sources.data_files import read_json
-
 from ftadvisor.errors import UnknownNameError
 from ftadvisor.schema.trainer import Trainer
+from ftadvisor.sources.data_files import read_json
 
 DEFAULT_TRAINER = "trl-1.16"
 """What ftadvisor itself runs."""

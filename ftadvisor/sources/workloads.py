@@ -12,7 +12,7 @@ REFERENCE_WORKLOAD = "alpaca"
 
 @cache
 def reference_workload(num_train_epochs: float | None = None) -> Workload:
-    """The workload that estimates are for when no dataset is given, for its own epochs or others."""
+    """What estimates are for when no dataset is given; for its own number of epochs or another."""
     row = next(r for r in read_json("workloads.json") if r["id"] == REFERENCE_WORKLOAD)
     return Workload(
         name=row["id"],

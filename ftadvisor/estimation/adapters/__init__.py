@@ -141,18 +141,17 @@ def _once(run: Run) -> AdapterBytes:
 def _per_layer(run: Run) -> AdapterBytes:
     count, kept = _PER_LAYER[run.settings.technique]
     blocks = [b for b in run.model.blocks if b.stream != "image"]
-    adapted = {id(b): b.num_layers for b in blocks}
+    adapted = [b.num_layers for b in blocks]
     if run.settings.technique == "adaption_prompt":
-        adapted = {id(b): 0 for b in blocks}
-        adapted[id(blocks[-1])] = prompts.adapted_layers(run)
-    per_layer = [kept(b, run) for b in blocks]
+        adapted = [0] * (len(blocks) - 1) + [prompts.adapted_layers(run)]
+    costs = [kept(b, run) for b in blocks]
     return AdapterBytes(
         num_trainable_params=count(run).params,
         buffers_bytes=0,
-        saved_per_token=sum(adapted[id(b)] * k for b, k in zip(blocks, per_layer, strict=True)),
-        saved_per_token_per_layer=largest(*per_layer),
-        saved_bytes=0,
-        saved_bytes_per_layer=0,
+        saved_per_token=sum(n * c.saved_per_token for n, c in zip(adapted, costs, strict=True)),
+        saved_per_token_per_layer=largest(*(c.saved_per_token for c in costs)),
+        saved_bytes=sum(n * c.saved_bytes for n, c in zip(adapted, costs, strict=True)),
+        saved_bytes_per_layer=largest(*(c.saved_bytes for c in costs)),
         temporary_bytes=0,
         backward_per_token=0,
         virtual_tokens=0,

@@ -78,6 +78,7 @@ def dora(t: Target, run: Run) -> Cost:
     return plain._replace(
         params=plain.params + t.rows,
         saved_per_token=plain.saved_per_token + (base + run.compute) * t.rows,
+        saved_bytes=3 * run.weight * t.rows,
         temporary_bytes=wide * (3 * matrix + t.columns**2),
         backward_per_token=plain.backward_per_token + 2 * FP32_BYTES * t.rows,
     )
@@ -121,6 +122,7 @@ def ia3(t: Target, run: Run) -> Cost:
     return Cost(
         params=width,
         saved_per_token=kept,
+        saved_bytes=run.weight * width,
         backward_per_token=2 * run.weight * width,
     )
 

@@ -93,18 +93,15 @@ def bottleneck(run: Run) -> Cost:
     return Cost(params=params)
 
 
-def bottleneck_kept(block: Block, run: Run) -> Number:
-    """What one layer's bottleneck keeps [bytes per token]."""
+def bottleneck_kept(block: Block, run: Run) -> Cost:
+    """What one layer's bottleneck keeps."""
     m, c = run.option("adapter_length"), run.compute
-    return c * block.hidden_size + 2 * c * m
+    return Cost(saved_per_token=c * block.hidden_size + 2 * c * m)
 
 
 def adaption_prompt(run: Run) -> Cost:
     """adapter_len vectors and one gate for each of the last adapter_layers layers.
 
-    Each adapted layer projects its prompt to keys and values, scores them with its queries and adds
-    the result through the gate: the queries (computed a second time), the prompt's scores and their
-    softmax, and the projected result are kept.
     Ref: peft/tuners/adaption_prompt/layer.py, AdaptedAttention.forward.
     """
     length = run.option("adapter_len")
@@ -118,9 +115,15 @@ def adapted_layers(run: Run) -> int:
     return min(int(run.option("adapter_layers")), total)
 
 
-def adaption_prompt_kept(block: Block, run: Run) -> Number:
-    """What one adapted layer keeps [bytes per token]."""
+def adaption_prompt_kept(block: Block, run: Run) -> Cost:
+    """What one adapted layer keeps.
+
+    It projects its prompt to keys and values (repeated for every sequence and query head), scores
+    them with its queries, computed a second time, and adds the result through the gate. Kept: those
+    queries, the scores' softmax in fp32, its copy in the base's dtype and its product with the gate.
+    """
     a, e = block.attention, run.n.compute
     length: Any = run.option("adapter_len")
-    scores = a.num_heads * length * (FP32_BYTES + e)
-    return 2 * e * a.q_width + scores + e * a.out_width + e * block.hidden_size
+    per_token = e * a.q_width + a.num_heads * length * (FP32_BYTES + 2 * e)
+    prompt = run.settings.micro_batch_size * length * 2 * e * a.q_width
+    return Cost(saved_per_token=per_token, saved_bytes=prompt)

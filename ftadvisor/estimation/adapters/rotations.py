@@ -79,7 +79,9 @@ def boft(t: Target, run: Run) -> Cost:
     return Cost(
         params=factors * t.columns * size + t.rows,
         saved_per_token=run.kept_as(t, run.n.compute) + e * t.rows,
-        saved_bytes=factors * (copies * e * square + 3 * FP32_BYTES * t.columns * size),
+        saved_bytes=factors * (copies * e * square + 3 * FP32_BYTES * t.columns * size)
+        + FP32_BYTES * t.columns
+        + (e + FP32_BYTES) * t.rows,
         buffers_bytes=factors * FP32_BYTES * square,
         temporary_bytes=2 * FP32_BYTES * square,
         backward_per_token=e * (2 * t.rows + t.columns),

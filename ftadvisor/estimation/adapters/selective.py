@@ -54,9 +54,9 @@ def _final(run: Run) -> int:
     return each * stacks if model.final_norm != "none" else 0
 
 
-def ln_tuning_kept(block: Block, run: Run) -> Number:
+def ln_tuning_kept(block: Block, run: Run) -> Cost:
     """What a layer's trained norms keep: the normalised copy that the weight multiplies."""
-    return run.n.residual * block.hidden_size * tuned_norms(block, run)
+    return Cost(saved_per_token=run.n.residual * block.hidden_size * tuned_norms(block, run))
 
 
 def trainable_tokens(run: Run) -> Cost:
