@@ -29,6 +29,7 @@ FEWEST_IN_KIND = 20
 """An interval of its own needs enough rows that its ends are not its extremes: (n + 1) x 5 % >= 1
 from 19 rows on."""
 ITERATIONS = 60
+NEARLY_FULL = 0.9
 PRIOR_STRENGTH = 0.01
 """Weight of a prior against sources that count one each."""
 
@@ -81,7 +82,14 @@ def targets_of(cases: Iterable[Case]) -> list[Target]:
         beside = m.row.get("memory_gib_device")
         if beside and m.memory_metric != "device":
             found.append(Target(case, "device", beside * GIB))
-    return found
+    return [target for target in found if not _saturated(target)]
+
+
+def _saturated(target: Target) -> bool:
+    """Whether the card was nearly full: the allocator then gives its cache back and starts over,
+    and the figure says nothing of what it would have kept."""
+    gpu = target.case.gpu
+    return gpu is not None and target.measured_bytes > NEARLY_FULL * gpu.usable_bytes
 
 
 def fit_ladder(targets: Sequence[Target]) -> MemoryCoefficients:
@@ -95,7 +103,7 @@ def fit_ladder(targets: Sequence[Target]) -> MemoryCoefficients:
     per_source = Counter(t.case.measurement.source for t in targets)
     for _ in range(ITERATIONS if free.any() else 0):
         rows = [_features(t, _coefficients(values)) for t in targets]
-        known = np.array([_peak(t, _coefficients(values)).total for t in targets])
+        known = np.array([_known(t, _coefficients(values)) for t in targets])
         measured = np.array([t.measured_bytes for t in targets])
         left = (measured - known - np.array(rows) @ np.where(free, 0, values)) / measured
         design = np.array(rows)[:, free] / measured[:, None]
@@ -112,9 +120,11 @@ def _solve(
     """Weighted least squares, the priors as one further observation each."""
     prior = np.array([PRIORS[name][0] for name in names])[free]
     spread = np.array([PRIORS[name][1] for name in names])[free]
-    strength = PRIOR_STRENGTH / spread**2
-    normal = design.T @ (design * weights[:, None]) + np.diag(strength)
-    return np.linalg.solve(normal, design.T @ (weights * left) + strength * prior)
+    # In units of the spreads: bytes beside fractions would lose all digits.
+    scaled = design * spread
+    normal = scaled.T @ (scaled * weights[:, None]) + PRIOR_STRENGTH * np.eye(len(spread))
+    moved = scaled.T @ (weights * left) + PRIOR_STRENGTH * prior / spread
+    return np.linalg.solve(normal, moved) * spread
 
 
 def _coefficients(values: np.ndarray) -> MemoryCoefficients:
@@ -126,6 +136,12 @@ def _peak(target: Target, c: MemoryCoefficients) -> Phase:
     case = target.case
     s, trainer = case.situation.settings, case.situation.trainer
     return max(case.phases.values(), key=lambda p: reserved_bytes(p, s, trainer, c))
+
+
+def _known(target: Target, c: MemoryCoefficients) -> float:
+    """What no coefficient multiplies [bytes]; with varying lengths they multiply all logits."""
+    peak, s = _peak(target, c), target.case.situation
+    return peak.total - (peak.logits if lengths_vary(s.settings, s.trainer, c) else 0)
 
 
 def _features(target: Target, c: MemoryCoefficients) -> list[float]:
