@@ -67,6 +67,8 @@ class Trainer:
     reentrant_checkpointing: bool = False
     empties_cache: bool = False
     """Calls empty_cache every few steps."""
+    moves_model: bool = True
+    """Moves the model to the GPU after it has been adapted, buffers of adapters included."""
     evaluates: bool = False
     """Evaluation or generation runs inside the measured time."""
     measured: bool = False

@@ -82,11 +82,11 @@ _LORA = frozenset({"lora", "rslora", "qlora"})
 _ONCE: Final[dict[str, Callable[[Run], Cost]]] = {
     "prompt_tuning": prompts.prompt_tuning,
     "p_tuning": prompts.p_tuning,
-    "prefix_tuning": prompts.prefix_tuning,
     "trainable_tokens": selective.trainable_tokens,
 }
 _IN_SEQUENCE = frozenset({"prompt_tuning", "p_tuning"})
 _PER_LAYER: Final = {
+    "prefix_tuning": (prompts.prefix_tuning, prompts.prefix_tuning_kept),
     "bottleneck": (prompts.bottleneck, prompts.bottleneck_kept),
     "adaption_prompt": (prompts.adaption_prompt, prompts.adaption_prompt_kept),
     "ln_tuning": (selective.ln_tuning, selective.ln_tuning_kept),
@@ -141,6 +141,8 @@ def _once(run: Run) -> AdapterBytes:
 def _per_layer(run: Run) -> AdapterBytes:
     count, kept = _PER_LAYER[run.settings.technique]
     blocks = [b for b in run.model.blocks if b.stream != "image"]
+    if run.settings.technique == "prefix_tuning":
+        blocks = [b for b in blocks if b.stream == "text"]
     adapted = [b.num_layers for b in blocks]
     if run.settings.technique == "adaption_prompt":
         adapted = [0] * (len(blocks) - 1) + [prompts.adapted_layers(run)]

@@ -88,14 +88,19 @@ def adalora(t: Target, run: Run) -> Cost:
     """A, B and a diagonal E at the rank that training starts with.
 
     dropout(x) @ (A * E).T @ B.T: keeps x, x (A E)ᵀ, and A * E; 1.5 r at the start, as PEFT's
-    defaults (12 for 8), where init_r is not given. Ref: peft/tuners/adalora/layer.py, SVDLinear.
+    defaults (12 for 8), where init_r is not given. PEFT 0.21 by accident also trains the counter of
+    ranks where the base is in half precision; that is not counted. The allocator of ranks keeps
+    three averages of the size of the parameters.
+    Ref: peft/tuners/adalora/layer.py, SVDLinear and RankAllocator; tuners_utils.py,
+    cast_adapter_dtype.
     """
     r = initial_rank(run)
     c = run.compute
     return Cost(
         params=r * (t.rows + t.columns + 1),
         saved_per_token=run.kept_input(t, run.settings.lora_dropout) + c * r,
-        saved_bytes=run.weight * r * t.columns,
+        saved_bytes=c * r * t.columns,
+        buffers_bytes=3 * run.weight * r * (t.rows + t.columns + 1),
         backward_per_token=c * (t.rows + t.columns),
     )
 
@@ -176,13 +181,13 @@ def deft(t: Target, run: Run) -> Cost:
     features of both. Ref: peft/tuners/deft/layer.py, Linear.forward.
     """
     r = run.rank
-    c = FP32_BYTES if not run.n.autocast else run.compute
+    c = run.compute if run.n.autocast else FP32_BYTES
     kept: Number = c * (t.rows + r)
     params: Number = r * t.rows
     once: Number = FP32_BYTES * r * t.rows
     if not run.option("para"):
         params = params + r * t.columns
-        kept = kept + c * r + run.kept_input(t)
+        kept = kept + c * r + (c * t.columns if run.n.autocast else run.kept_as(t, c))
         once = once + c * r * t.columns
     return Cost(
         params=params,

@@ -48,42 +48,50 @@ def p_tuning(run: Run) -> Cost:
 def prefix_tuning(run: Run) -> Cost:
     """Keys and values of num_virtual_tokens for every layer.
 
-    One row of 2 * layers * key width per token, looked up for every sequence. The cache puts them
-    before a layer's own keys and values, so the attention keeps the longer copies; the prefix's
-    share of those is counted here, for it does not grow with the text.
-    With prefix_projection the rows come from a two-layer network.
-    Ref: peft/peft_model.py, get_prompt; transformers/cache_utils.py, DynamicLayer.update.
+    One row of 2 * layers * key width per token, looked up for every sequence. With
+    prefix_projection the rows come from a two-layer network.
+    Ref: peft/tuners/prefix_tuning/model.py.
     """
     blocks = text_blocks(run)
     tokens = run.option("num_virtual_tokens") * submodules(run)
-    layers = sum(b.num_layers for b in blocks)
     width = blocks[0].attention.k_width
-    rows = 2 * layers * width
+    rows = 2 * sum(b.num_layers for b in blocks) * width
     if run.option("prefix_projection"):
         e = run.option("encoder_hidden_size") or run.model.hidden_size
-        params: Number = tokens * width + e * (width + 1) + rows * (e + 1)
-    else:
-        params = tokens * rows
-    sequences = run.settings.micro_batch_size
-    # The looked-up rows, permuted into heads and cast to the base's dtype: the cast copies stay.
-    looked_up = sequences * tokens * rows * run.n.attention
-    expanded = sum(b.num_layers * _expansion(b, run) for b in blocks)
-    return Cost(params=params, saved_bytes=looked_up + sequences * tokens * expanded)
+        return Cost(params=tokens * width + e * (width + 1) + rows * (e + 1))
+    return Cost(params=tokens * rows)
 
 
-def _expansion(block: Block, run: Run) -> int:
-    a = block.attention
-    masked = not run.settings.packing or run.settings.attn_implementation == "eager"
-    heads = a.num_heads if masked else a.num_kv_heads
-    return run.n.attention * heads * (a.head_dim + a.v_head_dim)
+def prefix_tuning_kept(block: Block, run: Run) -> Cost:
+    """What one layer keeps because a prefix stands before its keys and values.
+
+    The prefix's looked-up rows, and its share of the longer keys and values that the attention
+    keeps. SDPA needs a mask then, with columns for the prefix, so grouped keys and values are
+    repeated for all heads even where the text alone needs no mask; the cache that joins them holds
+    them unrepeated as long as the model's outputs live.
+    Ref: peft/peft_model.py, get_prompt; transformers/cache_utils.py, DynamicLayer.update;
+    transformers/integrations/sdpa_attention.py, use_gqa_in_sdpa.
+    """
+    a, e = block.attention, run.n.attention
+    narrow = e * (a.k_width + a.v_width)
+    wide = e * a.num_heads * (a.head_dim + a.v_head_dim)
+    masks = run.settings.attn_implementation != "flash_attention_2"
+    kept = wide if masks else narrow
+    prefix = run.settings.micro_batch_size * run.option("num_virtual_tokens")
+    per_token = e * run.option("num_virtual_tokens") if masks else 0
+    if masks and run.settings.packing and run.settings.attn_implementation == "sdpa":
+        per_token += wide - narrow
+    held = narrow if run.trainer.holds_outputs and kept != narrow else 0
+    return Cost(
+        saved_per_token=per_token + held,
+        saved_bytes=prefix * (narrow + kept + held),
+    )
 
 
 def bottleneck(run: Run) -> Cost:
     """Down, activation, up and a residual after every feed-forward part, with biases.
 
-    Kept: the input of the first matrix (the base's dtype, or a copy), its output for the
-    activation, and the activation for the second matrix. Ref: arXiv:1902.00751 section 2.1;
-    swift/tuners/adapter.py, AdapterModule.forward.
+    Ref: arXiv:1902.00751 section 2.1; swift/tuners/adapter.py, AdapterModule.forward.
     """
     m = run.option("adapter_length")
     params: Number = 0
@@ -94,7 +102,7 @@ def bottleneck(run: Run) -> Cost:
 
 
 def bottleneck_kept(block: Block, run: Run) -> Cost:
-    """What one layer's bottleneck keeps."""
+    """The input of the first matrix, its output for the activation, and the activation."""
     m, c = run.option("adapter_length"), run.compute
     return Cost(saved_per_token=c * block.hidden_size + 2 * c * m)
 
@@ -119,8 +127,8 @@ def adaption_prompt_kept(block: Block, run: Run) -> Cost:
     """What one adapted layer keeps.
 
     It projects its prompt to keys and values (repeated for every sequence and query head), scores
-    them with its queries, computed a second time, and adds the result through the gate. Kept: those
-    queries, the scores' softmax in fp32, its copy in the base's dtype and its product with the gate.
+    them with its queries, computed a second time, and adds the result through the gate. Kept: the
+    queries, the softmax in fp32, its copy in the base's dtype and its product with the gate.
     """
     a, e = block.attention, run.n.compute
     length: Any = run.option("adapter_len")

@@ -65,7 +65,8 @@ def nearest_divisor(dimension: int, wanted: int) -> int:
 def boft(t: Target, run: Run) -> Cost:
     """Rotates x by a whole matrix, a product of butterfly factors, and scales the output.
 
-    The permutation of every factor is an fp32 buffer of in x in. Kept: the rotation and the blocks
+    The permutation of every factor is an fp32 buffer of in x in, on the CPU until a trainer moves
+    the adapted model. Kept: the rotation and the blocks
     placed in a matrix, both in x's dtype, with a copy of the permutation where that is not fp32; x
     and the output before its scale. Without its own CUDA kernel PEFT uses one factor.
     Ref: peft/tuners/boft/layer.py, Linear.forward.
@@ -82,7 +83,7 @@ def boft(t: Target, run: Run) -> Cost:
         saved_bytes=factors * (copies * e * square + 3 * FP32_BYTES * t.columns * size)
         + FP32_BYTES * t.columns
         + (e + FP32_BYTES) * t.rows,
-        buffers_bytes=factors * FP32_BYTES * square,
+        buffers_bytes=factors * FP32_BYTES * square if run.trainer.moves_model else 0,
         temporary_bytes=2 * FP32_BYTES * square,
         backward_per_token=e * (2 * t.rows + t.columns),
     )
@@ -119,7 +120,8 @@ def c3a(t: Target, run: Run) -> Cost:
 def psoft(t: Target, run: Run) -> Cost:
     """Rotates x in the r leading singular directions of the weight, which are buffers.
 
-    Kept: x in those directions, and some r x r matrices of the Cayley transform.
+    Kept: x in those directions, and some r x r matrices of the Cayley transform. After a full
+    singular value decomposition the r rows are a view of the whole factor, which stays.
     Ref: peft/tuners/psoft/layer.py, OrthLayer and Linear.forward.
     """
     r = run.rank
@@ -129,12 +131,13 @@ def psoft(t: Target, run: Run) -> Cost:
         if run.option(vector):
             params = params + r
     size = r * (t.rows + t.columns)
+    whole = min(t.rows, t.columns) if run.option("psoft_svd") == "full" else r
     casts = HALF_BYTES * size if run.n.autocast else 0
     return Cost(
         params=params,
         saved_per_token=run.compute * r,
         saved_bytes=(6 if run.option("use_cayley_neumann") else 5) * run.weight * square + casts,
-        buffers_bytes=run.weight * size + INDEX_BYTES * r * (r - 1),
+        buffers_bytes=run.weight * (r * t.rows + whole * t.columns) + INDEX_BYTES * r * (r - 1),
         temporary_bytes=3 * run.weight * square,
         backward_per_token=run.compute * (t.rows + t.columns),
     )

@@ -62,9 +62,13 @@ def ln_tuning_kept(block: Block, run: Run) -> Cost:
 def trainable_tokens(run: Run) -> Cost:
     """Embeddings of the chosen tokens, put into a copy of the embedding in every forward.
 
-    Ref: peft/tuners/trainable_tokens/layer.py, forward_adapters.
+    A head that is tied to the embedding multiplies by such a copy, which is kept.
+    Ref: peft/tuners/trainable_tokens/layer.py, get_merged_weights.
     """
     tokens = len(run.option("token_indices"))
-    width = run.model.embedding_width
     matrix = run.n.weight * run.model.num_embedding_params
-    return Cost(params=tokens * width, temporary_bytes=matrix)
+    return Cost(
+        params=tokens * run.model.embedding_width,
+        saved_bytes=matrix if run.model.tie_word_embeddings else 0,
+        temporary_bytes=matrix,
+    )

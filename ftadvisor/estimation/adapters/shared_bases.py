@@ -36,12 +36,13 @@ def vera(t: Target, run: Run) -> Cost:
 def pvera(t: Target, run: Run) -> Cost:
     """VeRA with a mean and a log-variance per low-rank feature, and a draw between them.
 
-    exp(log-variance / 2) and the noise are fp32. Ref: peft/tuners/pvera/layer.py.
+    exp(log-variance / 2) and the noise stay in the adapter's dtype under autocast too.
+    Ref: peft/tuners/pvera/layer.py, _reparametrize.
     """
     r, c = run.rank, run.compute
     return Cost(
         params=t.rows + 2 * r,
-        saved_per_token=c * (t.rows + 2 * r) + 2 * FP32_BYTES * r,
+        saved_per_token=c * (t.rows + 2 * r) + 2 * run.weight * r,
         saved_bytes=_casts(run, r * (t.rows + 2 * t.columns)),
         backward_per_token=c * (2 * t.rows + t.columns),
     )
@@ -76,21 +77,11 @@ def randlora(t: Target, run: Run) -> Cost:
 
 
 def randlora_shared(found: tuple[Target, ...], run: Run) -> Cost:
-    """The two random bases, once; a copy of B for every matrix that uses only some of its columns.
-
-    Flattening a slice of B copies it, and the copy is kept for x's gradient.
-    """
+    """The two random bases, once, large enough for the widest matrix."""
     r = run.rank
     rows, columns = max(t.rows for t in found), max(t.columns for t in found)
     smaller, larger = min(rows, columns), max(rows, columns)
-    bases = ceil_div(smaller, r)
-    copies: Number = 0
-    if not run.n.autocast:
-        for t in found:
-            own = ceil_div(min(t.rows, t.columns), r)
-            wide = max(t.rows, t.columns) * own * r
-            copies = copies + t.block.num_layers * run.weight * wide * (own < bases)
-    return Cost(buffers_bytes=run.weight * (r * smaller + larger * bases * r), saved_bytes=copies)
+    return Cost(buffers_bytes=run.weight * (r * smaller + larger * ceil_div(smaller, r) * r))
 
 
 def vblora(t: Target, run: Run) -> Cost:
@@ -184,10 +175,10 @@ def adamss(t: Target, run: Run) -> Cost:
 def frod(t: Target, run: Run) -> Cost:
     """U (S + L) Vᵀ in place of the weight: a diagonal and sparse_rate of the off-diagonal train.
 
-    Kept: x in V's directions, the sparse elements with their places, and for a half-precision base
-    S made dense, for CUDA multiplies no sparse half-precision matrices. U and V, which PEFT leaves
-    on the CPU, are brought over in each forward and kept for x's gradient.
-    Ref: peft/tuners/frod/layer.py, forward and _sparse_activation_mm.
+    Kept: x in V's directions, the sparse elements (twice where in half precision) with their
+    places, and for a half-precision base S made dense, for CUDA multiplies no sparse matrices in
+    half precision. U and V, which PEFT leaves on the CPU, are brought over in each forward and kept
+    for x's gradient. Ref: peft/tuners/frod/layer.py, forward and _sparse_activation_mm.
     """
     e = run.n.compute
     elements = max(
@@ -200,7 +191,7 @@ def frod(t: Target, run: Run) -> Cost:
     return Cost(
         params=elements + t.columns,
         saved_per_token=e * t.columns,
-        saved_bytes=frozen + dense + (2 * INT64_BYTES + 2 * e) * elements,
+        saved_bytes=frozen + dense + (2 * INT64_BYTES + FP32_BYTES) * elements,
         buffers_bytes=-run.n.weight * t.rows * t.columns if offloaded else 0,
         temporary_bytes=2 * e * t.columns**2,
         backward_per_token=e * (t.rows + 2 * t.columns),
