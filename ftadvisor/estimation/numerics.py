@@ -14,6 +14,10 @@ HALF_BYTES = 2
 SHARDED = frozenset({"zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"})
 PARAMETER_SHARDED = frozenset({"zero3", "fsdp"})
 
+KEEPS_BASE_DTYPE = frozenset({"llamapro", "adaption_prompt", "adapter", "adapter_v2"})
+"""Techniques whose parameters are made in the base's dtype and not cast: copies of its layers, and
+prompts, which are no PEFT tuner layers (peft/tuners/adaption_prompt/layer.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Numerics:
@@ -62,13 +66,16 @@ def numerics(settings: Settings, trainer: Trainer, *, trains_base: bool) -> Nume
     wide_residual = prepared and trainer.kbit_residual_fp32
     compute = HALF_BYTES if autocast else weight
     residual = FP32_BYTES if wide_residual else weight
+    adapter = DTYPE_BYTES[settings.adapter_dtype]
+    if settings.technique in KEEPS_BASE_DTYPE:
+        adapter = weight
     return Numerics(
         weight=weight,
         compute=FP32_BYTES if wide_residual else compute,
         head=HALF_BYTES if autocast else weight,
         residual=residual,
         attention=HALF_BYTES if autocast else compute,
-        adapter=DTYPE_BYTES[settings.adapter_dtype],
+        adapter=adapter,
         norm_weight=FP32_BYTES if prepared else weight,
         trained=trains_base,
         autocast=autocast,

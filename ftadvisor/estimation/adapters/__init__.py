@@ -89,6 +89,9 @@ _PER_LAYER: Final = {
     "prefix_tuning": (prompts.prefix_tuning, prompts.prefix_tuning_kept),
     "bottleneck": (prompts.bottleneck, prompts.bottleneck_kept),
     "adaption_prompt": (prompts.adaption_prompt, prompts.adaption_prompt_kept),
+    "adapter": (litgpt.adapter, litgpt.adapter_kept),
+    "adapter_v2": (litgpt.adapter_v2, litgpt.adapter_v2_kept),
+    "llamapro": (prompts.llamapro, prompts.llamapro_kept),
     "ln_tuning": (selective.ln_tuning, selective.ln_tuning_kept),
 }
 
@@ -140,24 +143,40 @@ def _once(run: Run) -> AdapterBytes:
 
 def _per_layer(run: Run) -> AdapterBytes:
     count, kept = _PER_LAYER[run.settings.technique]
-    blocks = [b for b in run.model.blocks if b.stream != "image"]
-    if run.settings.technique == "prefix_tuning":
-        blocks = [b for b in blocks if b.stream == "text"]
-    adapted = [b.num_layers for b in blocks]
-    if run.settings.technique == "adaption_prompt":
-        adapted = [0] * (len(blocks) - 1) + [prompts.adapted_layers(run)]
-    costs = [kept(b, run) for b in blocks]
+    blocks = _adapted(run)
+    costs = [(layers, kept(b, run)) for b, layers in blocks]
+    apart: Number = 0
+    if run.settings.technique == "adapter_v2":
+        # The head's output before its scale.
+        apart = run.n.head * run.model.vocab_size
+    elif run.settings.technique == "adapter":
+        apart = -litgpt.untouched(run)
     return AdapterBytes(
         num_trainable_params=count(run).params,
         buffers_bytes=0,
-        saved_per_token=sum(n * c.saved_per_token for n, c in zip(adapted, costs, strict=True)),
-        saved_per_token_per_layer=largest(*(c.saved_per_token for c in costs)),
-        saved_bytes=sum(n * c.saved_bytes for n, c in zip(adapted, costs, strict=True)),
-        saved_bytes_per_layer=largest(*(c.saved_bytes for c in costs)),
+        saved_per_token=sum(layers * c.saved_per_token for layers, c in costs) + apart,
+        saved_per_token_per_layer=largest(*(c.saved_per_token for _, c in costs)),
+        saved_bytes=sum(layers * c.saved_bytes for layers, c in costs),
+        saved_bytes_per_layer=largest(*(c.saved_bytes for _, c in costs)),
         temporary_bytes=0,
         backward_per_token=0,
         virtual_tokens=0,
     )
+
+
+def _adapted(run: Run) -> list[tuple[Block, int]]:
+    """Blocks and how many of their layers a technique of layers adapts."""
+    technique = run.settings.technique
+    if technique in ("adapter", "adapter_v2"):
+        return litgpt.adapted_layers(run)
+    if technique in ("bottleneck", "ln_tuning"):
+        return [(b, b.num_layers) for b in run.model.blocks if b.stream != "image"]
+    text = prompts.text_blocks(run)
+    if technique == "prefix_tuning":
+        return [(b, b.num_layers) for b in text]
+    # The last layers, which are all of one block but in models of unusual make.
+    adapted = prompts.new_blocks if technique == "llamapro" else prompts.adapted_layers
+    return [(text[-1], adapted(run))]
 
 
 def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ftadvisor.errors import InvalidSettingError
+from ftadvisor.estimation.activations import layer_activations
 from ftadvisor.estimation.adapters.cost import Cost, Run
+from ftadvisor.estimation.numerics import FP32_BYTES
 from ftadvisor.schema.model import Block
 from ftadvisor.schema.settings import Number
 
@@ -54,3 +56,77 @@ def switches(run: Run) -> frozenset[str]:
             sorted(set(_NAMES.values())),
         )
     return frozenset(_NAMES[name] for name in asked)
+
+
+def adapter(run: Run) -> Cost:
+    """adapter_prompt_length vectors and a gate per head, from layer adapter_start_layer on."""
+    total: Number = 0
+    for block, layers in adapted_layers(run):
+        each = run.option("adapter_prompt_length") * block.hidden_size + block.attention.num_heads
+        total = total + layers * each
+    return Cost(params=total)
+
+
+def adapted_layers(run: Run) -> list[tuple[Block, int]]:
+    """Blocks with their number of layers from adapter_start_layer on."""
+    left = int(run.option("adapter_start_layer"))
+    found: list[tuple[Block, int]] = []
+    for block in run.model.blocks:
+        skipped = min(left, block.num_layers)
+        left -= skipped
+        found.append((block, block.num_layers - skipped))
+    return found
+
+
+def untouched(run: Run) -> Number:
+    """What layers before the first adapted one would keep: no gradient reaches them."""
+    total: Number = 0
+    for block, layers in adapted_layers(run):
+        if layers < block.num_layers:
+            found = layer_activations(run.model, block, run.settings, run.n, run.trainer)
+            each = found.saved + found.saved_per_key * run.settings.longest_length
+            total = total + (block.num_layers - layers) * each
+    return total
+
+
+def adapter_kept(block: Block, run: Run) -> Cost:
+    """A second attention to the prompt, with the layer's own queries.
+
+    Kept: its output, which the gate scales too, one fp32 statistic per head, its mask in half
+    precision (rows padded to eight), and the prompt's keys and values.
+    Ref: litgpt/adapter.py, CausalSelfAttention.scaled_dot_product_attention.
+    """
+    a, e = block.attention, run.n.attention
+    length = int(run.option("adapter_prompt_length"))
+    prompt = e * length * a.num_heads * (a.head_dim + a.v_head_dim)
+    padded = -(-length // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
+    per_token = e * a.out_width + FP32_BYTES * a.num_heads + e * padded
+    return Cost(saved_per_token=per_token, saved_bytes=prompt)
+
+
+_MASK_ALIGNMENT = 8
+"""aten/src/ATen/native/transformers/attention.cpp, pad_bias: 16 bytes in half precision."""
+
+
+def adapter_v2(run: Run) -> Cost:
+    """LLaMA-Adapter, a scale and a bias for every matrix, the head included, and all norms."""
+    model = run.model
+    total: Number = adapter(run).params + 2 * model.vocab_size
+    for b in model.blocks:
+        norms = sum(b.norm_widths) * (2 if b.norm_bias else 1)
+        total = total + b.num_layers * (2 * sum(w.out_features for w in b.linears) + norms)
+    if model.final_norm != "none":
+        bias = model.final_norm == "layer" and model.blocks[0].norm_bias
+        total = total + model.hidden_size * (2 if bias else 1)
+    return Cost(params=total)
+
+
+def adapter_v2_kept(block: Block, run: Run) -> Cost:
+    """Beside LLaMA-Adapter's: every matrix's output before its scale, every norm's before its.
+
+    Ref: litgpt/adapter_v2.py, AdapterV2Linear.forward.
+    """
+    first = adapter_kept(block, run)
+    outputs = run.n.compute * sum(w.out_features for w in block.linears)
+    norms = run.n.residual * sum(block.norm_widths) if block.norm == "rms" else 0
+    return first._replace(saved_per_token=first.saved_per_token + outputs + norms)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from ftadvisor.estimation.activations import layer_activations
 from ftadvisor.estimation.adapters.cost import Cost, Run
 from ftadvisor.estimation.numerics import FP32_BYTES
 from ftadvisor.schema.model import Block
@@ -135,3 +137,25 @@ def adaption_prompt_kept(block: Block, run: Run) -> Cost:
     per_token = e * a.q_width + a.num_heads * length * (FP32_BYTES + 2 * e)
     prompt = run.settings.micro_batch_size * length * 2 * e * a.q_width
     return Cost(saved_per_token=per_token, saved_bytes=prompt)
+
+
+def llamapro(run: Run) -> Cost:
+    """num_new_blocks copies of layers, all of whose weights train.
+
+    Ref: arXiv:2401.02415 section 3; swift/tuners/llamapro.py.
+    """
+    block = text_blocks(run)[-1]
+    return Cost(params=new_blocks(run) * block.num_params_per_layer)
+
+
+def new_blocks(run: Run) -> int:
+    """Layers that LLaMA-Pro adds; each stands for as many of the old ones."""
+    return int(run.option("num_new_blocks"))
+
+
+def llamapro_kept(block: Block, run: Run) -> Cost:
+    """What one new layer keeps: all that a trained layer does."""
+    n = replace(run.n, trained=True)
+    found = layer_activations(run.model, block, run.settings, n, run.trainer)
+    keys = found.saved_per_key * run.settings.longest_length
+    return Cost(saved_per_token=found.saved + keys)
