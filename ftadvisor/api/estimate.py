@@ -12,7 +12,7 @@ from ftadvisor.api.settings import resolve
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.cost import Cost, run_cost
 from ftadvisor.estimation.prediction import MemoryPrediction, adapter_of, predict_memory
-from ftadvisor.estimation.time import RunTime, run_time, step_seconds
+from ftadvisor.estimation.time import RunTime, run_time, step_time
 from ftadvisor.schema.estimate import CostEstimate, Estimate, MemoryEstimate, TimeEstimate, Verdict
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
@@ -20,7 +20,12 @@ from ftadvisor.schema.options import Options
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
-from ftadvisor.sources.coefficients import memory_coefficients, memory_intervals, time_coefficients
+from ftadvisor.sources.coefficients import (
+    memory_coefficients,
+    memory_intervals,
+    time_coefficients,
+    time_intervals,
+)
 from ftadvisor.sources.datasets import read_workload
 from ftadvisor.sources.gpus import all_gpus, match_gpu
 from ftadvisor.sources.models import find_model
@@ -158,8 +163,10 @@ def _estimate(
     time = cost = None
     extra: list[str] = []
     if gpu is not None:
-        predicted = step_seconds(model, settings, trainer, adapter, gpu, time_coefficients())
-        time = run_time(predicted, settings, subject.workload)
+        step = step_time(
+            model, settings, trainer, adapter, gpu, time_coefficients(), time_intervals()
+        )
+        time = run_time(step, settings, subject.workload, gpu)
         cost = _cost(subject, time, settings, extra)
     return Estimate(
         model=subject.name,

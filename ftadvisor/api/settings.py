@@ -177,7 +177,7 @@ def _set_lengths(
         cap = chosen["max_length"] = limit
         said.append(f"max_length {limit}: the model's context")
     if chosen.get("packing"):
-        chosen["mean_length"] = chosen["longest_length"] = cap
+        chosen["mean_length"] = chosen["mean_padded_length"] = chosen["longest_length"] = cap
         return
     mean = given.get("mean_length") or min(workload.mean_tokens, cap)
     longest = given.get("longest_length") or workload.longest_tokens
@@ -192,3 +192,4 @@ def _set_lengths(
     chosen["mean_length"] = mean
     chosen["longest_length"] = found.longest
     chosen["typical_length"] = found.typical
+    chosen["mean_padded_length"] = found.mean_padded

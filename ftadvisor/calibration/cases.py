@@ -22,6 +22,12 @@ from ftadvisor.sources.techniques import find_technique
 KNOWN_METRICS = ("allocated", "reserved", "device")
 SCORED_GRADES = ("A", "B")
 GPUS_OF_ONE_MACHINE = 8
+SXM_BOARDS = {
+    "a100-40gb": "a100-sxm4-40gb",
+    "a100-80gb": "a100-sxm4-80gb",
+    "h100-80gb": "h100-sxm5-80gb",
+    "h200-141gb": "h200-sxm5-141gb",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +66,13 @@ def case_of(m: Measurement) -> Case:
 def _gpu(m: Measurement) -> Gpu | None:
     """The GPU, or None where the row does not say which: memory can be predicted all the same.
 
-    The published name tells boards apart that the normalised one joins; H100s of eight and more
-    are SXM boards, which clusters are built of.
+    The published name tells boards apart that the normalised one joins. Where neither does, eight
+    and more are SXM boards, which such machines are built of.
     """
     gpus = m.row.get("num_gpus") or 1
     names = [m.row.get("gpu_as_published"), m.gpu]
-    if m.gpu == "h100-80gb" and gpus >= GPUS_OF_ONE_MACHINE:
-        names.insert(0, "h100-sxm5-80gb")
+    if gpus >= GPUS_OF_ONE_MACHINE and m.gpu in SXM_BOARDS:
+        names.insert(0, SXM_BOARDS[m.gpu])
     for name in names:
         try:
             return find_gpu(str(name))

@@ -207,10 +207,12 @@ def fit_memory(cases: Sequence[Case]) -> MemoryFit:
         without = fit_ladder([t for t in targets if t.case.measurement.source != source])
         left += residuals((c for c in cases if c.measurement.source == source), without)
     found = residuals(cases, coefficients)
-    return MemoryFit(coefficients, fit_intervals(found, left), left_out_errors(left, found))
+    return MemoryFit(coefficients, intervals_of(found, left), left_out_errors(left, found))
 
 
-def fit_intervals(found: Sequence[Residual], left: Sequence[Residual]) -> dict[str, Interval]:
+def intervals_of(
+    found: Sequence[Residual], left: Sequence[Residual], metrics: tuple[str, ...] = METRICS
+) -> dict[str, Interval]:
     """One interval for each kind with enough rows, and for each of the kinds it belongs to.
 
     Kinds of measured trainers take the residuals of the fit. A trainer that was never measured is
@@ -226,7 +228,7 @@ def fit_intervals(found: Sequence[Residual], left: Sequence[Residual]) -> dict[s
     for kind, members in groups.items():
         if len(members) >= FEWEST_IN_KIND or len(kind) == 1:
             table[" ".join(kind)] = residual_interval([r.ratio for r in members])
-    for metric in METRICS:
+    for metric in metrics:
         for kind in ((), ("fixed",), ("varying",)):
             members = [
                 r
@@ -251,13 +253,15 @@ def _evidence(metric: str) -> tuple[str, ...]:
 
 
 def left_out_errors(
-    left: Sequence[Residual], found: Sequence[Residual]
+    left: Sequence[Residual], found: Sequence[Residual], metrics: tuple[str, ...] = METRICS
 ) -> dict[str, dict[str, Any]]:
     """Errors of each source predicted without it, and whether intervals without it hold them."""
     covered: dict[int, bool] = {}
     for source in {r.source for r in left}:
-        table = fit_intervals(
-            [r for r in found if r.source != source], [r for r in left if r.source != source]
+        table = intervals_of(
+            [r for r in found if r.source != source],
+            [r for r in left if r.source != source],
+            metrics,
         )
         for place, residual in enumerate(left):
             if residual.source == source:

@@ -34,3 +34,36 @@ class Interval(NamedTuple):
     high: float
     rows: int
     """Measurements that the multipliers come from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeCoefficients:
+    """How much of a datasheet a step gets, by what it does and where it runs."""
+
+    efficiency: dict[str, float]
+    """Share of the dense matrix rate, by GPU id, architecture, or "default"."""
+    half_tokens: float
+    """Tokens of a micro-batch at which half of that share is reached [tokens]."""
+    bandwidth_share: float
+    attention_share: dict[str, float]
+    """Attention's rate over the matrix rate, by implementation."""
+    elementwise_passes: float
+    """Times that a layer's elementwise kernels read or write the residual stream."""
+    dequantization_share: dict[str, float]
+    """Unpacked bytes a second over the memory bandwidth, by quantization."""
+    launch_seconds: dict[str, float]
+    """Host time of one layer's pass, by trainer or "default" [s]."""
+    adapter_passes: float
+    """Times that what an adapter keeps is written or read."""
+    adapter_launches: float
+    """Host time of adapters over that of the layer."""
+    overlap_power: float
+    """GPU and host times add as (a^p + b^p)^(1/p)."""
+    link_share: dict[str, float]
+    """Share of the link's rate in collective operations, by link or "default"."""
+    exposed: float
+    """Share of the shorter of computation and communication that is not hidden."""
+    optimizer_bytes: float
+    """Read and written by the optimizer per trained parameter [bytes]."""
+    step_seconds: float
+    """Host time of one micro-batch outside the layers [s]."""

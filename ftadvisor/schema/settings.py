@@ -40,6 +40,8 @@ class Settings:
     packing: bool = False
     mean_length: Number = 0.0
     """Unpadded tokens per sequence, on average [tokens]."""
+    mean_padded_length: Number = 0.0
+    """Tokens per sequence with padding, on average: what is really computed."""
     longest_length: Number = 0
     """Tokens of the longest padded sequence that is really run: the peak follows it."""
     typical_length: Number = 0

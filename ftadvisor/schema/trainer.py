@@ -71,6 +71,8 @@ class Trainer:
     """Moves the model to the GPU after it has been adapted, buffers of adapters included."""
     evaluates: bool = False
     """Evaluation or generation runs inside the measured time."""
+    tf32: bool = False
+    """fp32 products run in TF32 (torch's own default is full fp32)."""
     measured: bool = False
     """Published measurements of this program are among the rows that the model was checked on."""
     defaults: dict[str, Any]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
+
+from ftadvisor.sources.workloads import reference_workload
 
 LONGEST_OVER_MEAN = 8.0
 """Longest sample over mean length. Alpaca with Llama's tokenizer: 1304 tokens over about 128
@@ -20,12 +23,21 @@ TYPICAL_OVER_LONGEST = 0.75
 that every other batch reaches and one that hardly any does."""
 
 
+SORTED_PADDED_OVER_MEAN = 1.05
+"""Mean padded over mean length where batches of 4 come from 80 samples sorted by length: a batch spans
+a twentieth of the distribution, its longest sample lies half of that above its mean."""
+
+
 class BatchLengths(NamedTuple):
     """Tokens per sequence of padded batches."""
 
     longest: float
     typical: float
     """The median batch's; 0: all are as long as the longest."""
+    mean_padded: float
+    """The mean over batches."""
+    mean: float
+    """Unpadded tokens per sequence."""
     assumptions: list[str]
 
 
@@ -47,7 +59,8 @@ def batch_lengths(
     if mean is None:
         longest = longest or cap
         said.append(f"half of the batches longer than {TYPICAL_OVER_LONGEST:.0%} of the longest")
-        return BatchLengths(longest, TYPICAL_OVER_LONGEST * longest, said)
+        typical = TYPICAL_OVER_LONGEST * longest
+        return BatchLengths(longest, typical, typical, typical, said)
     if longest is None:
         longest = min(cap, LONGEST_OVER_MEAN * mean)
         if longest < cap:
@@ -59,7 +72,8 @@ def batch_lengths(
     if deleted:
         probability *= _normal_cdf((math.log(cap) - mu) / sigma)
     typical = math.exp(mu + sigma * _normal_quantile(probability))
-    return BatchLengths(longest, min(typical, longest), said)
+    padded = min(mean * padded_over_mean(micro_batch_size, deviation / mean), longest)
+    return BatchLengths(longest, min(typical, longest), padded, mean, said)
 
 
 def _counts_padding(row: dict[str, Any]) -> bool:
@@ -68,6 +82,7 @@ def _counts_padding(row: dict[str, Any]) -> bool:
     return "tokens_per_s*gpus/samples_per_s" in str(inferred.get("seq_len", ""))
 
 
+@cache
 def padded_over_mean(batch: int, deviation_over_mean: float = DEVIATION_OVER_MEAN) -> float:
     """Expected longest of `batch` lognormal sample lengths, over their mean.
 
@@ -108,8 +123,12 @@ def published_lengths(row: dict[str, Any]) -> BatchLengths:
     if mean and fill == "padded-to-longest" and _counts_padding(row):
         mean = mean / padded_over_mean(batch)
     if fill == "full":
-        return BatchLengths(float(mean or cap), 0.0, [])
+        full = float(mean or cap)
+        return BatchLengths(full, 0.0, full, full, [])
     stated = row.get("longest_sequence_tokens")
+    if mean is None and "alpaca" in str(row.get("notes")).lower():
+        # lit-gpt's tables: the cap is the longest sample, or one that it cuts.
+        mean, stated = reference_workload().mean_tokens, stated or cap
     statistics: dict[str, Any] = row.get("length_statistics") or {}
     found = batch_lengths(
         cap=cap,
@@ -119,7 +138,11 @@ def published_lengths(row: dict[str, Any]) -> BatchLengths:
         micro_batch_size=batch,
         deleted="deleted" in str(statistics.get("rule", "")),
     )
+    if mean and "BucketIterator" in str(row.get("inferred")):
+        return found._replace(mean_padded=SORTED_PADDED_OVER_MEAN * float(mean))
     if fill == "padding-free" and mean and not stated:
         joined = (float(mean) * (batch - 1) + found.longest) / batch
-        return found._replace(longest=joined, typical=min(found.typical, joined))
+        return found._replace(
+            longest=joined, typical=min(found.typical, joined), mean_padded=float(mean)
+        )
     return found

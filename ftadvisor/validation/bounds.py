@@ -1,4 +1,4 @@
-"""What the repository promises of its own rows; `ftadvisor validate` fails where it does not hold."""
+"""What the repository promises of its own rows; `validate` fails where it does not hold."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ftadvisor.sources.data_files import read_json
+from ftadvisor.sources.coefficients import left_out
 from ftadvisor.validation.rows import Row, counts_for_memory, counts_for_time, ran
 from ftadvisor.validation.scores import Summary, summarize
 
@@ -105,7 +105,7 @@ def _time_bounds(rows: Sequence[Row]) -> list[Bound]:
 def _left_out_bounds() -> list[Bound]:
     found: list[Bound] = []
     for what, limit in (("memory", 0.06), ("time", 0.20)):
-        pooled = read_json(f"coefficients/{what}.json")["left_out"]["pooled"]
+        pooled = left_out(what)["pooled"]
         found.append(
             Bound(f"{what}, one source left out: median", pooled["median_abs_error"], limit)
         )

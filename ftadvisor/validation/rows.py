@@ -8,9 +8,14 @@ from typing import Any
 from ftadvisor.calibration.cases import Case, case_of
 from ftadvisor.errors import FtadvisorError
 from ftadvisor.estimation.prediction import MemoryPrediction, predict_memory
-from ftadvisor.estimation.time import TimePrediction, step_seconds
+from ftadvisor.estimation.time import step_time
 from ftadvisor.schema.measurement import Measurement
-from ftadvisor.sources.coefficients import memory_coefficients, memory_intervals, time_coefficients
+from ftadvisor.sources.coefficients import (
+    memory_coefficients,
+    memory_intervals,
+    time_coefficients,
+    time_intervals,
+)
 from ftadvisor.units import GIB
 from ftadvisor.validation.scores import Scored
 
@@ -104,8 +109,14 @@ def _time_score(case: Case) -> Scored | None:
     if case.gpu is None:
         return None
     s = case.situation
-    found: TimePrediction = step_seconds(
-        case.model, s.settings, s.trainer, case.adapter, case.gpu, time_coefficients()
+    found = step_time(
+        case.model,
+        s.settings,
+        s.trainer,
+        case.adapter,
+        case.gpu,
+        time_coefficients(),
+        time_intervals(),
     )
     m = case.measurement
     seconds = [

@@ -1,0 +1,261 @@
+"""How long a step takes: work over rates, a launch floor, communication, and the run as a whole.
+
+The form is a roofline per kind of work. What the GPU computes and what the host launches overlap;
+the longer decides. Every share of a datasheet's rate is fitted by `calibration.time_fit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ftadvisor.estimation.arithmetic import largest, smallest
+from ftadvisor.estimation.numerics import HALF_BYTES, PARAMETER_SHARDED, SHARDED
+from ftadvisor.estimation.objectives import objective_cost
+from ftadvisor.estimation.terms import AdapterBytes
+from ftadvisor.estimation.uncertainty import interval
+from ftadvisor.estimation.work import Work, micro_batch_work, parameter_bytes
+from ftadvisor.schema.coefficients import Interval, TimeCoefficients
+from ftadvisor.schema.hardware import Gpu
+from ftadvisor.schema.model import ModelSpec
+from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.trainer import Trainer
+from ftadvisor.schema.workload import Workload
+from ftadvisor.units import HOUR
+
+GPUS_PER_MACHINE = 8
+"""Beyond these the network between machines is the link."""
+
+
+class StepTime(NamedTuple):
+    """One optimizer step of all GPUs [s]."""
+
+    micro_step_seconds: Number
+    """Forward and backward of one micro-batch."""
+    micro_step_low_seconds: Number
+    micro_step_high_seconds: Number
+    step_seconds: Number
+    """All micro-batches of the step and the optimizer."""
+    model_flops: Number
+    """Of one micro-batch on one GPU, recomputation not counted [FLOPs]."""
+    peak_flops_per_second: float
+
+
+class RunTime(NamedTuple):
+    """A whole run."""
+
+    tokens_per_second: Number
+    """All GPUs, padding not counted."""
+    step_seconds: Number
+    total_seconds: Number
+    total_low_seconds: Number
+    total_high_seconds: Number
+    mfu: Number
+    energy_kwh: Number | None
+
+
+def step_time(
+    model: ModelSpec,
+    settings: Settings,
+    trainer: Trainer,
+    adapter: AdapterBytes | None,
+    gpu: Gpu,
+    c: TimeCoefficients,
+    intervals: Mapping[str, Interval],
+) -> StepTime:
+    """Seconds of a micro-step and of an optimizer step, padded batches at their mean length."""
+    trained = adapter is None
+    objective = objective_cost(settings, trains_base=trained)
+    length = padded_length(settings)
+    if objective.generates:
+        length = length + settings.max_completion_length
+    work = micro_batch_work(model, settings, objective, length, trained=trained)
+    tokens = settings.micro_batch_size * objective.sequences * length
+    peak = peak_flops(gpu, settings, trainer)
+    seconds = _computing(work, settings, tokens, peak, gpu, c)
+    if adapter is not None:
+        seconds = seconds + _adapter_seconds(adapter, tokens, gpu, c)
+    launches = launch_seconds(work, trainer, c, adapted=not trained)
+    p = c.overlap_power
+    seconds = (seconds**p + launches**p) ** (1 / p)
+    seconds = _with_communication(seconds, model, settings, gpu, c, trained=trained)
+    if objective.generates:
+        seconds = seconds + _generation(model, settings, gpu, c, launches)
+    found = interval(intervals, time_kind(settings, trainer, gpu, c))
+    step = settings.gradient_accumulation_steps * seconds
+    return StepTime(
+        seconds,
+        seconds * found.low,
+        seconds * found.high,
+        step + _optimizer(settings, _num_trained(model, adapter), gpu, c),
+        work.model_flops,
+        peak,
+    )
+
+
+def padded_length(settings: Settings) -> Number:
+    """Mean padded tokens per sequence: between the mean of samples and the longest."""
+    return largest(settings.mean_padded_length, settings.mean_length)
+
+
+def peak_flops(gpu: Gpu, settings: Settings, trainer: Trainer) -> float:
+    """Dense matrix rate in the dtype that the run computes in [FLOP/s]."""
+    dtype = settings.autocast if settings.autocast != "none" else settings.weights_dtype
+    rates = gpu.flops_per_second
+    if dtype == "fp32":
+        wide = rates.get("tf32") if trainer.tf32 else None
+        return wide or rates.get("fp32", min(rates.values()))
+    return rates.get(dtype) or rates.get("fp16") or rates.get("fp32") or min(rates.values())
+
+
+def efficiency(gpu: Gpu, c: TimeCoefficients) -> float:
+    """Share of the matrix rate on this GPU: its own, its architecture's, or the default."""
+    table = c.efficiency
+    return table.get(gpu.id) or table.get(gpu.arch) or table["default"]
+
+
+def _computing(
+    work: Work,
+    settings: Settings,
+    tokens: Number,
+    peak: float,
+    gpu: Gpu,
+    c: TimeCoefficients,
+) -> Number:
+    rate = peak * efficiency(gpu, c)
+    bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
+    saturated = tokens / (tokens + c.half_tokens)
+    linear = work.linear_flops / (rate * saturated)
+    share = c.attention_share.get(settings.attn_implementation, 1.0)
+    attention = work.attention_flops / (rate * share)
+    elementwise = (c.elementwise_passes * work.elementwise_bytes + work.logit_bytes) / bandwidth
+    seconds = linear + attention + elementwise
+    if settings.quantization != "none":
+        family = settings.quantization.partition("-")[0]
+        share = c.dequantization_share.get(family) or c.dequantization_share["default"]
+        unpacked = gpu.memory_bandwidth_bytes_per_second * share
+        seconds = seconds + work.dequantized_bytes / unpacked
+    return seconds
+
+
+def _num_trained(model: ModelSpec, adapter: AdapterBytes | None) -> Number:
+    return model.num_params if adapter is None else adapter.num_trainable_params
+
+
+def _adapter_seconds(
+    adapter: AdapterBytes, tokens: Number, gpu: Gpu, c: TimeCoefficients
+) -> Number:
+    """What the adapter itself moves: each tensor that it keeps is written and read some times [s]."""
+    kept = adapter.saved_per_token * tokens + adapter.saved_bytes
+    bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
+    return c.adapter_passes * kept / bandwidth
+
+
+def launch_seconds(
+    work: Work, trainer: Trainer, c: TimeCoefficients, *, adapted: bool
+) -> Number:
+    """Host time of a micro-batch [s]."""
+    tau = c.launch_seconds.get(trainer.id) or c.launch_seconds["default"]
+    return c.step_seconds + tau * work.layer_passes * (1 + (c.adapter_launches if adapted else 0))
+
+
+def _with_communication(
+    seconds: Number,
+    model: ModelSpec,
+    settings: Settings,
+    gpu: Gpu,
+    c: TimeCoefficients,
+    *,
+    trained: bool,
+) -> Number:
+    """FSDP and ZeRO-3: weights gathered twice, gradients scattered; DDP: gradients reduced."""
+    if settings.strategy == "none":
+        return seconds
+    exchanged = parameter_bytes(settings) * model.num_params
+    times = 0.0
+    if settings.strategy in PARAMETER_SHARDED:
+        times = 2.0 + (1.0 if trained else 0.0)
+    elif trained:
+        # A reduction moves as much as a scatter and a gather; accumulation does it once a step.
+        times = 2.0 / settings.gradient_accumulation_steps
+    gpus = settings.num_gpus
+    share = c.link_share.get(gpu.link) or c.link_share["default"]
+    link = gpu.link_bytes_per_second * share
+    moved = times * exchanged * (gpus - 1) / gpus / link
+    return largest(seconds, moved) + c.exposed * smallest(seconds, moved)
+
+
+def _generation(
+    model: ModelSpec, settings: Settings, gpu: Gpu, c: TimeCoefficients, launches: Number
+) -> Number:
+    """Decoding: each token reads all weights, and is launched layer by layer [s]."""
+    weights = HALF_BYTES * model.num_params
+    bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
+    each = largest(weights / bandwidth, launches / 3)
+    return settings.max_completion_length * each
+
+
+def _optimizer(
+    settings: Settings, num_trainable_params: Number, gpu: Gpu, c: TimeCoefficients
+) -> Number:
+    """Reads and writes weights, gradients and states of one rank's share [s]."""
+    shards = settings.num_gpus if settings.strategy in SHARDED else 1
+    bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
+    if settings.offload_optimizer:
+        bandwidth = gpu.link_bytes_per_second * c.link_share["default"]
+    moved = c.optimizer_bytes * num_trainable_params / shards
+    return moved / bandwidth
+
+
+def time_kind(
+    settings: Settings, trainer: Trainer, gpu: Gpu, c: TimeCoefficients
+) -> tuple[str, ...]:
+    """The words of a time prediction's kind, the most telling first."""
+    return (
+        "time",
+        "measured-trainer" if trainer.id in c.launch_seconds else "other-trainer",
+        "measured-gpu" if gpu.id in c.efficiency else "other-gpu",
+        "sharded" if settings.strategy in SHARDED else "whole",
+        "quantized" if settings.quantization != "none" else "unquantized",
+    )
+
+
+def run_time(step: StepTime, settings: Settings, workload: Workload, gpu: Gpu) -> RunTime:
+    """The whole run over a workload; its token count's own error widens the interval."""
+    sequences = (
+        settings.micro_batch_size * settings.gradient_accumulation_steps * settings.num_gpus
+    )
+    tokens_a_step = sequences * (
+        settings.max_length if settings.packing else settings.mean_length
+    )
+    rate = tokens_a_step / step.step_seconds
+    cut = smallest(workload.mean_tokens, settings.max_length)
+    tokens = workload.num_examples * workload.num_train_epochs * (
+        workload.mean_tokens if settings.packing else cut
+    )
+    total = tokens / rate
+    low = step.micro_step_low_seconds / step.micro_step_seconds
+    high = step.micro_step_high_seconds / step.micro_step_seconds
+    # Independent errors add as squares.
+    token_error = workload.token_error
+    low = 1 - ((1 - low) ** 2 + token_error**2) ** 0.5
+    high = 1 + ((high - 1) ** 2 + token_error**2) ** 0.5
+    flops = step.model_flops * settings.gradient_accumulation_steps
+    energy = None
+    if gpu.power_watts is not None:
+        energy = gpu.power_watts * settings.num_gpus * total / HOUR / WATTS_PER_KILOWATT
+    return RunTime(
+        tokens_per_second=rate,
+        step_seconds=step.step_seconds,
+        total_seconds=total,
+        total_low_seconds=total * largest(low, SHORTEST_SHARE),
+        total_high_seconds=total * high,
+        mfu=flops / step.step_seconds / step.peak_flops_per_second,
+        energy_kwh=energy,
+    )
+
+
+WATTS_PER_KILOWATT = 1000.0
+SHORTEST_SHARE = 0.1
+"""A run takes at least this share of its prediction: no error makes time negative."""
+
