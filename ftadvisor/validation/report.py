@@ -58,13 +58,13 @@ class Report:
     def verdicts(self) -> dict[str, int]:
         """How often runs that are known to have run, or not, are called otherwise."""
         oom = [r for r in self.rows if r.measurement.oom and r.verdict]
-        ran = [r for r in self.rows if ran(r.measurement) and r.verdict]
+        done = [r for r in self.rows if ran(r.measurement) and r.verdict]
         return {
             "oom_rows": len(oom),
             "oom_called_fits": sum(r.verdict == "fits" for r in oom),
-            "ran_rows": len(ran),
-            "ran_called_does_not_fit": sum(r.verdict == "does_not_fit" for r in ran),
-            "tight": sum(r.verdict == "tight" for r in (*oom, *ran)),
+            "ran_rows": len(done),
+            "ran_called_does_not_fit": sum(r.verdict == "does_not_fit" for r in done),
+            "tight": sum(r.verdict == "tight" for r in (*oom, *done)),
         }
 
     def as_dict(self) -> dict[str, Any]:
