@@ -1,0 +1,125 @@
+"""Speed: one estimate in a warm process, many settings at once, the whole command.
+
+make bench, or python scripts/bench.py. Figures are of the machine that it runs on.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from time import perf_counter
+
+import numpy
+
+from ftadvisor import estimate
+from ftadvisor.api.settings import resolve
+from ftadvisor.estimation.prediction import adapter_of, predict_memory
+from ftadvisor.estimation.time import step_time
+from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.coefficients import (
+    memory_coefficients,
+    memory_intervals,
+    time_coefficients,
+    time_intervals,
+)
+from ftadvisor.sources.gpus import find_gpu
+from ftadvisor.sources.models import find_model
+from ftadvisor.sources.techniques import find_technique
+from ftadvisor.sources.trainers import DEFAULT_TRAINER, find_trainer
+from ftadvisor.sources.workloads import reference_workload
+from ftadvisor.units import MICROSECOND, MILLISECOND
+
+MODEL, GPU, TECHNIQUE = "llama-7b", "rtx3090", "lora"
+COMMAND = ["-m", "ftadvisor", "estimate", "--model", MODEL, "--gpu", "rtx3060"]
+YARDSTICK = ["-c", "import pydantic, rich.console"]
+COMMAND_RUNS = 11
+
+
+def seconds_of(work: Callable[[], object], runs: int) -> float:
+    """Median wall time of one call [s]."""
+    taken: list[float] = []
+    for _ in range(runs):
+        start = perf_counter()
+        work()
+        taken.append(perf_counter() - start)
+    return statistics.median(taken)
+
+
+def one_estimate_seconds(runs: int = 1000) -> float:
+    """One warm `estimate()` with memory, time and cost, its lengths not seen before [s]."""
+    lengths = iter(range(512, 512 + runs + 1))
+
+    def work() -> object:
+        return estimate(MODEL, gpu=GPU, technique=TECHNIQUE, max_length=next(lengths))
+
+    work()
+    return seconds_of(work, runs)
+
+
+def settings_per_second(count: int = 100_000, runs: int = 9) -> float:
+    """Settings whose memory and time are computed in a second, `count` of them at once."""
+    model, gpu = find_model(MODEL).spec, find_gpu(GPU)
+    trainer, technique = find_trainer(DEFAULT_TRAINER), find_technique(TECHNIQUE)
+    one = resolve({}, model, technique, "sft", trainer, gpu, reference_workload(None)).settings
+    many = varied(one, count)
+
+    def work() -> object:
+        adapter = adapter_of(model, many, trainer, technique)
+        memory = predict_memory(
+            model,
+            many,
+            trainer,
+            adapter,
+            memory_coefficients(),
+            memory_intervals(),
+            gpu.usable_bytes,
+        )
+        time = step_time(model, many, trainer, adapter, gpu, time_coefficients(), time_intervals())
+        assert numpy.size(memory.device.high) == numpy.size(time.step_seconds) == count
+        return memory, time
+
+    work()
+    return count / seconds_of(work, runs)
+
+
+def varied(one: Settings, count: int) -> Settings:
+    """`one` with arrays of `count` batch sizes, lengths and ranks."""
+    random = numpy.random.default_rng(0)
+    longest = random.integers(64, 4096, count)
+    return replace(
+        one,
+        micro_batch_size=random.integers(1, 64, count),
+        max_length=longest,
+        longest_length=longest,
+        typical_length=0.6 * longest,
+        mean_padded_length=0.5 * longest,
+        mean_length=0.4 * longest,
+        lora_r=random.integers(1, 256, count),
+    )
+
+
+def command_seconds(arguments: Sequence[str]) -> float:
+    """A whole Python process [s]; the exit code is not looked at, nothing fitting is 1."""
+
+    def work() -> object:
+        return subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=False)
+
+    work()
+    return seconds_of(work, COMMAND_RUNS)
+
+
+def main() -> None:
+    """Print all figures."""
+    print(f"one estimate()       {one_estimate_seconds() / MICROSECOND:10,.0f} µs")
+    print(f"settings at once     {settings_per_second():10,.0f} a second, memory and time of each")
+    command, yardstick = command_seconds(COMMAND), command_seconds(YARDSTICK)
+    print(f"ftadvisor estimate   {command / MILLISECOND:10,.0f} ms")
+    print(f"import pydantic, rich{yardstick / MILLISECOND:10,.0f} ms")
+    print(f"ratio                {command / yardstick:10.2f}")
+
+
+if __name__ == "__main__":
+    main()
