@@ -17,7 +17,7 @@ from ftadvisor.calibration.cases import Case
 from ftadvisor.calibration.quantiles import percentile, residual_interval
 from ftadvisor.estimation.ladder import ladder, lengths_vary, reserved_bytes
 from ftadvisor.estimation.phases import Phase
-from ftadvisor.estimation.uncertainty import interval, memory_kind
+from ftadvisor.estimation.uncertainty import Kind, interval, kinds_of, memory_kind
 from ftadvisor.schema.coefficients import Interval, MemoryCoefficients
 from ftadvisor.units import GIB
 
@@ -177,7 +177,8 @@ class Residual(NamedTuple):
     """Measured over predicted, and what kind of run it was."""
 
     source: str
-    kind: tuple[str, ...]
+    metric: str
+    kind: Kind
     ratio: float
 
 
@@ -189,12 +190,13 @@ def residuals(cases: Iterable[Case], c: MemoryCoefficients) -> list[Residual]:
         if not case.scored or m.lower_bound or m.memory_gib is None or s.memory_unsupported:
             continue
         metric = m.memory_metric or ""
+        kind = memory_kind(s.settings, s.trainer)
         ratio = m.memory_gib * GIB / predicted_bytes(case, metric, c)
-        found.append(Residual(m.source, (metric, *memory_kind(s.settings, s.trainer)), ratio))
+        found.append(Residual(m.source, metric, kind, ratio))
         beside = m.row.get("memory_gib_device")
         if beside and metric != "device":
             ratio = beside * GIB / predicted_bytes(case, "device", c)
-            found.append(Residual(m.source, ("device", *found[-1].kind[1:]), ratio))
+            found.append(Residual(m.source, "device", kind, ratio))
     return found
 
 
@@ -221,34 +223,33 @@ def intervals_of(
     rows.
     """
     table: dict[str, Interval] = {}
-    groups: dict[tuple[str, ...], list[Residual]] = defaultdict(list)
+    groups: dict[str, list[float]] = defaultdict(list)
     for residual in found:
-        for end in range(1, len(residual.kind) + 1):
-            groups[residual.kind[:end]].append(residual)
-    for kind, members in groups.items():
-        if len(members) >= FEWEST_IN_KIND or len(kind) == 1:
-            table[" ".join(kind)] = residual_interval([r.ratio for r in members])
+        for name in kinds_of(residual.metric, residual.kind):
+            groups[name].append(residual.ratio)
+    for name, ratios in groups.items():
+        if len(ratios) >= FEWEST_IN_KIND or name in metrics:
+            table[name] = residual_interval(ratios)
     for metric in metrics:
-        for kind in ((), ("fixed",), ("varying",)):
-            members = [
-                r
-                for r in left
-                if r.kind[0] in _evidence(metric) and r.kind[2 : 2 + len(kind)] == kind
-            ]
+        evidence = [r for r in left if r.metric in _evidence(metric)]
+        for word in {"", *(r.kind[1][0] for r in evidence)}:
+            members = [r for r in evidence if word in ("", r.kind[1][0])]
             if len(members) < FEWEST_IN_KIND:
                 continue
             rows = Counter(r.source for r in members)
-            table[" ".join((metric, "other-trainer", *kind))] = residual_interval(
+            table[" ".join((metric, "other-trainer", word)).rstrip()] = residual_interval(
                 [r.ratio for r in members], [1 / rows[r.source] for r in members]
             )
-    for kind, found_interval in list(table.items()):
-        if kind.startswith("allocated"):
-            table["needed" + kind.removeprefix("allocated")] = found_interval
+    for name, found_interval in list(table.items()):
+        if name.startswith("allocated"):
+            table["needed" + name.removeprefix("allocated")] = found_interval
     return table
 
 
 def _evidence(metric: str) -> tuple[str, ...]:
     """Whose residuals tell how wrong a metric is for a program never measured."""
+    if metric == "time":
+        return ("time",)
     return METRICS if metric == "allocated" else (metric, "allocated")
 
 
@@ -265,7 +266,7 @@ def left_out_errors(
         )
         for place, residual in enumerate(left):
             if residual.source == source:
-                bounds = interval(table, (residual.kind[0], "other-trainer", *residual.kind[2:]))
+                bounds = interval(table, residual.metric, ("", residual.kind[1]))
                 covered[place] = bounds.low <= residual.ratio <= bounds.high
     groups: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for place, residual in enumerate(left):

@@ -200,7 +200,7 @@ def residuals(cases: Sequence[Case], c: TimeCoefficients) -> list[Residual]:
         m, s = case.measurement, case.situation
         kind = time_kind(s.settings, s.trainer, case.gpu, c)
         ratio = (m.micro_step_seconds or 1.0) / micro_step_seconds(case, c)
-        found.append(Residual(m.source, kind, ratio))
+        found.append(Residual(m.source, "time", kind, ratio))
     return found
 
 

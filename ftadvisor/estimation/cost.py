@@ -21,5 +21,7 @@ def run_cost(time: RunTime, num_gpus: Number, usd_per_gpu_hour: float) -> Cost:
     """All GPUs' hours at one price [USD]."""
     hourly = num_gpus * usd_per_gpu_hour / HOUR
     return Cost(
-        time.total_seconds * hourly, time.total_low_seconds * hourly, time.total_high_seconds * hourly
+        time.total_seconds * hourly,
+        time.total_low_seconds * hourly,
+        time.total_high_seconds * hourly,
     )

@@ -67,14 +67,14 @@ def predict_memory(
     above = ladder(phases, settings, trainer, coefficients, usable_bytes)
     kind = memory_kind(settings, trainer)
     needed = _bounded(
-        needed_bytes(phases, settings, coefficients), interval(intervals, ("needed", *kind))
+        needed_bytes(phases, settings, coefficients), interval(intervals, "needed", kind)
     )
-    device = _bounded(above.device, interval(intervals, ("device", *kind)))
+    device = _bounded(above.device, interval(intervals, "device", kind))
     if usable_bytes is not None:
         device = _on_the_card(device, needed, usable_bytes)
     return MemoryPrediction(
-        allocated=_bounded(allocated, interval(intervals, ("allocated", *kind))),
-        reserved=_bounded(above.reserved, interval(intervals, ("reserved", *kind))),
+        allocated=_bounded(allocated, interval(intervals, "allocated", kind)),
+        reserved=_bounded(above.reserved, interval(intervals, "reserved", kind)),
         device=device,
         needed=needed,
         phases=phases,

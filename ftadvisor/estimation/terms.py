@@ -93,6 +93,8 @@ def terms(
     completion = settings.max_completion_length if objective.generates else 0
     length = settings.longest_length + completion + a.virtual_tokens
     sequences = settings.micro_batch_size * objective.sequences
+    # An encoder-decoder's logits and decoder follow the target, its encoder the source.
+    text = settings.max_target_length if model.family == "encdec" else length
     return Terms(
         model=model,
         settings=settings,
@@ -104,12 +106,15 @@ def terms(
         loss=loss_bytes(model, settings, n, trainer),
         adapter=a,
         layers=tuple(
-            _layer(model, b, settings, n, trainer, sequences, length) for b in model.blocks
+            _layer(
+                model, b, settings, n, trainer, sequences, length if b.stream == "source" else text
+            )
+            for b in model.blocks
         ),
         trainable_params=model.num_params if trains_base else a.num_trainable_params,
         trainable_bytes=trainable_dtype_bytes(settings, n, trainer),
-        tokens=sequences * length,
-        length=length,
+        tokens=sequences * text,
+        length=text,
         vocab_size=0 if objective.classifies or model.family == "encoder" else model.vocab_size,
     )
 
@@ -135,7 +140,7 @@ def _layer(
 ) -> Layer:
     if block.stream == "image":
         patches = model.image_patches * settings.num_images
-        tokens, keys = sequences * patches, model.image_patches
+        tokens, keys = sequences * patches, model.image_patches / max(model.image_crops, 1)
     else:
         tokens, keys = sequences * length, length
     activations = layer_activations(model, block, settings, n, trainer)

@@ -13,7 +13,7 @@ from ftadvisor.estimation.arithmetic import largest, smallest
 from ftadvisor.estimation.numerics import HALF_BYTES, PARAMETER_SHARDED, SHARDED
 from ftadvisor.estimation.objectives import objective_cost
 from ftadvisor.estimation.terms import AdapterBytes
-from ftadvisor.estimation.uncertainty import interval
+from ftadvisor.estimation.uncertainty import Kind, interval
 from ftadvisor.estimation.work import Work, micro_batch_work, parameter_bytes
 from ftadvisor.schema.coefficients import Interval, TimeCoefficients
 from ftadvisor.schema.hardware import Gpu
@@ -81,7 +81,7 @@ def step_time(
     seconds = _with_communication(seconds, model, settings, gpu, c, trained=trained)
     if objective.generates:
         seconds = seconds + _generation(model, settings, gpu, c, launches)
-    found = interval(intervals, time_kind(settings, trainer, gpu, c))
+    found = interval(intervals, "time", time_kind(settings, trainer, gpu, c))
     step = settings.gradient_accumulation_steps * seconds
     return StepTime(
         seconds,
@@ -151,9 +151,7 @@ def _adapter_seconds(
     return c.adapter_passes * kept / bandwidth
 
 
-def launch_seconds(
-    work: Work, trainer: Trainer, c: TimeCoefficients, *, adapted: bool
-) -> Number:
+def launch_seconds(work: Work, trainer: Trainer, c: TimeCoefficients, *, adapted: bool) -> Number:
     """Host time of a micro-batch [s]."""
     tau = c.launch_seconds.get(trainer.id) or c.launch_seconds["default"]
     return c.step_seconds + tau * work.layer_passes * (1 + (c.adapter_launches if adapted else 0))
@@ -207,31 +205,25 @@ def _optimizer(
     return moved / bandwidth
 
 
-def time_kind(
-    settings: Settings, trainer: Trainer, gpu: Gpu, c: TimeCoefficients
-) -> tuple[str, ...]:
-    """The words of a time prediction's kind, the most telling first."""
-    return (
-        "time",
-        "measured-trainer" if trainer.id in c.launch_seconds else "other-trainer",
+def time_kind(settings: Settings, trainer: Trainer, gpu: Gpu, c: TimeCoefficients) -> Kind:
+    """The kind of a time prediction, the most telling word first."""
+    return trainer.id if trainer.id in c.launch_seconds else "", (
         "measured-gpu" if gpu.id in c.efficiency else "other-gpu",
-        "sharded" if settings.strategy in SHARDED else "whole",
         "quantized" if settings.quantization != "none" else "unquantized",
+        "sharded" if settings.strategy in SHARDED else "whole",
     )
 
 
 def run_time(step: StepTime, settings: Settings, workload: Workload, gpu: Gpu) -> RunTime:
     """The whole run over a workload; its token count's own error widens the interval."""
-    sequences = (
-        settings.micro_batch_size * settings.gradient_accumulation_steps * settings.num_gpus
-    )
-    tokens_a_step = sequences * (
-        settings.max_length if settings.packing else settings.mean_length
-    )
+    sequences = settings.micro_batch_size * settings.gradient_accumulation_steps * settings.num_gpus
+    tokens_a_step = sequences * (settings.max_length if settings.packing else settings.mean_length)
     rate = tokens_a_step / step.step_seconds
     cut = smallest(workload.mean_tokens, settings.max_length)
-    tokens = workload.num_examples * workload.num_train_epochs * (
-        workload.mean_tokens if settings.packing else cut
+    tokens = (
+        workload.num_examples
+        * workload.num_train_epochs
+        * (workload.mean_tokens if settings.packing else cut)
     )
     total = tokens / rate
     low = step.micro_step_low_seconds / step.micro_step_seconds
@@ -258,4 +250,3 @@ def run_time(step: StepTime, settings: Settings, workload: Workload, gpu: Gpu) -
 WATTS_PER_KILOWATT = 1000.0
 SHORTEST_SHARE = 0.1
 """A run takes at least this share of its prediction: no error makes time negative."""
-

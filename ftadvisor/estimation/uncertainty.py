@@ -8,35 +8,48 @@ kind; kinds with too few rows share their parent's. Fitted by `calibration`, nev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ftadvisor.estimation.numerics import SHARDED
 from ftadvisor.schema.coefficients import Interval
 from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.trainer import Trainer
 
+Kind = tuple[str, tuple[str, ...]]
+"""What is predicted for which trainer ("" where it was never measured), and further words."""
 
-def interval(table: Mapping[str, Interval], kind: tuple[str, ...]) -> Interval:
-    """The interval of the closest kind: the last word is dropped until one is found.
 
-    Raises KeyError when not even the first word is in the table.
+def interval(table: Mapping[str, Interval], metric: str, kind: Kind) -> Interval:
+    """The interval of the closest kind in the table.
+
+    Words are dropped from the end; then the trainer's name is, with all words again.
+    Raises KeyError when not even the metric is in the table.
     """
-    while len(kind) > 1:
-        found = table.get(" ".join(kind))
-        if found is not None:
-            return found
-        kind = kind[:-1]
-    return table[" ".join(kind)]
+    trainer, words = kind
+    for name in (trainer, "measured-trainer") if trainer else ("other-trainer",):
+        for end in range(len(words), -1, -1):
+            found = table.get(" ".join((metric, name, *words[:end])))
+            if found is not None:
+                return found
+    return table[metric]
 
 
-def memory_kind(settings: Settings, trainer: Trainer) -> tuple[str, ...]:
-    """The words of a memory prediction's kind after its metric, the most telling first."""
+def kinds_of(metric: str, kind: Kind) -> Iterator[str]:
+    """All names in a table that a measurement of this kind is evidence for."""
+    trainer, words = kind
+    yield metric
+    for name in (trainer, "measured-trainer") if trainer else ():
+        for end in range(len(words) + 1):
+            yield " ".join((metric, name, *words[:end]))
+
+
+def memory_kind(settings: Settings, trainer: Trainer) -> Kind:
+    """The kind of a memory prediction, the most telling word first."""
     varying = not settings.packing and not trainer.empties_cache and _any(settings.typical_length)
-    return (
-        "measured-trainer" if trainer.measured else "other-trainer",
+    return trainer.id if trainer.measured else "", (
         "varying" if varying else "fixed",
-        "sharded" if settings.strategy in SHARDED else "whole",
         "quantized" if settings.quantization != "none" else "unquantized",
+        "sharded" if settings.strategy in SHARDED else "whole",
     )
 
 

@@ -47,6 +47,9 @@ def micro_batch_work(
     c = again[settings.gradient_checkpointing]
     own = 1.0 if trained else 0.0
     sequences = settings.micro_batch_size * objective.sequences
+    source = length
+    if model.family == "encdec":
+        length = settings.max_target_length
     tokens = sequences * length
     frozen = objective.frozen_forwards
     linear: Number = 0.0
@@ -56,7 +59,8 @@ def micro_batch_work(
     unpacked: Number = 0.0
     passes = 0.0
     for block in model.blocks:
-        block_tokens, keys = _tokens(model, block, settings, sequences, tokens, length)
+        own_length = source if block.stream == "source" else length
+        block_tokens, keys = _tokens(model, block, settings, sequences, own_length)
         weights = block.num_layers * active_weights(block)
         product = 2.0 * weights * block_tokens
         scores = 2.0 * block.num_layers * _attention_width(block) * keys * block_tokens
@@ -107,7 +111,6 @@ def _tokens(
     block: Block,
     settings: Settings,
     sequences: Number,
-    tokens: Number,
     length: Number,
 ) -> tuple[Number, Number]:
     """Tokens of a micro-batch in a block's stream, and keys of a query."""
@@ -115,7 +118,7 @@ def _tokens(
         crop = model.image_patches / max(model.image_crops, 1)
         return sequences * model.image_patches * settings.num_images, crop
     window = block.attention.sliding_window
-    return tokens, length if window is None else smallest(length, window)
+    return sequences * length, length if window is None else smallest(length, window)
 
 
 def _head_weights(model: ModelSpec) -> int:

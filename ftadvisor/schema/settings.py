@@ -82,5 +82,8 @@ class Settings:
     max_completion_length: Number = 256
     reference_model: bool = False
     """A second frozen copy of the model is kept (DPO, KTO, GRPO with beta > 0 on full)."""
+    max_target_length: Number = 128
+    """Tokens that an encoder-decoder's decoder reads; max_length is its source's (Transformers'
+    summarization and translation examples default to 128)."""
     num_images: Number = 0
     """Images per sequence (vision-language models)."""

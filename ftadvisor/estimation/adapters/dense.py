@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ftadvisor.estimation.adapters.cost import Cost, Run, Target
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES
 from ftadvisor.schema.settings import Number
@@ -192,11 +194,12 @@ def low_rank(t: Target, run: Run) -> int:
     patterns: dict[str, float] = run.settings.peft_config.get("rank_pattern") or {}
     rank: float | None = run.settings.peft_config.get("effective_rank")
     for pattern, own in patterns.items():
-        if pattern == t.linear.name or pattern.endswith("." + t.linear.name):
+        if re.search(pattern, t.linear.name) or pattern.endswith("." + t.linear.name):
             rank = own
+            break
     if rank is None:
         return smaller - smaller // 2
-    high = int(rank * smaller) if 0 < rank < 1 else int(rank)
+    high = int(rank * smaller) if isinstance(rank, float) and 0 < rank <= 1 else int(rank)
     return smaller - min(high, smaller)
 
 

@@ -213,12 +213,18 @@ def lily(t: Target, run: Run) -> Cost:
 
 
 def lily_shared(found: tuple[Target, ...], run: Run) -> Cost:
-    """One A for every stride_A layers of a kind of matrix, one set of num_B Bs for all of them."""
+    """One A for every stride_A matrices of a name and shape, one set of num_B Bs for all of them.
+
+    Ref: peft/tuners/lily/model.py, _post_injection_hook.
+    """
     r, stride = run.rank, int(run.option("stride_A"))
-    params: Number = 0
+    alike: dict[tuple[str, int, int], int] = {}
     for t in found:
-        groups = -(-t.block.num_layers // stride)
-        params = params + r * (groups * t.columns + run.option("num_B") * t.rows)
+        kind = (t.linear.name, t.rows, t.columns)
+        alike[kind] = alike.get(kind, 0) + t.block.num_layers
+    params: Number = 0
+    for (_, rows, columns), matrices in alike.items():
+        params = params + r * (-(-matrices // stride) * columns + run.option("num_B") * rows)
     return Cost(params=params)
 
 

@@ -55,7 +55,7 @@ def prefix_tuning(run: Run) -> Cost:
     Ref: peft/tuners/prefix_tuning/model.py.
     """
     blocks = text_blocks(run)
-    tokens = run.option("num_virtual_tokens") * submodules(run)
+    tokens = run.option("num_virtual_tokens")
     width = blocks[0].attention.k_width
     rows = 2 * sum(b.num_layers for b in blocks) * width
     if run.option("prefix_projection"):
