@@ -82,7 +82,14 @@ def targets_of(cases: Iterable[Case]) -> list[Target]:
         beside = m.row.get("memory_gib_device")
         if beside and m.memory_metric != "device":
             found.append(Target(case, "device", beside * GIB))
-    return [target for target in found if not _saturated(target)]
+    return [target for target in found if not _saturated(target) and _lengths_known(target)]
+
+
+def _lengths_known(target: Target) -> bool:
+    """Whether a row with batches of many lengths says how long they are."""
+    row = target.case.measurement.row
+    stated = row.get("mean_tokens_per_sample") or row.get("length_statistics")
+    return bool(stated) or row.get("sequence_fill") == "full"
 
 
 def _saturated(target: Target) -> bool:

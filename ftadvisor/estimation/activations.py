@@ -54,7 +54,7 @@ def norm_saved(kind: str, width: int, n: Numerics, *, fused: bool) -> tuple[floa
         return 0.0, 0.0
     own = n.residual * width
     if kind == "layer":
-        if n.autocast and n.residual != FP32_BYTES:
+        if n.autocast and n.residual != FP32_BYTES and not fused:
             return FP32_BYTES * width + 2 * FP32_BYTES, 0.0
         return own + 2 * FP32_BYTES, own
     if fused:
@@ -156,7 +156,8 @@ def layer_activations(
     # lit-gpt pads on the right and relies on causality: it passes no mask.
     masked = not settings.packing and trainer.model_code != "litgpt"
     widths = [w for w in block.norm_widths if w == block.hidden_size]
-    norms = [norm_saved(block.norm, w, n, fused=settings.fused_norm) for w in widths]
+    fused = settings.fused_norm or trainer.low_precision_norm
+    norms = [norm_saved(block.norm, w, n, fused=fused) for w in widths]
     norm_bytes = sum(kept for kept, _ in norms)
     qk = _qk_norm_saved(block, n)
     att, att_key = attention_saved(

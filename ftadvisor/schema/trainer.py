@@ -71,6 +71,8 @@ class Trainer:
     """Moves the model to the GPU after it has been adapted, buffers of adapters included."""
     evaluates: bool = False
     """Evaluation or generation runs inside the measured time."""
+    low_precision_norm: bool = False
+    """LayerNorm runs in the autocast dtype, not in fp32."""
     tf32: bool = False
     """fp32 products run in TF32 (torch's own default is full fp32)."""
     measured: bool = False
