@@ -23,9 +23,7 @@ def test_a_record_is_consistent() -> None:
     assert sum(memory.parts.values()) == memory.allocated_bytes
     assert memory.allocated_bytes <= memory.reserved_bytes <= memory.device_bytes
     for figure in ("allocated", "reserved", "device"):
-        low, mid, high = (
-            getattr(memory, f"{figure}{end}_bytes") for end in ("_low", "", "_high")
-        )
+        low, mid, high = (getattr(memory, f"{figure}{end}_bytes") for end in ("_low", "", "_high"))
         assert low <= mid <= high
     assert time is not None
     assert time.total_low_seconds < time.total_seconds < time.total_high_seconds

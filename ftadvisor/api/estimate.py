@@ -107,15 +107,18 @@ def _subject(model: str, gpu: str | None, options: dict[str, Any]) -> _Subject:
     given = check_options(options)
     found = find_model(model)
     matched = match_gpu(gpu) if gpu is not None else None
-    said = (*found.assumptions, *((matched.assumption,) if matched and matched.assumption else ()))
+    workload = _workload(given)
+    said = [*found.assumptions]
+    if matched is not None:
+        said += [_said_of(workload), *([matched.assumption] if matched.assumption else [])]
     return _Subject(
         name=found.spec.id,
         model=found.spec,
         gpu=matched.gpu if matched else None,
         trainer=find_trainer(given.pop("trainer", DEFAULT_TRAINER)),
-        workload=_workload(given),
+        workload=workload,
         options=given,
-        assumptions=said,
+        assumptions=tuple(said),
     )
 
 
@@ -132,6 +135,17 @@ def _workload(options: dict[str, Any]) -> Workload:
     if tokens is not None:
         return token_workload(tokens, epochs or 1.0)
     return reference_workload(epochs)
+
+
+def _said_of(workload: Workload) -> str:
+    """What is trained on, in one sentence."""
+    padding = workload.padded_over_mean
+    sorted_by_length = f", {padding - 1:.0%} padding" if padding else ""
+    return (
+        f"time and cost are for {workload.name}: {workload.num_examples:,.0f} examples of"
+        f" {workload.mean_tokens:.0f} tokens on average, {workload.num_train_epochs:g} epochs,"
+        f" {workload.num_tokens / 1e6:.3g} million tokens{sorted_by_length}"
+    )
 
 
 def _estimate(

@@ -192,4 +192,6 @@ def _set_lengths(
     chosen["mean_length"] = mean
     chosen["longest_length"] = found.longest
     chosen["typical_length"] = found.typical
-    chosen["mean_padded_length"] = found.mean_padded
+    padding = workload.padded_over_mean
+    padded = found.mean_padded if padding is None else min(mean * padding, found.longest)
+    chosen["mean_padded_length"] = padded

@@ -15,6 +15,9 @@ class Workload:
     """Unpadded tokens per example, before truncation [tokens]."""
     longest_tokens: float | None = None
     deviation_tokens: float | None = None
+    padded_over_mean: float | None = None
+    """Tokens with padding over those without, where it is stated; None: batches are drawn at random
+    and padded to their longest sample."""
     num_train_epochs: float = 1.0
     token_error: float = 0.0
     """Relative half-width of a 90 % interval on the token count; 0: counted."""

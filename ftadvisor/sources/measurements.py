@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ftadvisor.errors import DataFileError, FtadvisorError, UnsupportedError
+from ftadvisor.errors import DataFileError, UnsupportedError
 from ftadvisor.schema.measurement import Measurement, Situation
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.sources.data_files import data_dir
 from ftadvisor.sources.lengths import published_lengths
+from ftadvisor.sources.measurement_rows import read_rows
 from ftadvisor.sources.trainers import find_trainer, trainer_rows
 
-_REQUIRED = ("id", "source", "grade", "framework", "model", "technique", "gpu", "precision")
 _OPTIMIZERS = {
     "adamw": "adamw_torch",
     "adamw (torch)": "adamw_torch",
@@ -28,8 +27,16 @@ _OPTIMIZERS = {
     "adamw bf16 states + bf16 master": "adamw_torch",
     "adamw fp32 states": "adamw_torch",
 }
+_OPTIM_NAMES = frozenset(
+    {
+        "adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit",
+        "paged_adamw_32bit", "adafactor", "sgd", "lion_32bit", "lion_8bit", "galore_adamw",
+    }
+)  # fmt: skip
+"""Rows of a user's own may spell an optimizer as Transformers does."""
 UNDATED = "4.48"
 """Transformers' version where a row states none: that of the largest source."""
+_DTYPES = {"fp32", "bf16", "fp16", "fp8"}
 _STRATEGIES = {"none", "ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"}
 _QUANTIZATIONS = {"none", "nf4", "nf4-dq", "int8", "gptq-int4", "gptq-int8", "awq-int4"}
 
@@ -37,7 +44,7 @@ _QUANTIZATIONS = {"none", "nf4", "nf4-dq", "int8", "gptq-int4", "gptq-int8", "aw
 def read_measurements(path: Path | None = None) -> tuple[Measurement, ...]:
     """All rows of a file, or of every file in `data/measurements/`.
 
-    Raises DataFileError that names the line, for the first row that cannot be read.
+    Raises DataFileError that names every line that cannot be used.
     """
     paths = [path] if path else sorted((data_dir() / "measurements").glob("*.jsonl"))
     return tuple(m for p in paths for m in _read_file(p))
@@ -45,51 +52,28 @@ def read_measurements(path: Path | None = None) -> tuple[Measurement, ...]:
 
 def _read_file(path: Path) -> list[Measurement]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DataFileError(
-            str(path), None, None, f"cannot be read: {error}", "a JSONL file of measurements"
+            str(path), None, None, f"cannot be read: {reason}", "a JSONL file of measurements"
         ) from error
-    return [
-        _measurement(path, number, line)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
+    return [_measurement(row) for row in read_rows(str(path), text)]
 
 
-def _measurement(path: Path, number: int, line: str) -> Measurement:
-    try:
-        row: Any = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataFileError(
-            str(path), number, None, f"is not JSON: {error}", "one object"
-        ) from None
-    if not isinstance(row, dict):
-        raise DataFileError(str(path), number, None, "is not an object", '{"id": ..., ...}')
-    fields: dict[str, Any] = dict(row)  # pyright: ignore[reportUnknownArgumentType]
-    for name in _REQUIRED:
-        if fields.get(name) in (None, ""):
-            raise DataFileError(str(path), number, name, "is missing", "a value; see FORMAT.md")
-    for name in ("memory_gib", "micro_step_seconds", "max_length", "micro_batch_size"):
-        value = fields.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise DataFileError(str(path), number, name, f"is {value!r}", "a number or null")
-        if value is not None and value <= 0:
-            raise DataFileError(str(path), number, name, f"is {value!r}", "a positive number")
-    if not isinstance(fields["precision"], dict):
-        raise DataFileError(str(path), number, "precision", "is not an object", "see FORMAT.md")
+def _measurement(row: dict[str, Any]) -> Measurement:
     return Measurement(
-        id=str(fields["id"]),
-        source=str(fields["source"]),
-        grade=str(fields["grade"]),
-        model=str(fields["model"]),
-        gpu=str(fields["gpu"]),
-        memory_gib=fields.get("memory_gib"),
-        memory_metric=fields.get("memory_metric"),
-        oom=bool(fields.get("oom")),
-        micro_step_seconds=fields.get("micro_step_seconds"),
-        lower_bound=bool(fields.get("lower_bound")),
-        row=fields,
+        id=row["id"],
+        source=row["source"],
+        grade=row["grade"],
+        model=row["model"],
+        gpu=row["gpu"],
+        memory_gib=row.get("memory_gib"),
+        memory_metric=row.get("memory_metric"),
+        oom=bool(row.get("oom")),
+        micro_step_seconds=row.get("micro_step_seconds"),
+        lower_bound=bool(row.get("lower_bound")),
+        row=row,
     )
 
 
@@ -125,12 +109,12 @@ def situation(m: Measurement) -> Situation:
         mean_padded_length=lengths.mean_padded,
         longest_length=lengths.longest,
         typical_length=lengths.typical,
-        weights_dtype=precision.get("weights") or precision.get("compute") or "bf16",
+        weights_dtype=_weights_dtype(precision),
         autocast=_autocast(precision),
         adapter_dtype=_adapter_dtype(trainer.adapter_dtype, precision),
         quantization=quantization,  # pyright: ignore[reportArgumentType]
         quantization_group_size=row.get("quantization_group_size") or 128,
-        optim=_optim(row),
+        optim=_optim(row, assumptions),
         gradient_checkpointing=_checkpointing(row),
         attn_implementation=_attention(row),
         lora_r=row.get("lora_r") or 0,
@@ -193,6 +177,8 @@ def _rule_holds(rule: dict[str, Any], row: dict[str, Any], version: str) -> bool
 
 def _version(text: str) -> tuple[int, int]:
     major, minor = [*text.split("."), "0", "0"][:2]
+    if not (major.isdecimal() and minor.isdecimal()):
+        return _version(UNDATED)
     return int(major), int(minor)
 
 
@@ -201,6 +187,14 @@ def _technique(row: dict[str, Any]) -> str:
     return {"adapter": "bottleneck" if "swift" in row["framework"] else "adapter"}.get(
         technique, technique
     )
+
+
+def _weights_dtype(precision: dict[str, Any]) -> Any:
+    for which in ("weights", "compute"):
+        found = precision.get(which)
+        if found not in (None, *_DTYPES):
+            raise UnsupportedError.of(f"{which} dtype {found!r}", "not modelled", sorted(_DTYPES))
+    return precision.get("weights") or precision.get("compute") or "bf16"
 
 
 def _autocast(precision: dict[str, Any]) -> Any:
@@ -216,13 +210,19 @@ def _adapter_dtype(rule: str, precision: dict[str, Any]) -> Any:
     return "fp32" if rule == "fp32" else precision.get("weights") or "bf16"
 
 
-def _optim(row: dict[str, Any]) -> str:
+def _optim(row: dict[str, Any], assumptions: list[str]) -> str:
     published = row.get("optimizer")
     if published is None:
-        return (
-            "paged_adamw_32bit" if row.get("quantization") not in (None, "none") else "adamw_torch"
-        )
-    return _OPTIMIZERS.get(str(published).lower(), "adamw_torch")
+        quantized = row.get("quantization") not in (None, "none")
+        found = "paged_adamw_32bit" if quantized else "adamw_torch"
+        assumptions.append(f"optim {found}: the published row names none")
+        return found
+    name = str(published).lower()
+    if name in _OPTIM_NAMES:
+        return name
+    if name not in _OPTIMIZERS:
+        raise UnsupportedError.of(f"optimizer {published!r}", "not modelled", ())
+    return _OPTIMIZERS[name]
 
 
 def _checkpointing(row: dict[str, Any]) -> Any:
@@ -263,8 +263,3 @@ def _strategy(row: dict[str, Any]) -> tuple[str, str | None]:
         return published, None
     reason = f"the parallel layout is published as '{published}' only"
     return ("fsdp" if (row.get("num_gpus") or 1) > 1 else "none"), reason
-
-
-def unsupported_reason(error: FtadvisorError) -> str:
-    """One line for a report."""
-    return error.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from ftadvisor.schema.workload import Workload
@@ -19,17 +20,18 @@ def reference_workload(num_train_epochs: float | None = None) -> Workload:
         num_examples=row["num_examples"],
         mean_tokens=row["mean_tokens"],
         longest_tokens=row["longest_tokens"],
+        padded_over_mean=row["padded_over_mean"],
         num_train_epochs=num_train_epochs or row["num_train_epochs"],
     )
 
 
 def token_workload(num_tokens: float, num_train_epochs: float) -> Workload:
     """`num_tokens` in all, in examples like the reference's."""
-    mean = reference_workload().mean_tokens
-    return Workload(
+    reference = reference_workload()
+    examples = num_tokens / reference.mean_tokens / num_train_epochs
+    return replace(
+        reference,
         name=f"{num_tokens:g} tokens",
-        num_examples=num_tokens / mean / num_train_epochs,
-        mean_tokens=mean,
-        longest_tokens=reference_workload().longest_tokens,
+        num_examples=examples,
         num_train_epochs=num_train_epochs,
     )

@@ -1,0 +1,135 @@
+"""What a row of a measurements file must look like, before anything is predicted from it.
+
+`data/measurements/FORMAT.md` says what each field means.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ftadvisor.errors import DataFileError, quoted
+
+REQUIRED = ("id", "source", "grade", "framework", "model", "technique", "gpu", "precision")
+GRADES = ("A", "B", "C")
+METRICS = ("allocated", "reserved", "active", "device", "unknown")
+
+TEXTS = (
+    "id", "source", "grade", "framework", "framework_config", "model", "technique", "gpu",
+    "gpu_as_published", "quantization", "optimizer", "sequence_fill", "attn_implementation",
+    "strategy", "memory_metric",
+)  # fmt: skip
+OBJECTS = ("precision", "peft_config", "versions", "length_statistics", "inferred")
+SWITCHES = ("oom", "lower_bound", "cpu_offload")
+WHOLE = ("micro_batch_size", "gradient_accumulation_steps", "num_gpus")
+POSITIVE = (
+    "memory_gib", "micro_step_seconds", "max_length", "longest_sequence_tokens",
+    "mean_tokens_per_sample",
+)  # fmt: skip
+NUMERIC = ("lora_r", "lora_alpha", "lora_dropout")
+"""Some sources print these as text."""
+
+TOO_LARGE = 1e15
+"""No figure of a run; infinity and not-a-number, which Python's JSON reads, are not below it."""
+MOST_DETAILED = 20
+"""Bad lines that are described; of further ones only the number is given."""
+
+
+class Problem(NamedTuple):
+    """What is wrong with one line."""
+
+    line: int
+    field: str | None
+    problem: str
+    write: str
+
+    def __str__(self) -> str:
+        place = f"line {self.line}"
+        if self.field:
+            place += f", field {quoted(self.field)}"
+        return f"{place}: {self.problem} ({self.write})"
+
+
+def read_rows(file: str, text: str) -> list[dict[str, Any]]:
+    """The rows of a file's text, blank lines left out.
+
+    Raises one DataFileError that names every bad line.
+    """
+    rows: list[dict[str, Any]] = []
+    bad: list[Problem] = []
+    # Not splitlines(): a JSON string may hold what Unicode calls a line separator.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            found = _row(number, line)
+            if isinstance(found, Problem):
+                bad.append(found)
+            else:
+                rows.append(found)
+    if bad:
+        raise _error(file, bad)
+    if not rows:
+        raise DataFileError(file, None, None, "has no row", "one measurement a line")
+    return rows
+
+
+def _error(file: str, bad: Sequence[Problem]) -> DataFileError:
+    if len(bad) == 1:
+        first = bad[0]
+        return DataFileError(file, first.line, first.field, first.problem, first.write)
+    lines = [f"\n  {problem}" for problem in bad[:MOST_DETAILED]]
+    if further := bad[MOST_DETAILED:]:
+        lines.append(f"\n  and lines {', '.join(str(problem.line) for problem in further)}")
+    return DataFileError(file, None, None, f"{len(bad)} bad lines:{''.join(lines)}")
+
+
+def _row(number: int, line: str) -> dict[str, Any] | Problem:
+    try:
+        row: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Problem(number, None, f"is not JSON: {error}", "one object a line")
+    if not isinstance(row, dict):
+        return Problem(number, None, "is not an object", '{"id": ..., ...}')
+    fields: dict[str, Any] = dict(row)  # pyright: ignore[reportUnknownArgumentType]
+    for name in REQUIRED:
+        if fields.get(name) in (None, ""):
+            return Problem(number, name, "is missing", "a value; see FORMAT.md")
+    for name, value in fields.items():
+        must = None if value is None else _must(name, value)
+        if must is not None:
+            return Problem(number, name, f"is {quoted(value)}", f"must be {must}")
+    return fields
+
+
+def _must(name: str, value: Any) -> str | None:
+    """What a field's value must be and is not; None: it is."""
+    if name == "grade":
+        return None if value in GRADES else "A, B or C"
+    if name == "memory_metric":
+        return None if value in METRICS else ", ".join(METRICS)
+    if name in TEXTS:
+        return None if isinstance(value, str) else "text"
+    if name in OBJECTS:
+        return None if isinstance(value, dict) else "an object"
+    if name in SWITCHES:
+        return None if isinstance(value, bool) else "true, false or null"
+    if name in WHOLE:
+        whole = _is_number(value) and value == int(value) and value >= 1
+        return None if whole else "a whole number from 1 on, or null"
+    if name in POSITIVE:
+        return None if _is_number(value) and value > 0 else "a positive number or null"
+    if name in NUMERIC:
+        return None if _reads_as_number(value) else "a number or null"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) < TOO_LARGE
+
+
+def _reads_as_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and 0 <= float(value) < TOO_LARGE
+    except (TypeError, ValueError, OverflowError):
+        return False
