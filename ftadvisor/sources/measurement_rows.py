@@ -118,6 +118,10 @@ def _must(name: str, value: Any) -> str | None:
         return None if whole else "a whole number from 1 on, or null"
     if name in POSITIVE:
         return None if _is_number(value) and value > 0 else "a positive number or null"
+    if name == "lora_target_modules":
+        return None if _is_text_or_texts(value) else "text, or a list of texts"
+    if name == "gradient_checkpointing":
+        return None if isinstance(value, bool | str) else "true, false, null or text"
     if name in NUMERIC:
         return None if _reads_as_number(value) else "a number or null"
     return None
@@ -133,3 +137,9 @@ def _reads_as_number(value: Any) -> bool:
         return not isinstance(value, bool) and 0 <= float(value) < TOO_LARGE
     except (TypeError, ValueError, OverflowError):
         return False
+
+
+def _is_text_or_texts(value: Any) -> bool:
+    if not isinstance(value, list):
+        return isinstance(value, str)
+    return all(isinstance(item, str) for item in value)  # pyright: ignore[reportUnknownVariableType]

@@ -87,13 +87,9 @@ def situation(m: Measurement) -> Situation:
     trainer = _trainer(row, assumptions)
     if row.get("micro_batch_size") is None or row.get("max_length") is None:
         raise UnsupportedError.of(m.id, "its micro-batch size or length is not published", ())
-    quantization = str(row.get("quantization") or "none")
-    if quantization.startswith("nf4 ("):
-        quantization = "nf4"
-        assumptions.append("quantization nf4: the published row does not say which 4-bit variant")
-    if quantization not in _QUANTIZATIONS:
-        raise UnsupportedError.of(f"quantization {quantization}", "not modelled", ("nf4",))
+    quantization = _quantization(row, assumptions)
     precision = row["precision"]
+    rank = int(float(row.get("lora_r") or 0))
     lengths = published_lengths(row)
     assumptions.extend(lengths.assumptions)
     config = row.get("framework_config") or ""
@@ -112,13 +108,13 @@ def situation(m: Measurement) -> Situation:
         weights_dtype=_weights_dtype(precision),
         autocast=_autocast(precision),
         adapter_dtype=_adapter_dtype(trainer.adapter_dtype, precision),
-        quantization=quantization,  # pyright: ignore[reportArgumentType]
+        quantization=quantization,
         quantization_group_size=row.get("quantization_group_size") or 128,
         optim=_optim(row, assumptions),
         gradient_checkpointing=_checkpointing(row),
         attn_implementation=_attention(row),
-        lora_r=row.get("lora_r") or 0,
-        lora_alpha=float(row.get("lora_alpha") or 0) or 2 * (row.get("lora_r") or 0),
+        lora_r=rank,
+        lora_alpha=float(row.get("lora_alpha") or 2 * rank),
         lora_dropout=_dropout(row, trainer.defaults),
         lora_target_modules=_targets(row.get("lora_target_modules")),
         peft_config=row.get("peft_config") or {},
@@ -182,6 +178,16 @@ def _version(text: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def _quantization(row: dict[str, Any], assumptions: list[str]) -> Any:
+    published = str(row.get("quantization") or "none")
+    if published.startswith("nf4 ("):
+        assumptions.append("quantization nf4: the published row does not say which 4-bit variant")
+        return "nf4"
+    if published not in _QUANTIZATIONS:
+        raise UnsupportedError.of(f"quantization {published}", "not modelled", ("nf4",))
+    return published
+
+
 def _technique(row: dict[str, Any]) -> str:
     technique = str(row["technique"])
     return {"adapter": "bottleneck" if "swift" in row["framework"] else "adapter"}.get(
@@ -190,11 +196,10 @@ def _technique(row: dict[str, Any]) -> str:
 
 
 def _weights_dtype(precision: dict[str, Any]) -> Any:
-    for which in ("weights", "compute"):
-        found = precision.get(which)
-        if found not in (None, *_DTYPES):
-            raise UnsupportedError.of(f"{which} dtype {found!r}", "not modelled", sorted(_DTYPES))
-    return precision.get("weights") or precision.get("compute") or "bf16"
+    found = precision.get("weights") or precision.get("compute") or "bf16"
+    if found not in _DTYPES:
+        raise UnsupportedError.of(f"weights dtype {found!r}", "not modelled", sorted(_DTYPES))
+    return found
 
 
 def _autocast(precision: dict[str, Any]) -> Any:

@@ -32,6 +32,11 @@ class Row:
     time: Scored | None
     verdict: str | None
 
+    def counts_for(self, what: str) -> bool:
+        """Whether its memory, or its time, is scored."""
+        test = counts_for_memory if what == "memory" else counts_for_time
+        return test(self.measurement)
+
     def as_dict(self) -> dict[str, Any]:
         """The row as `ftadvisor validate --json` prints it."""
         m, memory, time = self.measurement, self.memory, self.time

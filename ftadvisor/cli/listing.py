@@ -1,0 +1,54 @@
+"""`ftadvisor list`: what the catalogues hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftadvisor.cli.command import Argument, Command, Group
+from ftadvisor.cli.options import JSON
+
+KINDS = ("models", "gpus", "techniques", "trainers", "prices")
+
+
+def run(given: dict[str, Any]) -> int:
+    """Print the rows whose names hold the pattern; always 0."""
+    from ftadvisor import api
+
+    listed = {
+        "models": api.list_models,
+        "gpus": api.list_gpus,
+        "techniques": api.list_techniques,
+        "trainers": api.list_trainers,
+        "prices": api.list_prices,
+    }
+    kind: str = given["kind"]
+    rows = listed[kind](given.get("pattern"))
+    if given.get("json"):
+        from ftadvisor.render.serial import as_json
+
+        print(as_json({kind: rows}))
+        return 0
+    from ftadvisor.render.listing import listing_document
+    from ftadvisor.render.terminal import print_document
+
+    print_document(listing_document(kind, rows, given.get("pattern")))
+    return 0
+
+
+COMMAND = Command(
+    name="list",
+    summary="Models, GPUs, techniques, trainers and prices that have a name here.",
+    usage="list models|gpus|techniques|trainers|prices [PATTERN]",
+    arguments=(
+        Argument("kind", "|".join(KINDS), "Which catalogue.", required=True, choices=KINDS),
+        Argument("pattern", "PATTERN", "Only names that hold this."),
+    ),
+    groups=(Group("Output", (JSON,)),),
+    examples=(
+        ("ftadvisor list gpus 4090", "is my card known?"),
+        ("ftadvisor list models llama-3", "what are its names?"),
+        ("ftadvisor list techniques", "what can be trained?"),
+        ("ftadvisor list prices h100", "what does an hour cost, and where?"),
+    ),
+    run=run,
+)
