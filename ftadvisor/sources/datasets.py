@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ftadvisor.errors import DataFileError, InvalidSettingError
 from ftadvisor.schema.workload import Workload
@@ -18,6 +18,9 @@ have fewer. OpenAI's tokenizer help page states 4; Alpaca has about 4.1 with Lla
 
 CHARACTERS_ERROR = 0.3
 """Half-width of the interval on a token count from characters: 3 to 5.5 characters a token."""
+
+LONGEST_CELL = 2**31 - 1
+"""The csv module's own limit of 131,072 characters is shorter than some documents."""
 
 
 def read_workload(path: Path, num_train_epochs: float) -> Workload:
@@ -53,9 +56,11 @@ def _sizes(path: Path) -> Iterator[int]:
         if suffix in (".jsonl", ".ndjson"):
             yield from _jsonl_sizes(path)
         elif suffix == ".json":
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            yield from (_characters(row) for row in (rows if isinstance(rows, list) else [rows]))
+            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            rows = cast("list[Any]", content) if isinstance(content, list) else [content]
+            yield from (_characters(row) for row in rows)
         elif suffix in (".csv", ".tsv"):
+            csv.field_size_limit(LONGEST_CELL)
             with path.open(encoding="utf-8", newline="") as file:
                 table = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
                 yield from (_characters(row) for row in table)

@@ -78,10 +78,7 @@ def _measurement(row: dict[str, Any]) -> Measurement:
 
 
 def situation(m: Measurement) -> Situation:
-    """A measurement in the terms of a user's options.
-
-    Raises UnsupportedError, with the reason, for what no setting expresses.
-    """
+    """A measurement in the terms of a user's options. Raises UnsupportedError with the reason."""
     row = m.row
     assumptions: list[str] = []
     trainer = _trainer(row, assumptions)
@@ -92,7 +89,6 @@ def situation(m: Measurement) -> Situation:
     rank = int(float(row.get("lora_r") or 0))
     lengths = published_lengths(row)
     assumptions.extend(lengths.assumptions)
-    config = row.get("framework_config") or ""
     strategy, unsupported = _strategy(row)
     settings = Settings(
         technique=_technique(row),
@@ -118,10 +114,7 @@ def situation(m: Measurement) -> Situation:
         lora_dropout=_dropout(row, trainer.defaults),
         lora_target_modules=_targets(row.get("lora_target_modules")),
         peft_config=row.get("peft_config") or {},
-        loss_kernel=_loss_kernel(row, config),
-        fused_norm="foak" in config or "unsloth" in row["framework"],
-        fused_mlp="unsloth" in row["framework"],
-        fused_lora="foak" in config and quantization != "none",
+        **_kernels(row),
         num_gpus=row.get("num_gpus") or 1,
         strategy=strategy,  # pyright: ignore[reportArgumentType]
         offload_optimizer=bool(row.get("cpu_offload")),
@@ -256,10 +249,17 @@ def _targets(published: Any) -> tuple[str, ...]:
     return (published,) if isinstance(published, str) else tuple(published or ())
 
 
-def _loss_kernel(row: dict[str, Any], config: str) -> Any:
-    if "liger" in config or "liger" in row["framework"]:
-        return "fused_linear"
-    return "inplace" if "foak" in config or "unsloth" in row["framework"] else "torch"
+def _kernels(row: dict[str, Any]) -> dict[str, Any]:
+    """Fused kernels, by the variant's name (foak, liger) or the program's."""
+    config = row.get("framework_config") or ""
+    foak, unsloth = "foak" in config, "unsloth" in row["framework"]
+    liger = "liger" in config or "liger" in row["framework"]
+    return {
+        "loss_kernel": "fused_linear" if liger else "inplace" if foak or unsloth else "torch",
+        "fused_norm": foak or unsloth,
+        "fused_mlp": unsloth,
+        "fused_lora": foak and row.get("quantization") not in (None, "none"),
+    }
 
 
 def _strategy(row: dict[str, Any]) -> tuple[str, str | None]:
