@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnsupportedError,
     )
-    from ftadvisor.schema import Estimate
+    from ftadvisor.schema.estimate import Estimate
 
 __all__ = [
     "AmbiguousNameError",
@@ -41,7 +41,7 @@ __all__ = [
     "estimate",
 ]
 
-_HOMES = {"estimate": "ftadvisor.api", "Estimate": "ftadvisor.schema"}
+_HOMES = {"estimate": "ftadvisor.api", "Estimate": "ftadvisor.schema.estimate"}
 
 
 def __getattr__(name: str) -> object:

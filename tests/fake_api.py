@@ -1,4 +1,4 @@
-"""Answers like those of `ftadvisor.api`, made up: what cli and render do with them is tested here."""
+"""Answers like those of `ftadvisor.api`, made up, to test what cli and render do with them."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class FakeApi(ModuleType):
 
     def estimate(self, model: str, **given: Any) -> Estimate:
         self._called("estimate", model=model, **given)
-        return example(**{"technique": given.get("technique", "lora"), "gpu": given.get("gpu")})
+        return example(technique=given.get("technique", "lora"), gpu=given.get("gpu"))
 
     def _called(self, name: str, **given: Any) -> None:
         self.calls.append((name, given))

@@ -335,7 +335,11 @@ def test_as_many_parameters_as_peft(name: str, cls: str, technique: str, options
         model = peft_model(case, name, 2, "fp32", (), meta=technique not in INITIALISED)
     except Exception as error:
         pytest.skip(f"PEFT refuses: {str(error)[:80]}")
-    made = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    # PEFT 0.21 by accident trains AdaLoRA's counter of ranks wherever it moves or casts it.
+    made = sum(p.numel() for n, p in trained.items() if "ranknum" not in n)
+    if made == 0 or (technique, name) == ("osf", "bert"):
+        pytest.skip("PEFT adapts nothing here, or the pooler, which stands outside the layers")
     config = dict(options)
     if technique == "ia3":
         config = {}

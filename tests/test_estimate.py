@@ -1,4 +1,4 @@
-"""The answer as a whole: what it says of itself must hold, and bad questions get a clear refusal."""
+"""The answer as a whole: what it says of itself holds, and bad questions get a clear refusal."""
 
 from __future__ import annotations
 

@@ -11,9 +11,15 @@ from ftadvisor.api.options import check_options
 from ftadvisor.api.settings import resolve
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.cost import Cost, run_cost
-from ftadvisor.estimation.prediction import MemoryPrediction, adapter_of, predict_memory
+from ftadvisor.estimation.prediction import (
+    MemoryPrediction,
+    adapter_of,
+    predict_memory,
+    verdict,
+)
+from ftadvisor.estimation.terms import AdapterBytes
 from ftadvisor.estimation.time import RunTime, run_time, step_time
-from ftadvisor.schema.estimate import CostEstimate, Estimate, MemoryEstimate, TimeEstimate, Verdict
+from ftadvisor.schema.estimate import CostEstimate, Estimate, MemoryEstimate, TimeEstimate
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.options import Options
@@ -153,34 +159,17 @@ def _estimate(
 ) -> Estimate:
     model, gpu, trainer = subject.model, subject.gpu, subject.trainer
     technique = find_technique(technique_id)
-    resolved = resolve(
-        subject.options,
-        model,
-        technique,
-        objective or DEFAULT_OBJECTIVE,
-        trainer,
-        gpu,
-        subject.workload,
-    )
-    settings = resolved.settings
-    technique = resolved.technique
+    purpose = objective or DEFAULT_OBJECTIVE
+    resolved = resolve(subject.options, model, technique, purpose, trainer, gpu, subject.workload)
+    settings, technique = resolved.settings, resolved.technique
     adapter = adapter_of(model, settings, trainer, technique)
-    memory = predict_memory(
-        model,
-        settings,
-        trainer,
-        adapter,
-        memory_coefficients(),
-        memory_intervals(),
-        gpu.usable_bytes if gpu else None,
-    )
+    usable = gpu.usable_bytes if gpu else None
+    fitted = memory_coefficients(), memory_intervals()
+    memory = predict_memory(model, settings, trainer, adapter, *fitted, usable)
     time = cost = None
     extra: list[str] = []
     if gpu is not None:
-        step = step_time(
-            model, settings, trainer, adapter, gpu, time_coefficients(), time_intervals()
-        )
-        time = run_time(step, settings, subject.workload, gpu)
+        time = _run_time(subject, settings, adapter, gpu)
         cost = _cost(subject, time, settings, extra)
     return Estimate(
         model=subject.name,
@@ -188,12 +177,12 @@ def _estimate(
         num_trainable_params=int(memory.num_trainable_params),
         gpu=gpu.id if gpu else None,
         num_gpus=int(settings.num_gpus),
-        gpu_usable_bytes=gpu.usable_bytes if gpu else None,
+        gpu_usable_bytes=usable,
         trainer=trainer.id,
         technique=technique.id,
         objective=settings.objective,
         settings={name: getattr(settings, name) for name in SETTING_NAMES},
-        verdict=_verdict(memory, gpu.usable_bytes) if gpu else None,
+        verdict=verdict(memory, usable) if usable else None,
         memory=_memory(memory),
         time=_time(time) if time else None,
         cost=cost,
@@ -202,11 +191,12 @@ def _estimate(
     )
 
 
-def _verdict(memory: MemoryPrediction, usable_bytes: float) -> Verdict:
-    """By both ends of the device interval, which already allow for a cache that is given back."""
-    if memory.device.high <= usable_bytes:
-        return "fits"
-    return "does_not_fit" if memory.device.low > usable_bytes else "tight"
+def _run_time(
+    subject: _Subject, settings: Settings, adapter: AdapterBytes | None, gpu: Gpu
+) -> RunTime:
+    fitted = time_coefficients(), time_intervals()
+    step = step_time(subject.model, settings, subject.trainer, adapter, gpu, *fitted)
+    return run_time(step, settings, subject.workload, gpu)
 
 
 def _fits_on(memory: MemoryPrediction, settings: Settings) -> tuple[str, ...]:

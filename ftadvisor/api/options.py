@@ -107,8 +107,12 @@ def _whole(name: str, value: object) -> int:
 
 
 def _positive(name: str, value: object, largest: float) -> None:
-    number = not isinstance(value, bool) and isinstance(value, int | float)
-    if not number or not math.isfinite(value) or not 0 < value <= largest:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or not 0 < value <= largest
+    ):
         raise InvalidSettingError.of(name, value, f"be a number above 0, at most {largest:,.0f}")
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares  # pyright: ignore
 
 from ftadvisor.calibration.cases import SCORED_GRADES, Case
 from ftadvisor.calibration.memory_fit import (
@@ -40,9 +40,9 @@ SCALARS: dict[str, tuple[float, float]] = {
     "exposed": (0.15, 0.7),
     "step_seconds": (0.01, 1.0),
 }
-"""Prior and its spread in logarithms. Unfused, the norms (in fp32), residual sums, rotary embeddings
-and the gated activation (2.7 times as wide) of a layer read or write the half-precision residual
-stream about forty times; collective kernels hide behind computation but for the first and last."""
+"""Prior and its spread in logarithms. Unfused, the norms (in fp32), residual sums, rotary
+embeddings and the gated activation (2.7 times as wide) of a layer read or write the half-precision
+residual stream about forty times; collectives hide behind computation but for first and last."""
 TABLES: dict[str, tuple[float, float, float]] = {
     "efficiency": (0.6, 0.3, 0.2),
     "attention_share": (0.5, 0.5, 0.5),
@@ -118,8 +118,8 @@ def fit_coefficients(cases: Sequence[Case]) -> TimeCoefficients:
         return np.concatenate([weights * (found - measured) / SPREAD, parameters.pull(logarithms)])
 
     start = parameters.prior.copy()
-    found = least_squares(errors, start, loss="soft_l1", max_nfev=40)
-    return parameters.coefficients(found.x)
+    solve = cast("Callable[..., Any]", least_squares)
+    return parameters.coefficients(solve(errors, start, loss="soft_l1", max_nfev=40).x)
 
 
 def micro_step_seconds(case: Case, c: TimeCoefficients) -> float:

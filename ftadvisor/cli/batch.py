@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ftadvisor.cli.command import Command
 from ftadvisor.cli.parsing import unknown_option
@@ -63,7 +63,7 @@ def _question(line: bytes, command: Command) -> dict[str, Any]:
         raise InvalidSettingError(f"not JSON: {error}.") from None
     if not isinstance(found, dict):
         raise InvalidSettingError("not a JSON object.", ['{"model": "llama-7b", "gpu": "rtx3060"}'])
-    question: dict[str, Any] = found
+    question = cast("dict[str, Any]", found)
     for name in question:
         if name not in command.options or name == "json":
             raise unknown_option(command, name, lambda option: option.name)

@@ -1,10 +1,10 @@
-"""`ftadvisor COMMAND ...`: finds the command, runs it, and turns whatever happens into an exit code."""
+"""`ftadvisor COMMAND ...`: finds the command, runs it, turns what happens into an exit code."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from ftadvisor import __version__
@@ -98,7 +98,7 @@ def _help(words: list[str]) -> int:
     return 0
 
 
-def _refuse(record: dict[str, dict[str, object]], message: str, words: list[str]) -> int:
+def _refuse(record: Mapping[str, Mapping[str, object]], message: str, words: list[str]) -> int:
     if "--json" in words:
         from ftadvisor.render.serial import as_json
 

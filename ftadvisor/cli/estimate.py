@@ -55,7 +55,11 @@ def _ways_out(found: tuple[Estimate, ...], given: dict[str, Any]) -> tuple[Estim
 
     others: list[Estimate] = []
     rest = {name: value for name, value in given.items() if name not in ("gpu", "technique")}
-    for question in ({**rest, "gpu": given["gpu"]}, {**rest, "technique": found[0].technique}):
+    questions: tuple[dict[str, Any], ...] = (
+        {**rest, "gpu": given["gpu"]},
+        {**rest, "technique": found[0].technique},
+    )
+    for question in questions:
         try:
             others += api.estimates(**question)
         except FtadvisorError:

@@ -45,8 +45,8 @@ def select(condition: Any, then: Number, otherwise: Number) -> Number:
         return then if condition else otherwise
     import numpy
 
-    found: Number = numpy.where(condition, then, otherwise)
-    return found
+    where: Any = numpy.where
+    return where(condition, then, otherwise)
 
 
 def ceil_div(value: Number, step: int) -> Number:

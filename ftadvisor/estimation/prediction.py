@@ -14,6 +14,7 @@ from ftadvisor.estimation.phases import Phase
 from ftadvisor.estimation.terms import AdapterBytes
 from ftadvisor.estimation.uncertainty import interval, memory_kind
 from ftadvisor.schema.coefficients import Interval, MemoryCoefficients
+from ftadvisor.schema.estimate import Verdict
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.technique import Technique
@@ -80,6 +81,13 @@ def predict_memory(
         phases=phases,
         num_trainable_params=model.num_params if adapter is None else adapter.num_trainable_params,
     )
+
+
+def verdict(memory: MemoryPrediction, usable_bytes: float) -> Verdict:
+    """By both ends of the device interval, which already allow for a cache that is given back."""
+    if memory.device.high <= usable_bytes:
+        return "fits"
+    return "does_not_fit" if memory.device.low > usable_bytes else "tight"
 
 
 def _bounded(value: Number, found: Interval) -> Bounded:

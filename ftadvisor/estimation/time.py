@@ -145,7 +145,7 @@ def _num_trained(model: ModelSpec, adapter: AdapterBytes | None) -> Number:
 def _adapter_seconds(
     adapter: AdapterBytes, tokens: Number, gpu: Gpu, c: TimeCoefficients
 ) -> Number:
-    """What the adapter itself moves: each tensor that it keeps is written and read some times [s]."""
+    """What the adapter itself moves: what it keeps is written and read some times [s]."""
     kept = adapter.saved_per_token * tokens + adapter.saved_bytes
     bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
     return c.adapter_passes * kept / bandwidth

@@ -16,8 +16,8 @@ from ftadvisor.schema.model import Block, Linear, ModelSpec
 from ftadvisor.schema.settings import Number, Settings
 
 SELECTIVE_RECOMPUTED = 0.5
-"""Share of a layer's matrix products that selective checkpointing runs again: attention's output and
-every second product are kept (torchtitan's policy)."""
+"""Share of a layer's matrix products that selective checkpointing runs again: attention's output
+and every second product are kept (torchtitan's policy)."""
 ATTENTION_BACKWARD = 2.5
 """Products of flash attention's backward over its forward's: five over two (Dao 2022)."""
 CROSS_ENTROPY_PASSES = 6

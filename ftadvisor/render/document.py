@@ -1,4 +1,4 @@
-"""What is said, apart from where: blocks that a terminal, Markdown and HTML each write their way."""
+"""What is said, apart from where: blocks that terminal, Markdown and HTML write their own way."""
 
 from __future__ import annotations
 

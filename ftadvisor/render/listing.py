@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from ftadvisor.render.document import Column, Document, Table, Words, paragraph
 from ftadvisor.units import format_bytes, format_count
@@ -73,10 +73,10 @@ def row_document(row: dict[str, Any]) -> Document:
 
 def _fact(key: str, value: Any) -> str:
     if isinstance(value, list):
-        items: list[Any] = value
+        items = cast("list[Any]", value)
         return "; ".join(_fact("", item) for item in items)
     if isinstance(value, dict):
-        pairs: dict[str, Any] = value
+        pairs = cast("dict[str, Any]", value)
         return ", ".join(f"{name} {_fact(name, item)}" for name, item in pairs.items())
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]

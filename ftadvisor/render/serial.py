@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 
 def as_plain(value: Any) -> Any:
@@ -19,11 +19,12 @@ def as_plain(value: Any) -> Any:
     if is_dataclass(value):
         return {f.name: as_plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
-        found: Mapping[Any, Any] = value
+        found = cast("Mapping[Any, Any]", value)
         return {str(key): as_plain(item) for key, item in found.items()}
     if isinstance(value, tuple | list | set | frozenset):
-        items: Any = sorted(value) if isinstance(value, set | frozenset) else value
-        return [as_plain(item) for item in items]
+        items = cast("Iterable[Any]", value)
+        ordered = sorted(items) if isinstance(value, set | frozenset) else items
+        return [as_plain(item) for item in ordered]
     return str(value)
 
 

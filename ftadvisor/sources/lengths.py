@@ -24,8 +24,8 @@ that every other batch reaches and one that hardly any does."""
 
 
 SORTED_PADDED_OVER_MEAN = 1.05
-"""Mean padded over mean length where batches of 4 come from 80 samples sorted by length: a batch spans
-a twentieth of the distribution, its longest sample lies half of that above its mean."""
+"""Mean padded over mean length where batches of 4 come from 80 samples sorted by length: a batch
+spans a twentieth of the distribution, its longest sample lies half of that above its mean."""
 
 
 class BatchLengths(NamedTuple):

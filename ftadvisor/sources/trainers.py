@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from ftadvisor.errors import UnknownNameError
 from ftadvisor.schema.trainer import Trainer
@@ -27,7 +27,7 @@ def find_trainer(name: str = DEFAULT_TRAINER) -> Trainer:
     if row is None:
         raise UnknownNameError("trainer", name, list(rows), see="ftadvisor list trainers")
     facts: dict[str, Any] = {key: fact["value"] for key, fact in row["facts"].items()}
-    facts = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+    facts = {k: tuple(cast("list[Any]", v)) if isinstance(v, list) else v for k, v in facts.items()}
     return Trainer(
         id=row["id"],
         framework=row["framework"],

@@ -7,7 +7,7 @@ from typing import Any
 
 from ftadvisor.calibration.cases import Case, case_of
 from ftadvisor.errors import FtadvisorError
-from ftadvisor.estimation.prediction import MemoryPrediction, predict_memory
+from ftadvisor.estimation.prediction import MemoryPrediction, predict_memory, verdict
 from ftadvisor.estimation.time import step_time
 from ftadvisor.schema.measurement import Measurement
 from ftadvisor.sources.coefficients import (
@@ -92,12 +92,9 @@ def row_of(m: Measurement) -> Row:
         memory_intervals(),
         usable,
     )
-    verdict = None
-    if usable and not reason:
-        high, low = memory.device.high, memory.device.low
-        verdict = "fits" if high <= usable else "does_not_fit" if low > usable else "tight"
+    called = verdict(memory, usable) if usable and not reason else None
     scored = None if reason else _memory_score(m, memory)
-    return Row(m, case, reason, scored, _time_score(case), verdict)
+    return Row(m, case, reason, scored, _time_score(case), called)
 
 
 def _memory_score(m: Measurement, memory: MemoryPrediction) -> Scored:
