@@ -31,7 +31,7 @@ validate: $(VENV)/.package  ## predictions against data/measurements
 	$(BIN)/ftadvisor validate
 
 docs: $(VENV)/.dev  ## write again what the documents quote from the program
-	$(BIN)/cog -r $(wildcard README.md docs/*.md)
+	$(BIN)/cog -I scripts -r $(wildcard README.md docs/*.md)
 
 clean:  ## remove the environment and all caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

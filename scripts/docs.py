@@ -27,21 +27,19 @@ def run(command: str) -> tuple[int, str]:
     return code, output.getvalue().rstrip("\n")
 
 
-def console(*commands: str) -> None:
-    """Print commands and what they print as one block."""
-    print("```console")
-    for command in commands:
-        print(f"$ {command}\n{run(command)[1]}")
-    print("```")
+def console(*commands: str) -> str:
+    """Commands and what they print, as one block."""
+    said = "\n\n".join(f"$ {command}\n{run(command)[1]}" for command in commands)
+    return f"```console\n{said}\n```"
 
 
-def python(code: str) -> None:
-    """Print a snippet and what it prints as two blocks."""
+def python(code: str) -> str:
+    """A snippet and what it prints, as two blocks."""
     code = code.strip("\n")
     output = io.StringIO()
     with redirect_stdout(output):
         exec(code, {"__name__": "snippet"})
-    print(f"```python\n{code}\n```\n\n```text\n{output.getvalue().rstrip()}\n```")
+    return f"```python\n{code}\n```\n\n```text\n{output.getvalue().rstrip()}\n```"
 
 
 @cache

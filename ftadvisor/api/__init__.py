@@ -43,6 +43,10 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'ftadvisor.api' has no attribute {name!r}")
-    value: object = getattr(import_module(_HOMES.get(name, "ftadvisor.api.listing")), name)
+    home = _HOMES.get(name, "ftadvisor.api.listing")
+    module = import_module(home)
+    # Importing api.estimate leaves the module under the function's name: all names at once.
+    globals().update({n: getattr(module, n) for n, place in _HOMES.items() if place == home})
+    value: object = getattr(module, name)
     globals()[name] = value
     return value

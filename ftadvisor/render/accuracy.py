@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ftadvisor.render.document import Column, Document, Table, Words
+from ftadvisor.render.document import Column, Document, Table, Words, paragraph
 from ftadvisor.render.markdown import markdown
 from ftadvisor.render.validation import percent, report_document
 from ftadvisor.schema.measurement import Measurement
@@ -67,7 +67,7 @@ def summary_markdown(report: Report) -> str:
     )
     heads = ("published rows", "median error", "90th percentile", "inside the 90 % interval")
     table = Table((Column(""), *(Column(head, right=True) for head in heads)), rows)
-    return markdown((table,)) + "\n\n" + _verdicts(report) + " " + _worst_sources()
+    return markdown((table, paragraph(f"{_verdicts(report)} {_worst_sources()}")))
 
 
 def _full_length(m: Measurement) -> bool:

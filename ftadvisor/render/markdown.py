@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 
 from ftadvisor.render.document import Bullets, Cell, Document, Legend, Paragraph, Parts, Table
 from ftadvisor.units import format_bytes
+
+WIDTH = 100
 
 
 def markdown(document: Document) -> str:
@@ -18,10 +21,11 @@ def _lines(block: Table | Paragraph | Bullets | Legend) -> Iterable[str]:
         case Table():
             yield from _table(block)
         case Paragraph():
-            yield from (line.text for line in block.lines)
+            yield from (textwrap.fill(line.text, WIDTH) for line in block.lines)
         case Bullets():
             yield from (f"**{block.title}**", "") if block.title else ()
-            yield from (f"- {item}" for item in block.items)
+            for item in block.items:
+                yield textwrap.fill(f"- {item}", WIDTH, subsequent_indent="  ")
         case Legend():
             yield ", ".join(block.names)
 
