@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
+from pathlib import Path
+from typing import Any
 
+from ftadvisor.api.settings import resolve
 from ftadvisor.cli import main
+from ftadvisor.estimation.memory import step_phases
+from ftadvisor.estimation.phases import Phase
+from ftadvisor.estimation.prediction import adapter_of
+from ftadvisor.render.document import Column, Table, Words
+from ftadvisor.render.markdown import markdown
+from ftadvisor.sources.models import find_model
+from ftadvisor.sources.techniques import find_technique
+from ftadvisor.sources.trainers import DEFAULT_TRAINER, find_trainer
+from ftadvisor.sources.workloads import reference_workload
+from ftadvisor.units import GIB
 from ftadvisor.validation.report import Report, validate
 
 WIDTH = 100
@@ -33,13 +47,19 @@ def console(*commands: str) -> str:
     return f"```console\n{said}\n```"
 
 
-def python(code: str) -> str:
-    """A snippet and what it prints, as two blocks."""
-    code = code.strip("\n")
-    output = io.StringIO()
-    with redirect_stdout(output):
+def output(cog: Any) -> str:
+    """What the last Python snippet before this cog block prints, as a block."""
+    lines = Path(cog.inFile).read_text(encoding="utf-8").split("\n")[: cog.firstLineNum]
+    code = snippets("\n".join(lines))[-1]
+    said = io.StringIO()
+    with redirect_stdout(said):
         exec(code, {"__name__": "snippet"})
-    return f"```python\n{code}\n```\n\n```text\n{output.getvalue().rstrip()}\n```"
+    return f"```text\n{said.getvalue().rstrip()}\n```"
+
+
+def snippets(text: str) -> list[str]:
+    """The Python snippets of a document."""
+    return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 @cache
@@ -47,3 +67,24 @@ def report() -> Report:
     """The repository's own rows, validated once."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     return validate()
+
+
+def phases(model: str, technique: str, **options: object) -> str:
+    """Bytes alive in each phase of a step with the default trainer, in GiB, as a Markdown table."""
+    spec, trainer = find_model(model).spec, find_trainer(DEFAULT_TRAINER)
+    resolved = resolve(
+        options, spec, find_technique(technique), "sft", trainer, None, reference_workload(None)
+    )
+    adapter = adapter_of(spec, resolved.settings, trainer, resolved.technique)
+    found = step_phases(spec, resolved.settings, trainer, adapter)
+    shown = [part for part in Phase._fields if any(p._asdict()[part] for p in found.values())]
+    heads = (Column("phase"), *(Column(part, right=True) for part in (*shown, "total")))
+    rows = tuple(
+        (Words(name), *(Words(_gib(p._asdict()[part])) for part in shown), Words(_gib(p.total)))
+        for name, p in found.items()
+    )
+    return markdown((Table(heads, rows),))
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.3f}"
