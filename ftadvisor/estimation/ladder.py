@@ -14,6 +14,7 @@ from ftadvisor.estimation.phases import Phase
 from ftadvisor.schema.coefficients import MemoryCoefficients
 from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.trainer import Trainer
+from ftadvisor.units import GIB
 
 
 class Ladder(NamedTuple):
@@ -21,6 +22,11 @@ class Ladder(NamedTuple):
 
     reserved: Number
     device: Number
+
+
+CONTEXT_AT_LEAST_BYTES = 0.3 * GIB
+"""What a process takes outside the allocator on a card that is otherwise full: nvidia-smi of an
+idle torch process."""
 
 
 def ladder(
@@ -39,7 +45,7 @@ def ladder(
     outside = outside_allocator_bytes(settings, c)
     if usable_bytes is not None:
         allocated = largest(*(phase.total for phase in phases.values()))
-        room = usable_bytes - outside
+        room = usable_bytes - CONTEXT_AT_LEAST_BYTES
         reserved = largest(smallest(reserved, room), allocated)
     return Ladder(reserved, reserved + outside)
 

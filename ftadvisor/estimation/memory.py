@@ -8,12 +8,20 @@ with vocabulary, checkpointing, optimizer and program version, so all are comput
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ftadvisor.estimation import phases
+from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.phases import Phase
 from ftadvisor.estimation.terms import AdapterBytes, terms
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
+
+LATER_OVER_LONGEST = 0.57
+"""Longest batch of all others over the longest sample, where that one comes first: the 99.9th
+percentile of lognormal lengths with deviation 0.7 of the mean is 4.6 times the mean, the longest of
+a dataset about 8 times (`sources.lengths`)."""
 
 
 def step_phases(
@@ -24,6 +32,23 @@ def step_phases(
     `adapter` is None where the base's own weights train. Numeric settings may be numpy arrays of
     one shape; the parts then are arrays of that shape.
     """
+    if not trainer.longest_first or settings.packing:
+        return _phases(model, settings, trainer, adapter)
+    # The longest batch meets no accumulated gradients; those that do are shorter.
+    first = _phases(model, replace(settings, gradient_accumulation_steps=1), trainer, adapter)
+    shorter = settings.longest_length * LATER_OVER_LONGEST
+    later = _phases(model, replace(settings, longest_length=shorter), trainer, adapter)
+    return {name: _larger(first[name], later[name]) for name in first}
+
+
+def _larger(one: Phase, other: Phase) -> Phase:
+    wins = one.total >= other.total
+    return Phase(*(select(wins, a, b) for a, b in zip(one, other, strict=True)))
+
+
+def _phases(
+    model: ModelSpec, settings: Settings, trainer: Trainer, adapter: AdapterBytes | None
+) -> dict[str, Phase]:
     t = terms(model, settings, trainer, adapter)
     found = {
         "loss_forward": phases.loss_forward(t),

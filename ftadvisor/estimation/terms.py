@@ -13,7 +13,7 @@ from ftadvisor.estimation.objectives import ObjectiveCost, objective_cost
 from ftadvisor.estimation.sharding import Sharding, sharding
 from ftadvisor.estimation.states import WeightBytes, trainable_dtype_bytes, weight_bytes
 from ftadvisor.schema.model import Block, Linear, ModelSpec
-from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.settings import AttnImplementation, Number, Settings
 from ftadvisor.schema.trainer import Trainer
 
 
@@ -79,6 +79,9 @@ def terms(
 ) -> Terms:
     """Resolve the terms of one run. `adapter` is None where the base itself trains."""
     trains_base = adapter is None
+    kernel = attention_kernel(model, settings, trainer)
+    if kernel != settings.attn_implementation:
+        settings = replace(settings, attn_implementation=kernel)
     if trainer.model_code == "litgpt":
         model = _as_litgpt_writes_it(model)
     n = numerics(settings, trainer, trains_base=trains_base)
@@ -117,6 +120,16 @@ def terms(
         length=text,
         vocab_size=0 if objective.classifies or model.family == "encoder" else model.vocab_size,
     )
+
+
+def attention_kernel(model: ModelSpec, settings: Settings, trainer: Trainer) -> AttnImplementation:
+    """The attention that really runs: what the model's code has of what was asked for."""
+    asked = settings.attn_implementation
+    if model.model_type in trainer.eager_model_types:
+        return "eager"
+    if asked == "flash_attention_2" and not model.supports_flash_attention:
+        asked = "sdpa"
+    return "eager" if asked == "sdpa" and not model.supports_sdpa else asked
 
 
 @cache

@@ -52,6 +52,8 @@ class Trainer:
     """The longest batch is the first one, before gradients and optimizer states exist."""
     repeats_kv: tuple[str, ...] = ()
     """Model types whose keys and values are expanded to all heads before the flash kernel."""
+    eager_model_types: tuple[str, ...] = ()
+    """Model types that run eager attention whatever is asked for."""
     keeps_fused_qkv: bool = False
     """v stays a view of the fused q-k-v output, which is kept whole."""
     shares_lora_input: bool = False
