@@ -9,6 +9,7 @@ import shlex
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ftadvisor.api.settings import resolve
@@ -45,6 +46,19 @@ def console(*commands: str) -> str:
     """Commands and what they print, as one block."""
     said = "\n\n".join(f"$ {command}\n{run(command)[1]}" for command in commands)
     return f"```console\n{said}\n```"
+
+
+def console_with(files: dict[str, str], *commands: str) -> str:
+    """The same, in a directory that holds these files."""
+    here = Path.cwd()
+    with TemporaryDirectory() as place:
+        for name, content in files.items():
+            (Path(place) / name).write_text(content, encoding="utf-8")
+        os.chdir(place)
+        try:
+            return console(*commands)
+        finally:
+            os.chdir(here)
 
 
 def output(cog: Any) -> str:

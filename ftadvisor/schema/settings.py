@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
 Autocast = Literal["none", "bf16", "fp16"]
+Precision = Literal["bf16", "fp16", "amp-bf16", "amp-fp16", "fp32", "fp8"]
+"""Presets of weights_dtype and autocast; no field of its own."""
 Quantization = Literal["none", "nf4", "nf4-dq", "int8", "gptq-int4", "gptq-int8", "awq-int4"]
 Checkpointing = Literal["none", "full", "selective"]
 AttnImplementation = Literal["eager", "sdpa", "flash_attention_2"]
