@@ -30,7 +30,7 @@ FEWEST_IN_KIND = 20
 from 19 rows on."""
 ITERATIONS = 60
 NEARLY_FULL = 0.9
-PRIOR_STRENGTH = 0.0003
+PRIOR_STRENGTH = 0.01
 """Weight of a prior against sources that count one each."""
 
 
@@ -52,13 +52,13 @@ class MemoryFit(NamedTuple):
 
 
 PRIORS: dict[str, tuple[float, float]] = {
-    "working_fraction": (0.08, 0.01),
-    "logits_fraction": (0.27, 0.05),
+    "working_fraction": (0.08, 0.04),
+    "logits_fraction": (0.27, 0.15),
     "emptied_logits_fraction": (0.27, 0.15),
-    "variable_length_constant": (2.4, 1.0),
-    "variable_length_slope": (1.3, 1.0),
-    "context_bytes": (0.5 * GIB, 0.1 * GIB),
-    "communication_bytes": (1.0 * GIB, 0.25 * GIB),
+    "variable_length_constant": (2.4, 6.0),
+    "variable_length_slope": (1.3, 6.0),
+    "context_bytes": (0.5 * GIB, 0.25 * GIB),
+    "communication_bytes": (1.0 * GIB, 0.5 * GIB),
 }
 """Value and spread before any row is seen. working_fraction: blocks are rounded to 512 bytes and
 2 MiB and a rest below 1 MiB is not split off (c10/cuda/CUDACachingAllocator.h, kSmallSize,

@@ -27,6 +27,8 @@ class Ladder(NamedTuple):
 CONTEXT_AT_LEAST_BYTES = 0.3 * GIB
 """What a process takes outside the allocator on a card that is otherwise full: nvidia-smi of an
 idle torch process."""
+NCCL_AT_LEAST_BYTES = 0.3 * GIB
+"""NCCL's own buffers: some channels of 4 MiB and more for each peer (NCCL_BUFFSIZE)."""
 
 
 def ladder(
@@ -86,14 +88,15 @@ def _typical_over_longest(settings: Settings) -> Number:
     return settings.typical_length / largest(settings.longest_length, 1)
 
 
-def needed_bytes(phases: dict[str, Phase], settings: Settings, c: MemoryCoefficients) -> Number:
+def needed_bytes(phases: dict[str, Phase], settings: Settings) -> Number:
     """The least device memory that a run gets by with [bytes].
 
     Before it reports out of memory the allocator gives its cache back, so what earlier steps and
     other lengths left behind does not count.
     """
     largest_phase = largest(*(phase.total for phase in phases.values()))
-    return largest_phase + outside_allocator_bytes(settings, c)
+    several = select(settings.num_gpus > 1, NCCL_AT_LEAST_BYTES, 0)
+    return largest_phase + CONTEXT_AT_LEAST_BYTES + several
 
 
 def outside_allocator_bytes(settings: Settings, c: MemoryCoefficients) -> Number:

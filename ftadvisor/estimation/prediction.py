@@ -67,9 +67,7 @@ def predict_memory(
     allocated = largest(*(phase.total for phase in phases.values()))
     above = ladder(phases, settings, trainer, coefficients, usable_bytes)
     kind = memory_kind(settings, trainer)
-    needed = _bounded(
-        needed_bytes(phases, settings, coefficients), interval(intervals, "needed", kind)
-    )
+    needed = _bounded(needed_bytes(phases, settings), interval(intervals, "needed", kind))
     device = _bounded(above.device, interval(intervals, "device", kind))
     if usable_bytes is not None:
         device = _on_the_card(device, needed, usable_bytes)

@@ -127,6 +127,8 @@ def attention_kernel(model: ModelSpec, settings: Settings, trainer: Trainer) -> 
     asked = settings.attn_implementation
     if model.model_type in trainer.eager_model_types:
         return "eager"
+    if trainer.model_code != "transformers":
+        return asked
     if asked == "flash_attention_2" and not model.supports_flash_attention:
         asked = "sdpa"
     return "eager" if asked == "sdpa" and not model.supports_sdpa else asked
