@@ -94,7 +94,8 @@ def _markdown_table(head: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]
     yield f"| {head} | |"
     yield "|---|---|"
     for usage, words in rows:
-        yield f"| `{usage}` | {words.replace('|', chr(92) + '|')} |"
+        cells = (text.replace("|", r"\|") for text in (f"`{usage}`", words))
+        yield f"| {' | '.join(cells)} |"
 
 
 def _row(left: str, right: str, width: int) -> list[str]:
