@@ -17,8 +17,11 @@ def is_scalar(value: Number) -> bool:
 
 def largest(*values: Number) -> Number:
     """Elementwise maximum."""
-    if all(isinstance(v, int | float) for v in values):
+    try:
         return max(values)
+    except ValueError:
+        # An array of comparisons has no truth value.
+        pass
     import numpy
 
     result: Any = values[0]
@@ -29,8 +32,10 @@ def largest(*values: Number) -> Number:
 
 def smallest(*values: Number) -> Number:
     """Elementwise minimum."""
-    if all(isinstance(v, int | float) for v in values):
+    try:
         return min(values)
+    except ValueError:
+        pass
     import numpy
 
     result: Any = values[0]

@@ -6,7 +6,7 @@ that the estimator has never seen is described here once and needs no other code
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Part = Literal["attention", "cross_attention", "mlp", "experts", "shared_expert", "router"]
@@ -169,22 +169,21 @@ class Block:
     """All layers use one set of weights (ALBERT)."""
     traits: Traits = Traits()
 
-    @property
-    def num_params_per_layer(self) -> int:
-        """Parameters of one layer."""
+    num_params_per_layer: int = field(init=False)
+    num_linear_weights: int = field(init=False)
+    """Matrix elements of all layers: what bitsandbytes quantises."""
+    num_params: int = field(init=False)
+    """Of all layers."""
+
+    def __post_init__(self) -> None:
+        # Sums that every estimate reads many times are formed once.
         norms = sum(self.norm_widths) * (2 if self.norm_bias else 1)
-        return sum(linear.num_params for linear in self.linears) + norms + self.other_params
-
-    @property
-    def num_linear_weights(self) -> int:
-        """Matrix elements of all layers: what bitsandbytes quantises."""
+        per_layer = sum(x.num_params for x in self.linears) + norms + self.other_params
         layers = 1 if self.shared else self.num_layers
-        return layers * sum(linear.num_weights for linear in self.linears)
-
-    @property
-    def num_params(self) -> int:
-        """Parameters of all layers."""
-        return self.num_params_per_layer * (1 if self.shared else self.num_layers)
+        weights = layers * sum(x.num_weights for x in self.linears)
+        object.__setattr__(self, "num_params_per_layer", per_layer)
+        object.__setattr__(self, "num_linear_weights", weights)
+        object.__setattr__(self, "num_params", per_layer * layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +224,23 @@ class ModelSpec:
     remote_code: bool = False
     """The modelling code is the publisher's own, not Transformers'."""
 
+    num_linear_weights: int = field(init=False)
+    """Matrix elements inside the layers."""
+    num_params: int = field(init=False)
+    """All parameters, as Transformers counts them (tied weights once)."""
+
+    def __post_init__(self) -> None:
+        weights = sum(block.num_linear_weights for block in self.blocks)
+        params = (
+            self.num_embedding_params
+            + self.num_head_params
+            + self.num_other_embedding_params
+            + self.num_other_params
+            + sum(block.num_params for block in self.blocks)
+        )
+        object.__setattr__(self, "num_linear_weights", weights)
+        object.__setattr__(self, "num_params", params)
+
     @property
     def num_layers(self) -> int:
         """Layers of the text stack (decoder, or encoder where there is no decoder)."""
@@ -240,19 +256,3 @@ class ModelSpec:
         """The language-model head's own parameters; none when tied to the embedding."""
         matrix = 0 if self.tie_word_embeddings else self.vocab_size * self.embedding_width
         return matrix + (self.vocab_size if self.lm_head_bias else 0)
-
-    @property
-    def num_linear_weights(self) -> int:
-        """Matrix elements inside the layers."""
-        return sum(block.num_linear_weights for block in self.blocks)
-
-    @property
-    def num_params(self) -> int:
-        """All parameters, as Transformers counts them (tied weights once)."""
-        return (
-            self.num_embedding_params
-            + self.num_head_params
-            + self.num_other_embedding_params
-            + self.num_other_params
-            + sum(block.num_params for block in self.blocks)
-        )

@@ -101,6 +101,7 @@ def _normal_cdf(x: float) -> float:
     return (1 + math.erf(x / math.sqrt(2))) / 2
 
 
+@cache
 def _normal_quantile(p: float) -> float:
     """Inverse of the normal distribution, by bisection (`statistics` costs a slow import)."""
     low, high = -9.0, 9.0
