@@ -45,6 +45,7 @@ $(VENV)/.package: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo "no virtual environment: is python3-venv installed?" >&2; exit 1; }
 	@$(PIP) install --editable .
+	@$(BIN)/python -m compileall -q ftadvisor
 	@touch $@
 
 # pip reads dependency groups from 25.1 on.

@@ -1,0 +1,40 @@
+"""Speed, as ratios of two figures of the same machine; scripts/bench.py prints the figures."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "bench.py"
+TRIES = 3
+"""Other work on the machine slows one figure and not the other: the best of some tries counts."""
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_many_settings_at_once_cost_a_small_share_of_one_by_one(bench: ModuleType):
+    # 500,000 settings a second beside 200 µs each: 100 to 1.
+    ratios = (
+        bench.one_estimate_seconds(100) * bench.settings_per_second(runs=3) for _ in range(TRIES)
+    )
+    assert any(ratio >= 100 for ratio in ratios)
+
+
+@pytest.mark.slow
+def test_the_whole_command_costs_at_most_twice_its_imports(bench: ModuleType):
+    ratios = (
+        bench.command_seconds(bench.COMMAND) / bench.command_seconds(bench.YARDSTICK)
+        for _ in range(TRIES)
+    )
+    assert any(ratio <= 2 for ratio in ratios)
