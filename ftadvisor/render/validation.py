@@ -19,7 +19,7 @@ from ftadvisor.validation.rows import Row
 from ftadvisor.validation.scores import Summary
 
 WORST_ROWS = 10
-_HEADS = ("rows", "scored", "median", "90 %", "mean", "bias", "covered", "half-width")
+_HEADS = ("rows", "scored", "median", "90 %", "mean", "bias", "covered", "half-width", "score")
 
 
 def report_document(report: Report) -> Document:
@@ -62,6 +62,7 @@ def _figures(found: Summary) -> Iterable[Words]:
         found.bias,
         found.coverage90,
         found.median_half_width,
+        found.interval_score,
     )
     yield Words(str(found.rows))
     yield Words(str(found.scored))
