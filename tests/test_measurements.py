@@ -77,6 +77,8 @@ def test_a_good_row_keeps_what_was_published(tmp_path: Path):
         ({"framework": 7}, "framework", "text"),
         ({"memory_metric": "peak"}, "memory_metric", "allocated, reserved"),
         ({"lora_target_modules": [1]}, "lora_target_modules", "a list of texts"),
+        ({"quantization_group_size": "x"}, "quantization_group_size", "a whole number from 1"),
+        ({"length_statistics": {"mean": "long"}}, "length_statistics", "an object of numbers"),
         ({"gradient_checkpointing": 1}, "gradient_checkpointing", "true, false, null"),
     ],
 )
@@ -161,8 +163,8 @@ def test_what_is_assumed_is_said(tmp_path: Path):
     assert any(said.startswith("optim ") for said in found.assumptions)
 
 
-@pytest.mark.parametrize("version", ["main", "4.x", "", "4.46.0.dev0"])
-def test_versions_that_are_no_numbers_do_not_stop_a_row(tmp_path: Path, version: str):
+@pytest.mark.parametrize("version", ["main", "4.x", "", "4.46.0.dev0", 5, [4]])
+def test_versions_that_are_no_numbers_do_not_stop_a_row(tmp_path: Path, version: object):
     assert situation(one(tmp_path, framework="?", versions={"transformers": version}))
 
 

@@ -20,7 +20,7 @@ TEXTS = (
     "gpu_as_published", "quantization", "optimizer", "sequence_fill", "attn_implementation",
     "strategy", "memory_metric",
 )  # fmt: skip
-OBJECTS = ("precision", "peft_config", "versions", "length_statistics", "inferred")
+OBJECTS = ("precision", "peft_config", "versions", "inferred")
 SWITCHES = ("oom", "lower_bound", "cpu_offload")
 WHOLE = ("micro_batch_size", "gradient_accumulation_steps", "num_gpus")
 POSITIVE = (
@@ -120,6 +120,11 @@ def _must(name: str, value: Any) -> str | None:
         return None if _is_number(value) and value > 0 else "a positive number or null"
     if name == "lora_target_modules":
         return None if _is_text_or_texts(value) else "text, or a list of texts"
+    if name == "quantization_group_size":
+        whole = _is_number(value) and value == int(value) and (value >= 1 or value == -1)
+        return None if whole else "a whole number from 1 on, or -1 for a whole row"
+    if name == "length_statistics":
+        return None if _is_statistics(value) else 'an object of numbers, and a text "rule"'
     if name == "gradient_checkpointing":
         return None if isinstance(value, bool | str) else "true, false, null or text"
     if name in NUMERIC:
@@ -137,6 +142,14 @@ def _reads_as_number(value: Any) -> bool:
         return not isinstance(value, bool) and 0 <= float(value) < TOO_LARGE
     except (TypeError, ValueError, OverflowError):
         return False
+
+
+def _is_statistics(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    found: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+    figures = (v for k, v in found.items() if k != "rule" and v is not None)
+    return all(_is_number(v) and v >= 0 for v in figures)
 
 
 def _is_text_or_texts(value: Any) -> bool:

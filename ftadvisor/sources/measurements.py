@@ -128,8 +128,7 @@ def _trainer(row: dict[str, Any], assumptions: list[str]) -> Trainer:
     found = _trainer_id(row)
     if found is not None:
         return find_trainer(found)
-    versions: dict[str, str] = row.get("versions") or {}
-    old = _version(versions.get("transformers") or UNDATED) < _version("4.46")
+    old = _version(_transformers(row) or UNDATED) < _version("4.46")
     stand_in = find_trainer("transformers-4.40" if old else "transformers-4.48")
     assumptions.append(f"{row['framework']} is not known: taken to be {stand_in.id}")
     return replace(stand_in, measured=False)
@@ -138,8 +137,7 @@ def _trainer(row: dict[str, Any], assumptions: list[str]) -> Trainer:
 def _trainer_id(row: dict[str, Any]) -> str | None:
     """The trainer whose `published_as` matches the row most closely."""
     best, best_score = None, -1
-    versions: dict[str, str] = row.get("versions") or {}
-    version = versions.get("transformers") or ""
+    version = _transformers(row)
     for id_, trainer in trainer_rows().items():
         for rule in trainer["published_as"]:
             if not row["framework"].startswith(rule["framework"]):
@@ -162,6 +160,12 @@ def _rule_holds(rule: dict[str, Any], row: dict[str, Any], version: str) -> bool
         return True
     number = _version(version or UNDATED)
     return (not low or number >= _version(low)) and (not high or number < _version(high))
+
+
+def _transformers(row: dict[str, Any]) -> str:
+    """The version of Transformers that the row states, or nothing."""
+    versions: dict[str, Any] = row.get("versions") or {}
+    return str(versions.get("transformers") or "")
 
 
 def _version(text: str) -> tuple[int, int]:
