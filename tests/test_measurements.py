@@ -14,6 +14,7 @@ from ftadvisor.sources.data_files import data_dir
 from ftadvisor.sources.datasets import CHARACTERS_PER_TOKEN, read_workload
 from ftadvisor.sources.measurement_rows import MOST_DETAILED, OBJECTS, TEXTS
 from ftadvisor.sources.measurements import read_measurements, situation
+from ftadvisor.validation.rows import row_of
 
 GOOD: dict[str, Any] = {
     "id": "mine-1",
@@ -154,6 +155,14 @@ def test_what_no_setting_expresses_is_refused_with_the_reason(
 ):
     with pytest.raises(UnsupportedError, match=reason):
         situation(one(tmp_path, **changed))
+
+
+@pytest.mark.parametrize("config", [{"r": "x"}, {"r": [1]}, {"r": {}}])
+def test_a_peft_config_of_wrong_kinds_makes_a_row_unsupported(
+    tmp_path: Path, config: dict[str, Any]
+):
+    row = row_of(one(tmp_path, technique="loha", peft_config=config))
+    assert "peft_config" in str(row.unsupported)
 
 
 def test_what_is_assumed_is_said(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ftadvisor.errors import InvalidSettingError, quoted
 from ftadvisor.estimation.adapters import adapter_bytes
 from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.ladder import ladder, needed_bytes
@@ -44,13 +45,25 @@ class MemoryPrediction(NamedTuple):
 def adapter_of(
     model: ModelSpec, settings: Settings, trainer: Trainer, technique: Technique
 ) -> AdapterBytes | None:
-    """What the technique adds to the base; None where the base itself trains."""
+    """What the technique adds to the base; None where the base itself trains.
+
+    Raises InvalidSettingError for a peft_config whose values are not of PEFT's kinds.
+    """
     if technique.trains_base:
         return None
     n = numerics(settings, trainer, trains_base=False)
-    return adapter_bytes(
-        model, settings, n, trainer, settings.micro_batch_size * settings.longest_length
-    )
+    tokens = settings.micro_batch_size * settings.longest_length
+    if not settings.peft_config:
+        return adapter_bytes(model, settings, n, trainer, tokens)
+    try:
+        found = adapter_bytes(model, settings, n, trainer, tokens)
+        # A text or a list where a number must be comes out as one.
+        return AdapterBytes(*(value + 0 for value in found))
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise InvalidSettingError(
+            f"peft_config {quoted(settings.peft_config)} is not one of {technique.name}: {error}.",
+            ["the values' kinds as PEFT's config class gives them"],
+        ) from error
 
 
 def predict_memory(
