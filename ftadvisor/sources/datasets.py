@@ -72,7 +72,7 @@ def _sizes(path: Path) -> Iterator[int]:
                 f"dataset {path.name!r}: {suffix or 'no suffix'} is not a format that is read.",
                 [".jsonl", ".json", ".csv", ".txt"],
             )
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DataFileError(str(path), None, None, f"cannot be read: {error}", "") from None
 
 
