@@ -32,13 +32,14 @@ from ftadvisor.sources.coefficients import (
     time_coefficients,
     time_intervals,
 )
-from ftadvisor.sources.datasets import read_workload
+from ftadvisor.sources.datasets import CHARACTERS_PER_TOKEN, read_workload
 from ftadvisor.sources.gpus import all_gpus, match_gpu
 from ftadvisor.sources.models import find_model
 from ftadvisor.sources.prices import cheapest_price
 from ftadvisor.sources.techniques import all_techniques, find_task, find_technique
 from ftadvisor.sources.trainers import DEFAULT_TRAINER, find_trainer
 from ftadvisor.sources.workloads import reference_workload, token_workload
+from ftadvisor.units import format_count
 
 DEFAULT_OBJECTIVE = "sft"
 DEFAULT_TECHNIQUE = "lora"
@@ -147,10 +148,15 @@ def _said_of(workload: Workload) -> str:
     """What is trained on, in one sentence."""
     padding = workload.padded_over_mean
     sorted_by_length = f", {padding - 1:.0%} padding" if padding else ""
+    epochs = f"{workload.num_train_epochs:g} epoch" + "s" * (workload.num_train_epochs != 1)
+    error = workload.token_error
+    guessed = (
+        f", a token taken to be {CHARACTERS_PER_TOKEN:g} characters (±{error:.0%})" if error else ""
+    )
     return (
         f"time and cost are for {workload.name}: {workload.num_examples:,.0f} examples of"
-        f" {workload.mean_tokens:.0f} tokens on average, {workload.num_train_epochs:g} epochs,"
-        f" {workload.num_tokens / 1e6:.3g} million tokens{sorted_by_length}"
+        f" {workload.mean_tokens:.0f} tokens on average, {epochs},"
+        f" {format_count(workload.num_tokens)} tokens{sorted_by_length}{guessed}"
     )
 
 
