@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ftadvisor.render.document import Column, Document, Table, Words, paragraph
+from ftadvisor.render.document import Bullets, Column, Document, Table, Words, paragraph
 from ftadvisor.render.markdown import markdown
 from ftadvisor.render.validation import percent, report_document
 from ftadvisor.schema.measurement import Measurement
 from ftadvisor.sources.coefficients import left_out
 from ftadvisor.validation.report import Report
+from ftadvisor.validation.rows import ran
 from ftadvisor.validation.scores import Summary
 
 POOLED = "pooled"
@@ -27,8 +28,27 @@ def accuracy_markdown(report: Report) -> str:
         time,
         left_out_table("time"),
         *others,
+        wrong_verdicts(report),
     )
     return markdown(document)
+
+
+def wrong_verdicts(report: Report) -> Bullets:
+    """The runs whose verdict is the opposite of what happened."""
+    items = [
+        f"{row.measurement.id}: {row.measurement.model}, {row.measurement.row['technique']}, "
+        f"{row.measurement.gpu}: {said}"
+        for row in report.rows
+        for wrong, said in (
+            (row.measurement.oom and row.verdict == "fits", "ran out of memory, called fits"),
+            (
+                ran(row.measurement) and row.verdict == "does_not_fit",
+                "ran, called does not fit",
+            ),
+        )
+        if wrong
+    ]
+    return Bullets("Wrong verdicts", tuple(items) or ("none",))
 
 
 def left_out_table(what: str) -> Table:

@@ -21,13 +21,17 @@ def _lines(block: Table | Paragraph | Bullets | Legend) -> Iterable[str]:
         case Table():
             yield from _table(block)
         case Paragraph():
-            yield from (textwrap.fill(line.text, WIDTH) for line in block.lines)
+            yield from (_filled(line.text) for line in block.lines)
         case Bullets():
             yield from (f"**{block.title}**", "") if block.title else ()
             for item in block.items:
-                yield textwrap.fill(f"- {item}", WIDTH, subsequent_indent="  ")
+                yield _filled(f"- {item}", "  ")
         case Legend():
             yield ", ".join(block.names)
+
+
+def _filled(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _table(table: Table) -> Iterable[str]:
