@@ -238,26 +238,17 @@ def intervals_of(
         if len(ratios) >= FEWEST_IN_KIND or name in metrics:
             table[name] = residual_interval(ratios)
     for metric in metrics:
-        evidence = [r for r in left if r.metric in _evidence(metric)]
-        for word in {"", *(r.kind[1][0] for r in evidence)}:
-            members = [r for r in evidence if word in ("", r.kind[1][0])]
-            if len(members) < FEWEST_IN_KIND:
-                continue
-            rows = Counter(r.source for r in members)
-            table[" ".join((metric, "other-trainer", word)).rstrip()] = residual_interval(
-                [r.ratio for r in members], [1 / rows[r.source] for r in members]
-            )
+        # What the allocator adds is surest known for programs whose cache was measured.
+        above = [r for r in left if metric == "allocated" or r.metric != "allocated"]
+        rows = Counter(r.source for r in above)
+        members = [r for r in above if rows[r.source] >= FEWEST_ROWS] or above
+        table[f"{metric} other-trainer"] = residual_interval(
+            [r.ratio for r in members], [1 / rows[r.source] for r in members]
+        )
     for name, found_interval in list(table.items()):
         if name.startswith("allocated"):
             table["needed" + name.removeprefix("allocated")] = found_interval
     return table
-
-
-def _evidence(metric: str) -> tuple[str, ...]:
-    """Whose residuals tell how wrong a metric is for a program never measured."""
-    if metric == "time":
-        return ("time",)
-    return METRICS if metric == "allocated" else (metric, "allocated")
 
 
 def left_out_errors(

@@ -138,7 +138,7 @@ def attention_kernel(model: ModelSpec, settings: Settings, trainer: Trainer) -> 
 def _as_litgpt_writes_it(model: ModelSpec) -> ModelSpec:
     """The same model in lit-gpt's code: tanh-GELU is one kernel, embeddings are never tied."""
     blocks = tuple(
-        replace(b, mlp=replace(b.mlp, act="gelu")) if b.mlp.act.startswith("gelu") else b
+        replace(b, traits=replace(b.traits, act="std")) if b.traits.act == "gelu_new" else b
         for b in model.blocks
     )
     return replace(model, blocks=blocks, tie_word_embeddings=False)

@@ -11,6 +11,7 @@ from typing import Literal
 
 Part = Literal["attention", "cross_attention", "mlp", "experts", "shared_expert", "router"]
 NormKind = Literal["rms", "layer", "none"]
+NormCode = Literal["rms", "rms1p", "rms_out", "rms_t5", "ln", "ln_np", "ln_cohere"]
 Family = Literal["decoder", "encoder", "encdec", "vlm"]
 
 
@@ -111,7 +112,7 @@ class Traits:
     them by model type.
     """
 
-    norm: Literal["rms", "rms1p", "rms_out", "rms_t5", "ln", "ln_np", "ln_cohere"] = "rms"
+    norm: NormCode = "rms"
     """rms: weight * x.to(dtype) (Llama); rms_t5: the same, but x is multiplied in its own dtype and
     so kept besides its fp32 copy; rms1p: ((1 + weight) * x_fp32).to(dtype) (Gemma); rms_out:
     (weight * x_fp32).to(dtype) (OLMo 2); ln: nn.LayerNorm; ln_np: layer_norm without weight on

@@ -54,6 +54,8 @@ class Trainer:
     """Model types whose keys and values are expanded to all heads before the flash kernel."""
     eager_model_types: tuple[str, ...] = ()
     """Model types that run eager attention whatever is asked for."""
+    grouped_experts: bool = False
+    """Experts run as grouped matrix products (Transformers 5); before, in a loop."""
     keeps_fused_qkv: bool = False
     """v stays a view of the fused q-k-v output, which is kept whole."""
     shares_lora_input: bool = False

@@ -1,0 +1,108 @@
+"""What the attention kernels keep for backward.
+
+Flash attention keeps q, k, v, its output and one fp32 log-sum-exp per head. The mask of a padded
+batch sends SDPA to the memory-efficient kernel: keys and values are expanded to all heads and a
+mask in the compute dtype is made per layer. Eager attention keeps the softmax, and its copy in the
+compute dtype, per head and key. Ref: transformers/integrations/sdpa_attention.py,
+torch/csrc/autograd/derivatives.yaml.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ftadvisor.estimation.numerics import FP32_BYTES, Numerics
+from ftadvisor.schema.model import Block
+from ftadvisor.schema.settings import AttnImplementation
+from ftadvisor.schema.trainer import Trainer
+
+DROPOUT_MASK_BYTES = 1
+
+
+class AttentionBytes(NamedTuple):
+    """Bytes per token, and per token and key."""
+
+    kept: float
+    per_key: float
+
+
+def attention_saved(
+    model_type: str,
+    block: Block,
+    n: Numerics,
+    implementation: AttnImplementation,
+    trainer: Trainer,
+    *,
+    padded: bool,
+) -> AttentionBytes:
+    """What one layer's attention keeps."""
+    a, traits = block.attention, block.traits
+    grouped = a.num_heads != a.num_kv_heads and a.num_kv_heads > 1
+    if implementation == "eager":
+        return _eager(block, n)
+    masked = implementation == "sdpa" and (padded or traits.always_mask)
+    shared = a.num_heads != a.num_kv_heads
+    if implementation == "sdpa" and not masked and shared and n.attention == FP32_BYTES:
+        # Neither fused kernel takes grouped heads in fp32: the scores are formed.
+        return _math(block, n)
+    # A single head for keys and values is expanded without a copy (MQA).
+    wide = grouped and (masked or model_type in trainer.repeats_kv)
+    c = n.attention
+    kv = a.num_heads * (a.head_dim + a.v_head_dim) if wide else a.k_width + a.v_width
+    kept = c * (a.q_width + kv + a.out_width) + FP32_BYTES * a.num_heads
+    if trainer.keeps_fused_qkv:
+        # lit-gpt repeats keys for grouped heads and keeps v as a view of the fused output.
+        k = a.num_heads * a.head_dim if grouped else a.k_width
+        kept = c * (2 * a.q_width + k + a.k_width + a.v_width + a.out_width)
+        kept += FP32_BYTES * a.num_heads
+    elif a.fused_qkv and traits.rope != "none":
+        # v is a view of the fused output, which stays whole; rotated q and k are new tensors.
+        kept += 0 if wide else c * (a.q_width + a.k_width)
+    elif a.fused_qkv and wide:
+        kept += c * (a.q_width + a.k_width + a.v_width)
+    flash = not masked and c != FP32_BYTES
+    if traits.rope == "cat" and flash and n.trained and not trainer.keeps_fused_qkv:
+        # torch.cat's layout makes the output projection copy the attention's output.
+        kept += c * a.out_width
+    return AttentionBytes(float(kept) + _latents(block, n), float(c) if masked else 0.0)
+
+
+def _latents(block: Block, n: Numerics) -> float:
+    """Multi-head latent attention: the whole expansion of keys and values stays, for the values are
+    a view of it; the norms over both latents keep an fp32 copy, and when trained one more."""
+    a = block.attention
+    if not a.latent_dim:
+        return 0.0
+    unrotated = a.num_heads * (a.head_dim - a.rotary_dim)
+    normed = a.latent_dim + a.q_latent_dim
+    return float(n.attention * unrotated + normed * FP32_BYTES * (2 if n.trained else 1))
+
+
+def _scores(block: Block, n: Numerics) -> float:
+    """Bytes per head, token and key of the softmax and what follows it."""
+    traits, c = block.traits, n.attention
+    if c == FP32_BYTES:
+        kept = FP32_BYTES + (c + DROPOUT_MASK_BYTES if traits.attention_dropout else 0)
+    elif traits.softmax == "fp32" or n.autocast:
+        kept = FP32_BYTES + c + (DROPOUT_MASK_BYTES if traits.attention_dropout else 0)
+    else:
+        kept = c + (c + DROPOUT_MASK_BYTES if traits.attention_dropout else 0)
+    return kept + (c if block.attention.score_softcap else 0)
+
+
+def _eager(block: Block, n: Numerics) -> AttentionBytes:
+    a, c = block.attention, n.attention
+    kept = c * (a.q_width + a.num_heads * (a.head_dim + a.v_head_dim))
+    if n.trained:
+        kept += c * a.out_width
+    if block.traits.upcast_qk and c != FP32_BYTES and not n.autocast:
+        kept += FP32_BYTES * a.q_width
+    return AttentionBytes(float(kept), float(_scores(block, n) * a.num_heads))
+
+
+def _math(block: Block, n: Numerics) -> AttentionBytes:
+    a, c = block.attention, n.attention
+    kept = c * (a.q_width + a.num_heads * (a.head_dim + a.v_head_dim))
+    kept += c * a.out_width if n.trained else 0
+    dropped = c + DROPOUT_MASK_BYTES if block.traits.attention_dropout else 0
+    return AttentionBytes(float(kept), float((FP32_BYTES + dropped) * a.num_heads))
