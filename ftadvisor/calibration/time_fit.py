@@ -32,7 +32,7 @@ SPREAD = 0.1
 """Relative error of a typical row: reruns of one experiment differ by a factor of 1.23."""
 
 SCALARS: dict[str, tuple[float, float]] = {
-    "half_tokens": (300.0, 0.7),
+    "half_tokens_per_teraflops": (1.5, 0.7),
     "bandwidth_share": (0.7, 0.2),
     "elementwise_passes": (40.0, 0.4),
     "adapter_passes": (4.0, 0.5),

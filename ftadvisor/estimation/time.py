@@ -21,7 +21,7 @@ from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
-from ftadvisor.units import HOUR
+from ftadvisor.units import HOUR, TERA
 
 GPUS_PER_MACHINE = 8
 """Beyond these the network between machines is the link."""
@@ -124,7 +124,8 @@ def _computing(
 ) -> Number:
     rate = peak * efficiency(gpu, c)
     bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
-    saturated = tokens / (tokens + c.half_tokens)
+    half = c.half_tokens_per_teraflops * peak / TERA
+    saturated = tokens / (tokens + half)
     linear = work.linear_flops / (rate * saturated)
     share = c.attention_share.get(settings.attn_implementation, 1.0)
     attention = work.attention_flops / (rate * share)

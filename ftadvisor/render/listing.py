@@ -6,10 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from ftadvisor.render.document import Column, Document, Table, Words, paragraph
-from ftadvisor.units import format_bytes, format_count
-
-TERA = 1e12
-GIGA = 1e9
+from ftadvisor.units import GB, TERA, format_bytes, format_count
 
 _COLUMNS: dict[str, tuple[tuple[str, str, Callable[[Any], str]], ...]] = {
     "models": (
@@ -25,7 +22,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Callable[[Any], str]], ...]] = {
         ("name", "name", str),
         ("usable_bytes", "usable", lambda v: format_bytes(v)),
         ("flops_per_second", "bf16/fp16 TFLOP/s", lambda v: _half_rate(v)),
-        ("memory_bandwidth_bytes_per_second", "GB/s", lambda v: f"{v / GIGA:,.0f}"),
+        ("memory_bandwidth_bytes_per_second", "GB/s", lambda v: f"{v / GB:,.0f}"),
         ("compute_capability", "capability", lambda v: str(v or "–")),
         ("power_watts", "W", lambda v: f"{v:.0f}" if v else "–"),
     ),
