@@ -238,10 +238,10 @@ def intervals_of(
         if len(ratios) >= FEWEST_IN_KIND or name in metrics:
             table[name] = residual_interval(ratios)
     for metric in metrics:
-        # What the allocator adds is surest known for programs whose cache was measured.
-        above = [r for r in left if metric == "allocated" or r.metric != "allocated"]
-        rows = Counter(r.source for r in above)
-        members = [r for r in above if rows[r.source] >= FEWEST_ROWS] or above
+        # How well loops are read shows in what is allocated, what the allocator adds in the rest.
+        alike = [r for r in left if (r.metric == "allocated") == (metric == "allocated")] or left
+        rows = Counter(r.source for r in alike)
+        members = [r for r in alike if rows[r.source] >= FEWEST_ROWS] or alike
         table[f"{metric} other-trainer"] = residual_interval(
             [r.ratio for r in members], [1 / rows[r.source] for r in members]
         )

@@ -43,8 +43,8 @@ class TimeCoefficients:
     efficiency: dict[str, float]
     """Share of the dense matrix rate, by GPU id, architecture, or "default"."""
     half_tokens_per_teraflops: float
-    """Tokens of a micro-batch at which half of that share is reached, per TFLOP/s of the dense rate:
-    the faster the GPU, the more tokens hide what a kernel takes however small it is."""
+    """Tokens of a micro-batch at which half of that share is reached, per TFLOP/s of the dense
+    rate: the faster the GPU, the more tokens hide what a kernel takes however small it is."""
     bandwidth_share: float
     attention_share: dict[str, float]
     """Attention's rate over the matrix rate, by implementation."""
