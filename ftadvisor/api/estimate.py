@@ -37,7 +37,11 @@ from ftadvisor.sources.gpus import all_gpus, match_gpu
 from ftadvisor.sources.models import find_model
 from ftadvisor.sources.prices import cheapest_price
 from ftadvisor.sources.techniques import all_techniques, find_task, find_technique
-from ftadvisor.sources.trainers import DEFAULT_TRAINER, find_trainer
+from ftadvisor.sources.trainers import (
+    DEFAULT_TRAINER,
+    TRAINERS_OF_OBJECTIVES,
+    find_trainer,
+)
 from ftadvisor.sources.workloads import reference_workload, token_workload
 from ftadvisor.units import format_count
 
@@ -74,7 +78,7 @@ def estimate(
     cannot be answered; its message says what to write instead.
     """
     chosen, purpose = find_task(technique, objective)
-    subject = _subject(model, gpu, dict(options))
+    subject = _subject(model, gpu, purpose, dict(options))
     said = () if chosen else (f"technique {DEFAULT_TECHNIQUE}: none was given",)
     return _estimate(subject, chosen or DEFAULT_TECHNIQUE, purpose, said)
 
@@ -93,7 +97,7 @@ def estimates(
     reason is raised.
     """
     chosen, purpose = find_task(technique, objective)
-    subject = _subject(model, gpu, dict(options))
+    subject = _subject(model, gpu, purpose, dict(options))
     if chosen:
         return (_estimate(subject, chosen, purpose, ()),)
     found: list[Estimate] = []
@@ -110,11 +114,14 @@ def estimates(
     return tuple({e.technique: e for e in found}.values())
 
 
-def _subject(model: str, gpu: str | None, options: dict[str, Any]) -> _Subject:
+def _subject(
+    model: str, gpu: str | None, objective: str | None, options: dict[str, Any]
+) -> _Subject:
     given = check_options(options)
     found = find_model(model)
     matched = match_gpu(gpu) if gpu is not None else None
     workload = _workload(given)
+    usual = TRAINERS_OF_OBJECTIVES.get(objective or "", DEFAULT_TRAINER)
     said = [*found.assumptions]
     if matched is not None:
         said += [_said_of(workload), *([matched.assumption] if matched.assumption else [])]
@@ -122,7 +129,7 @@ def _subject(model: str, gpu: str | None, options: dict[str, Any]) -> _Subject:
         name=found.spec.id,
         model=found.spec,
         gpu=matched.gpu if matched else None,
-        trainer=find_trainer(given.pop("trainer", DEFAULT_TRAINER)),
+        trainer=find_trainer(given.pop("trainer", usual)),
         workload=workload,
         options=given,
         assumptions=tuple(said),

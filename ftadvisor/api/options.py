@@ -36,6 +36,7 @@ LARGEST: dict[str, float] = {
     "num_gpus": 1e5,
     "num_generations": 1e4,
     "max_completion_length": 1e7,
+    "max_target_length": 1e7,
     "num_images": 1e4,
 }
 """Above these a number is a typo, not a setting."""

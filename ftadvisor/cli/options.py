@@ -122,6 +122,7 @@ BATCH = Group(
             "TOKENS",
             "The longest padded sequence that is really run: the peak follows it.",
         ),
+        Option("max_target_length", whole, "TOKENS", "Tokens of the target (encoder-decoders)."),
         Option("num_images", whole, "N", "Images per sequence (vision-language models)."),
     ),
 )

@@ -91,6 +91,7 @@ def terms(
     if objective.classifies:
         # The classifier has no language-model head, only a matrix of a few rows.
         model = replace(model, tie_word_embeddings=True, lm_head_bias=False)
+        settings = replace(settings, loss_kernel="torch")
     a = adapter or NO_ADAPTER
     w = weight_bytes(model, settings, n, trainer)
     completion = settings.max_completion_length if objective.generates else 0

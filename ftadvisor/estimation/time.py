@@ -100,6 +100,8 @@ def padded_length(settings: Settings) -> Number:
 
 def peak_flops(gpu: Gpu, settings: Settings, trainer: Trainer) -> float:
     """Dense matrix rate in the dtype that the run computes in [FLOP/s]."""
+    if settings.fp8 and "fp8" in gpu.flops_per_second:
+        return gpu.flops_per_second["fp8"]
     dtype = settings.autocast if settings.autocast != "none" else settings.weights_dtype
     rates = gpu.flops_per_second
     if dtype == "fp32":

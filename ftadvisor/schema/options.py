@@ -25,6 +25,8 @@ class Options(TypedDict, total=False):
     """Unpadded tokens per sequence, on average."""
     longest_length: int
     """Tokens of the longest padded sequence that is really run."""
+    max_target_length: int
+    """Tokens of the target (encoder-decoders); max_length is the source's."""
     num_images: int
     precision: str
     """A preset of weights_dtype and autocast: bf16, fp16, amp-bf16, amp-fp16, fp32, fp8."""

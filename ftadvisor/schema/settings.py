@@ -23,6 +23,9 @@ Objective = Literal[
 ]  # fmt: skip
 LossKernel = Literal["torch", "inplace", "fused_linear", "chunked"]
 
+MAX_TARGET_LENGTH = 128
+"""The default of Transformers' summarization and translation examples [tokens]."""
+
 Number = Any
 """A float, an int, or a numpy array of them: the arithmetic is the same."""
 
@@ -52,6 +55,8 @@ class Settings:
     weights_dtype: Dtype = "bf16"
     """What the base weights (the trained weights, for full) are stored in."""
     autocast: Autocast = "none"
+    fp8: bool = False
+    """The layers' matrix products run in fp8 (Transformer Engine, torchao)."""
     adapter_dtype: Dtype = "fp32"
     quantization: Quantization = "none"
     quantization_group_size: int = 128
@@ -84,8 +89,7 @@ class Settings:
     max_completion_length: Number = 256
     reference_model: bool = False
     """A second frozen copy of the model is kept (DPO, KTO, GRPO with beta > 0 on full)."""
-    max_target_length: Number = 128
-    """Tokens that an encoder-decoder's decoder reads; max_length is its source's (Transformers'
-    summarization and translation examples default to 128)."""
+    max_target_length: Number = MAX_TARGET_LENGTH
+    """Tokens that an encoder-decoder's decoder reads; max_length is its source's."""
     num_images: Number = 0
     """Images per sequence (vision-language models)."""

@@ -103,6 +103,7 @@ def situation(m: Measurement) -> Situation:
         typical_length=lengths.typical,
         weights_dtype=_weights_dtype(precision),
         autocast=_autocast(precision),
+        fp8=precision.get("compute") == "fp8",
         adapter_dtype=_adapter_dtype(trainer.adapter_dtype, precision),
         quantization=quantization,
         quantization_group_size=row.get("quantization_group_size") or 128,

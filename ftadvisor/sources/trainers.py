@@ -11,6 +11,12 @@ from ftadvisor.sources.data_files import read_json
 
 DEFAULT_TRAINER = "trl-1.16"
 """What ftadvisor itself runs."""
+TRAINERS_OF_OBJECTIVES = {
+    "seq_cls": "transformers-5",
+    "token_cls": "transformers-5",
+    "seq2seq": "transformers-5",
+}
+"""What it runs where TRL has no trainer."""
 
 
 @cache
