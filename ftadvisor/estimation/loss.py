@@ -101,6 +101,8 @@ def logit_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trai
     kernel = settings.loss_kernel
     if kernel in ("fused_linear", "chunked"):
         return LogitBytes(0.0, 0.0, 0.0)
+    if trainer.compiled_loss:
+        return LogitBytes(float(n.head), 2.0 * n.head, 0.0)
     if not trainer.logits_upcast:
         held = float(n.head) if trainer.holds_outputs else 0.0
         return LogitBytes(3.0 * n.head, 3.0 * n.head + held, held)

@@ -104,6 +104,10 @@ def _checkpoint(t: Terms, x: Layer) -> Number:
     if t.settings.gradient_checkpointing == "selective":
         attention = x.block.attention
         kept += t.n.attention * attention.out_width + FP32_BYTES * attention.num_heads
+        if t.trainer.selective_saves_products:
+            # The first, third, ... of wq, wk, wv, wo, w1, w3, w2.
+            products = x.block.mlp.intermediate_size + x.block.hidden_size
+            kept += t.n.compute * (attention.q_width + attention.v_width + products)
     return kept
 
 

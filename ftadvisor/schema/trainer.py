@@ -75,6 +75,10 @@ class Trainer:
     """Moves the model to the GPU after it has been adapted, buffers of adapters included."""
     evaluates: bool = False
     """Evaluation or generation runs inside the measured time."""
+    compiled_loss: bool = False
+    """torch.compile generates the loss: it reads the logits and writes their gradient."""
+    selective_saves_products: bool = False
+    """Selective checkpointing keeps the output of every second matrix, besides attention's."""
     low_precision_norm: bool = False
     """LayerNorm runs in the autocast dtype, not in fp32."""
     tf32: bool = False
