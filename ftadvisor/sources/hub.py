@@ -17,15 +17,27 @@ LARGEST_CONFIG_BYTES = 10_000_000
 def hub_config(model_id: str) -> dict[str, Any]:
     """The config.json of a hub id.
 
-    Looks in the local cache first; HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN and HF_HOME are honoured.
+    Looks in the local cache first; HF_HUB_OFFLINE, HF_ENDPOINT, HF_TOKEN (or the token that
+    `hf auth login` stored), HF_HUB_CACHE and HF_HOME are honoured.
     Raises ModelUnavailableError for a gated or missing id and without a network.
     """
     cached = _cached(model_id)
     if cached is not None:
-        return parse_config(cached.read_bytes(), str(cached))
+        return read_config(cached)
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise _unavailable(model_id, "HF_HUB_OFFLINE is set and it is not in the local cache")
     return parse_config(_fetched(model_id), f"config.json of {model_id}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.json on this machine. Raises DataFileError for what is none."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_CONFIG_BYTES)
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+        raise DataFileError(str(path), None, None, problem, "a config.json") from None
+    return parse_config(content, str(path))
 
 
 def parse_config(content: bytes, file: str) -> dict[str, Any]:
@@ -40,11 +52,17 @@ def parse_config(content: bytes, file: str) -> dict[str, Any]:
     return config
 
 
+def _home() -> Path:
+    """Where the hub's own library keeps its cache and its token."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.path.expanduser(os.environ.get("HF_HOME") or f"{base}/huggingface"))
+
+
 def _cached(model_id: str) -> Path | None:
     """The newest snapshot's config.json in the hub's own cache layout."""
-    home = os.environ.get("HF_HUB_CACHE")
-    root = Path(home) if home else Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"
-    folder = root.expanduser() / ("models--" + model_id.replace("/", "--")) / "snapshots"
+    cache = os.environ.get("HF_HUB_CACHE")
+    root = Path(os.path.expanduser(cache)) if cache else _home() / "hub"
+    folder = root / ("models--" + model_id.replace("/", "--")) / "snapshots"
     try:
         found = sorted(folder.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
     except OSError:
@@ -52,23 +70,33 @@ def _cached(model_id: str) -> Path | None:
     return found[-1] if found else None
 
 
+def _token() -> str | None:
+    stored = Path(os.environ.get("HF_TOKEN_PATH") or _home() / "token")
+    try:
+        return os.environ.get("HF_TOKEN") or stored.read_text(encoding="utf-8").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
 def _fetched(model_id: str) -> bytes:
     # urllib costs a start-up that only a model outside the catalogue should pay.
-    from urllib.error import HTTPError, URLError
+    from http.client import HTTPException
+    from urllib.error import HTTPError
     from urllib.parse import quote
     from urllib.request import Request, urlopen
 
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    request = Request(f"{endpoint}/{quote(model_id)}/resolve/main/config.json")
-    token = os.environ.get("HF_TOKEN")
-    if token:
-        request.add_header("Authorization", f"Bearer {token}")
     try:
+        request = Request(f"{endpoint}/{quote(model_id)}/resolve/main/config.json")
+        if token := _token():
+            # Not to where the hub may send us on.
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
         with urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
             return answer.read(LARGEST_CONFIG_BYTES)
     except HTTPError as error:
+        error.close()
         raise _refused(model_id, error.code) from None
-    except (URLError, OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise _unavailable(model_id, f"the hub cannot be reached ({reason})") from None
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ftadvisor.errors import DataFileError, UnknownNameError, UnsupportedError, quoted
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.sources.architectures import read_model
 from ftadvisor.sources.data_files import read_json
-from ftadvisor.sources.hub import hub_config, parse_config
+from ftadvisor.sources.hub import hub_config, read_config
 
 LIST = "ftadvisor list models"
 
@@ -33,10 +33,10 @@ def find_model(name: str) -> FoundModel:
     row = catalogue_row(name)
     if row is not None:
         spec, said = read_model(row["config"], row["id"])
-        return FoundModel(spec, said, row)
+        return FoundModel(spec, (*said, *_read_as(name, row)), row)
     config, id_ = _config_outside(name)
     spec, said = read_model(config, id_)
-    return FoundModel(spec, said, None)
+    return FoundModel(spec, (*said, *_quantized(config, id_)), None)
 
 
 def model_config(name: str) -> dict[str, Any]:
@@ -71,6 +71,29 @@ def catalogue_rows() -> list[dict[str, Any]]:
     ]
 
 
+def _read_as(name: str, row: dict[str, Any]) -> tuple[str, ...]:
+    """What sets a variant apart from the model whose row describes it."""
+    for variant, quantization in row.get("quantized", {}).items():
+        if _bare(name) in (_bare(variant), _bare(variant.partition("/")[2])):
+            return (
+                f"{variant} is {row['id']} with {quantization} weights, which count as such "
+                f"with --quantization {quantization} only",
+            )
+    return ()
+
+
+def _quantized(config: dict[str, Any], id: str) -> tuple[str, ...]:
+    """A config.json whose checkpoint is quantised says so; what is estimated, the settings say."""
+    how = config.get("quantization_config")
+    if not isinstance(how, dict):
+        return ()
+    method = cast("dict[str, Any]", how).get("quant_method", "in a way that it does not name")
+    return (
+        f"config.json of {id} says that the checkpoint is quantised ({quoted(method)}); the "
+        "weights count as --quantization says",
+    )
+
+
 @cache
 def _rows() -> list[dict[str, Any]]:
     rows: Any = read_json("models.json")["models"]
@@ -88,7 +111,7 @@ def _names() -> dict[str, dict[str, Any]]:
     loose: dict[str, dict[str, Any]] = {}
     for row in _rows():
         exact[row["id"]] = row
-        for name in (*row["aliases"], *row.get("variants", ())):
+        for name in (*row["aliases"], *row.get("variants", ()), *row.get("quantized", ())):
             exact.setdefault(name, row)
         loose.setdefault(_bare(row["id"]), row)
         loose.setdefault(_bare(row["id"].partition("/")[2]), row)
@@ -115,7 +138,7 @@ def _config_outside(name: str) -> tuple[dict[str, Any], str]:
         raise UnknownNameError("model", name, model_names(), see=LIST) from None
     if is_file:
         folder = path.resolve().parent.name if path.name == "config.json" else path.stem
-        return parse_config(path.read_bytes(), str(path)), folder
+        return read_config(path), folder
     if name.endswith(".json") or path.suffix in (".safetensors", ".bin", ".gguf"):
         raise DataFileError(name, None, None, "is not a config.json that exists", "its path")
     if name.count("/") == 1 and all(name.split("/")) and " " not in name:
