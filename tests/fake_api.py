@@ -66,6 +66,8 @@ def example(
         total_high_usd=1.16 * usd,
         usd_per_gpu_hour=0.2,
         provider="vast.ai",
+        source="made up",
+        spot_total_usd=None,
         price_date="2026-05-01",
     )
     fields: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from ftadvisor.api.options import check_options
 from ftadvisor.api.settings import resolve
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
-from ftadvisor.estimation.cost import Cost, run_cost
+from ftadvisor.estimation.cost import run_cost
 from ftadvisor.estimation.prediction import (
     MemoryPrediction,
     adapter_of,
@@ -20,7 +20,7 @@ from ftadvisor.estimation.prediction import (
 from ftadvisor.estimation.terms import AdapterBytes
 from ftadvisor.estimation.time import RunTime, run_time, step_time
 from ftadvisor.schema.estimate import CostEstimate, Estimate, MemoryEstimate, TimeEstimate
-from ftadvisor.schema.hardware import Gpu
+from ftadvisor.schema.hardware import Gpu, Price
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.options import Options
 from ftadvisor.schema.settings import Settings
@@ -259,25 +259,31 @@ def _cost(
 ) -> CostEstimate | None:
     """The run's cost at the user's price, or at the cheapest dated offer; None without either."""
     assert subject.gpu is not None
-    hours = subject.options.get("price")
-    if hours is not None:
-        return _priced(run_cost(time, settings.num_gpus, hours), hours, "given", "")
+    given = subject.options.get("price")
+    if given is not None:
+        return _priced(time, settings, given)
     price = cheapest_price(subject.gpu.id, date.today())
     if price is None:
         said.append(f"no cost: no provider's price of {subject.gpu.id} is known (--price sets one)")
         return None
     if price.stale:
         said.append(f"the price of {price.provider} is of {price.as_of}: check it")
-    found = run_cost(time, settings.num_gpus, price.usd_per_gpu_hour)
-    return _priced(found, price.usd_per_gpu_hour, price.provider, price.as_of)
+    return _priced(time, settings, price.usd_per_gpu_hour, price)
 
 
-def _priced(cost: Cost, usd_per_gpu_hour: float, provider: str, price_date: str) -> CostEstimate:
+def _priced(
+    time: RunTime, settings: Settings, usd_per_gpu_hour: float, price: Price | None = None
+) -> CostEstimate:
+    """At an hourly price; without a `price` of the list it is the user's own."""
+    cost = run_cost(time, settings.num_gpus, usd_per_gpu_hour)
+    spot = price.spot_usd_per_gpu_hour if price else None
     return CostEstimate(
         total_usd=cost.total_usd,
         total_low_usd=cost.total_low_usd,
         total_high_usd=cost.total_high_usd,
         usd_per_gpu_hour=usd_per_gpu_hour,
-        provider=provider,
-        price_date=price_date,
+        provider=price.provider if price else "given",
+        source=price.source if price else "given",
+        spot_total_usd=run_cost(time, settings.num_gpus, spot).total_usd if spot else None,
+        price_date=price.as_of if price else "",
     )

@@ -51,6 +51,7 @@ LARGEST_REAL: dict[str, float] = {
 }
 """The same for figures that need not be whole; they must be above 0."""
 SWITCHES = (
+    "prepare_kbit",
     "packing",
     "fused_norm",
     "offload_optimizer",

@@ -1,8 +1,8 @@
 """Fits the ladder from allocated to reserved to device memory, and the memory intervals.
 
 What is allocated has no fitted number. The ladder has a few, linear in the bytes of the peak phase;
-they minimise the absolute relative error over published reserved and device figures, each source
-with the same weight, and stay at their priors where fewer than eight rows tell them.
+they minimise the absolute relative error over published reserved and device figures, each source of
+eight rows or more with the same weight, and stay at their priors where fewer than eight rows tell them.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def fit_ladder(targets: Sequence[Target]) -> MemoryCoefficients:
         left = (measured - known - np.array(rows) @ np.where(free, 0, values)) / measured
         design = np.array(rows)[:, free] / measured[:, None]
         miss = np.abs(left - design @ values[free])
-        weights = np.array([1 / per_source[t.case.measurement.source] for t in targets])
+        rows_of = [per_source[t.case.measurement.source] for t in targets]
+        weights = 1 / np.maximum(rows_of, FEWEST_ROWS)
         weights = weights / np.maximum(miss, 0.01)
         values[free] = _solve(design, left, weights, names, free)
     return _coefficients(np.maximum(values, 0))

@@ -64,6 +64,7 @@ TASK = Group(
             choices="Quantization",
             also=("quant", "bits", "quantize", "load_in_4bit", "load_in_8bit", "quant_method"),
         ),
+        Option("prepare_kbit", None, "", "What the base leaves unquantised goes to fp32 (PEFT)."),
         Option("lora_r", whole, "N", "Rank of the update.", also=("rank", "r", "lora_rank")),
         Option("lora_alpha", number, "X", "The update is scaled by lora_alpha / lora_r."),
         Option("lora_dropout", number, "P", "Dropout before the update.", also=("dropout",)),

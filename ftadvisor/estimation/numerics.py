@@ -62,8 +62,10 @@ def numerics(settings: Settings, trainer: Trainer, *, trains_base: bool) -> Nume
         # FSDP's mixed precision gathers the units in half precision: nothing computes in fp32.
         weight = HALF_BYTES
     kbit = settings.quantization != "none"
-    prepared = kbit and trainer.prepares_kbit and settings.strategy not in PARAMETER_SHARDED
-    wide_residual = prepared and trainer.kbit_residual_fp32
+    asked = settings.prepare_kbit
+    prepares = trainer.prepares_kbit if asked is None else asked
+    prepared = kbit and prepares and settings.strategy not in PARAMETER_SHARDED
+    wide_residual = prepared and (trainer.kbit_residual_fp32 or bool(asked))
     compute = HALF_BYTES if autocast else weight
     residual = FP32_BYTES if wide_residual else weight
     adapter = DTYPE_BYTES[settings.adapter_dtype]

@@ -56,6 +56,9 @@ class CostEstimate:
     total_high_usd: float
     usd_per_gpu_hour: float
     provider: str
+    source: str
+    spot_total_usd: float | None
+    """The same at the provider's spot price, where it has one."""
     price_date: str
     """The day of the price, or what is known of it."""
 

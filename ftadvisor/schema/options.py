@@ -12,6 +12,7 @@ class Options(TypedDict, total=False):
 
     num_gpus: int
     quantization: str
+    prepare_kbit: bool
     lora_r: int
     lora_alpha: float
     lora_dropout: float

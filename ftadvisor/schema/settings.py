@@ -61,6 +61,9 @@ class Settings:
     quantization: Quantization = "none"
     quantization_group_size: int = 128
     """Weights that share a scale (GPTQ, AWQ); -1: a whole row."""
+    prepare_kbit: bool | None = None
+    """What a quantised base leaves unquantised goes to fp32 (PEFT's
+    prepare_model_for_kbit_training); None: as the trainer does."""
     optim: str = "adamw_torch_fused"
     gradient_checkpointing: Checkpointing = "none"
     attn_implementation: AttnImplementation = "sdpa"
