@@ -1,8 +1,9 @@
 """Fits the ladder from allocated to reserved to device memory, and the memory intervals.
 
 What is allocated has no fitted number. The ladder has a few, linear in the bytes of the peak phase;
-they minimise the absolute relative error over published reserved and device figures, each source of
-eight rows or more with the same weight, and stay at their priors where fewer than eight rows tell them.
+they minimise the absolute relative error over published reserved and device figures, each source
+of eight rows or more with the same weight, and stay at their priors where fewer than eight rows
+tell them.
 """
 
 from __future__ import annotations

@@ -123,7 +123,8 @@ def _names() -> dict[str, dict[str, Any]]:
 
 def _bare(name: str) -> str:
     """Lower case, no punctuation but what parts numbers; `Meta-` and `-hf` say nothing."""
-    text = name.strip().lower().removesuffix("-hf").replace("meta-llama-", "llama-")
+    text = name.strip().lower().replace("_", "-").replace(" ", "-")
+    text = text.removesuffix("-hf").replace("meta-llama-", "llama-")
     return "".join(c for c in text if c.isalnum() or c in "./")
 
 
