@@ -31,7 +31,7 @@ class StepTime(NamedTuple):
     """One optimizer step of all GPUs [s]."""
 
     micro_step_seconds: Number
-    """Forward and backward of one micro-batch."""
+    """Forward and backward of one micro-batch, and its share of the optimizer's step."""
     micro_step_low_seconds: Number
     micro_step_high_seconds: Number
     step_seconds: Number
@@ -66,7 +66,7 @@ def step_time(
     """Seconds of a micro-step and of an optimizer step, padded batches at their mean length."""
     trained = adapter is None
     objective = objective_cost(settings, trains_base=trained)
-    length = padded_length(settings)
+    length = padded_length(settings) + (adapter.virtual_tokens if adapter else 0)
     if objective.generates:
         length = length + settings.max_completion_length
     work = micro_batch_work(model, settings, objective, length, trained=trained)
@@ -82,12 +82,14 @@ def step_time(
     if objective.generates:
         seconds = seconds + _generation(model, settings, gpu, c, launches)
     found = interval(intervals, "time", time_kind(settings, trainer, gpu, c))
-    step = settings.gradient_accumulation_steps * seconds
+    # Published seconds of a micro-step are a throughput's: they hold the optimizer's share.
+    steps = settings.gradient_accumulation_steps
+    seconds = seconds + _optimizer(settings, _num_trained(model, adapter), gpu, c) / steps
     return StepTime(
         seconds,
         seconds * found.low,
         seconds * found.high,
-        step + _optimizer(settings, _num_trained(model, adapter), gpu, c),
+        steps * seconds,
         work.model_flops,
         peak,
     )
@@ -99,9 +101,7 @@ def padded_length(settings: Settings) -> Number:
 
 
 def peak_flops(gpu: Gpu, settings: Settings, trainer: Trainer) -> float:
-    """Dense matrix rate in the dtype that the run computes in [FLOP/s]."""
-    if settings.fp8 and "fp8" in gpu.flops_per_second:
-        return gpu.flops_per_second["fp8"]
+    """Dense matrix rate in the dtype that the run computes in, fp8 aside [FLOP/s]."""
     dtype = settings.autocast if settings.autocast != "none" else settings.weights_dtype
     rates = gpu.flops_per_second
     if dtype == "fp32":
@@ -124,11 +124,13 @@ def _computing(
     gpu: Gpu,
     c: TimeCoefficients,
 ) -> Number:
+    # fp8 serves the layers' matrices; attention stays in half precision.
+    fast = gpu.flops_per_second.get("fp8", peak) if settings.fp8 else peak
     rate = peak * efficiency(gpu, c)
     bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
-    half = c.half_tokens_per_teraflops * peak / TERA
+    half = c.half_tokens_per_teraflops * fast / TERA
     saturated = tokens / (tokens + half)
-    linear = work.linear_flops / (rate * saturated)
+    linear = work.linear_flops / (fast * efficiency(gpu, c) * saturated)
     share = c.attention_share.get(settings.attn_implementation, 1.0)
     attention = work.attention_flops / (rate * share)
     elementwise = (c.elementwise_passes * work.elementwise_bytes + work.logit_bytes) / bandwidth
