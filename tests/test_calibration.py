@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import math
 import random
+from typing import Any
 
 import pytest
 
+from ftadvisor.calibration.__main__ import content
 from ftadvisor.calibration.cases import repository_cases
-from ftadvisor.calibration.memory_fit import fit_memory
+from ftadvisor.calibration.memory_fit import PRIORS, fit_ladder, fit_memory, targets_of
 from ftadvisor.calibration.quantiles import residual_interval
-from ftadvisor.sources.coefficients import memory_coefficients, memory_intervals
+from ftadvisor.calibration.time_fit import fit_time
+from ftadvisor.sources.data_files import read_json
+
+SAME = 1e-3
+"""Fits on another processor differ in their last digits."""
+
+
+def assert_alike(found: Any, shipped: Any, path: str = "") -> None:
+    if isinstance(shipped, dict):
+        assert found.keys() == shipped.keys(), path
+        for key, value in shipped.items():
+            assert_alike(found[key], value, f"{path}/{key}")
+    elif isinstance(shipped, float):
+        assert math.isclose(found, shipped, rel_tol=SAME, abs_tol=SAME), path
+    else:
+        assert found == shipped, path
 
 
 @pytest.mark.slow
-def test_refitting_reproduces_the_shipped_memory_coefficients() -> None:
-    fit = fit_memory(repository_cases())
-    assert fit.coefficients == memory_coefficients()
-    assert fit.intervals == memory_intervals()
+@pytest.mark.parametrize(("what", "fit"), [("memory", fit_memory), ("time", fit_time)])
+def test_refitting_reproduces_the_shipped_coefficients(what: str, fit: Any) -> None:
+    assert_alike(content(fit(repository_cases())), read_json(f"coefficients/{what}.json"))
+
+
+def test_coefficients_that_no_row_tells_stay_at_their_priors() -> None:
+    allocated = [c for c in repository_cases() if c.measurement.memory_metric == "allocated"]
+    # Without nvidia-smi's figures beside them these rows say nothing of the ladder.
+    targets = [t for t in targets_of(allocated) if t.metric != "device"]
+    fitted = fit_ladder(targets)
+    assert {name: getattr(fitted, name) for name in PRIORS} == {
+        name: prior for name, (prior, _) in PRIORS.items()
+    }
 
 
 def test_an_interval_of_ninety_percent_holds_ninety_percent_of_what_comes_next() -> None:
