@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Unpack
 
+from ftadvisor.api.objectives import objective_of
 from ftadvisor.api.options import check_options
 from ftadvisor.api.settings import resolve
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
@@ -45,7 +46,6 @@ from ftadvisor.sources.trainers import (
 from ftadvisor.sources.workloads import reference_workload, token_workload
 from ftadvisor.units import format_count
 
-DEFAULT_OBJECTIVE = "sft"
 DEFAULT_TECHNIQUE = "lora"
 SETTING_NAMES = tuple(f.name for f in fields(Settings) if f.name not in ("technique", "objective"))
 
@@ -56,6 +56,7 @@ class _Subject:
 
     name: str
     model: ModelSpec
+    objective: str
     gpu: Gpu | None
     trainer: Trainer
     workload: Workload
@@ -80,7 +81,7 @@ def estimate(
     chosen, purpose = find_task(technique, objective)
     subject = _subject(model, gpu, purpose, dict(options))
     said = () if chosen else (f"technique {DEFAULT_TECHNIQUE}: none was given",)
-    return _estimate(subject, chosen or DEFAULT_TECHNIQUE, purpose, said)
+    return _estimate(subject, chosen or DEFAULT_TECHNIQUE, said)
 
 
 def estimates(
@@ -99,14 +100,14 @@ def estimates(
     chosen, purpose = find_task(technique, objective)
     subject = _subject(model, gpu, purpose, dict(options))
     if chosen:
-        return (_estimate(subject, chosen, purpose, ()),)
+        return (_estimate(subject, chosen, ()),)
     found: list[Estimate] = []
     refused: list[FtadvisorError] = []
     for candidate in all_techniques():
         if not candidate.sensible:
             continue
         try:
-            found.append(_estimate(subject, candidate.id, purpose, ()))
+            found.append(_estimate(subject, candidate.id, ()))
         except FtadvisorError as error:
             refused.append(error)
     if not found:
@@ -119,15 +120,17 @@ def _subject(
 ) -> _Subject:
     given = check_options(options)
     found = find_model(model)
+    purpose, assumed = objective_of(found.spec, objective)
     matched = match_gpu(gpu) if gpu is not None else None
     workload = _workload(given)
-    usual = TRAINERS_OF_OBJECTIVES.get(objective or "", DEFAULT_TRAINER)
-    said = [*found.assumptions]
+    usual = TRAINERS_OF_OBJECTIVES.get(purpose, DEFAULT_TRAINER)
+    said = [*found.assumptions, *assumed]
     if matched is not None:
         said += [_said_of(workload), *([matched.assumption] if matched.assumption else [])]
     return _Subject(
         name=found.spec.id,
         model=found.spec,
+        objective=purpose,
         gpu=matched.gpu if matched else None,
         trainer=find_trainer(given.pop("trainer", usual)),
         workload=workload,
@@ -167,13 +170,12 @@ def _said_of(workload: Workload) -> str:
     )
 
 
-def _estimate(
-    subject: _Subject, technique_id: str, objective: str | None, said: tuple[str, ...]
-) -> Estimate:
+def _estimate(subject: _Subject, technique_id: str, said: tuple[str, ...]) -> Estimate:
     model, gpu, trainer = subject.model, subject.gpu, subject.trainer
     technique = find_technique(technique_id)
-    purpose = objective or DEFAULT_OBJECTIVE
-    resolved = resolve(subject.options, model, technique, purpose, trainer, gpu, subject.workload)
+    resolved = resolve(
+        subject.options, model, technique, subject.objective, trainer, gpu, subject.workload
+    )
     settings, technique = resolved.settings, resolved.technique
     adapter = adapter_of(model, settings, trainer, technique)
     usable = gpu.usable_bytes if gpu else None

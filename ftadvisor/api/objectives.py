@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ftadvisor.errors import UnsupportedError
-from ftadvisor.estimation.objectives import objective_cost
+from ftadvisor.estimation.objectives import CLASSIFYING
 from ftadvisor.schema.model import ModelSpec
 
 DEFAULT_OBJECTIVE: Final = "sft"
@@ -30,7 +30,7 @@ def objective_of(model: ModelSpec, objective: str | None) -> tuple[str, tuple[st
         if usual is None:
             return DEFAULT_OBJECTIVE, ()
         return usual[0], (f"objective {usual[0]}: none was given, and {usual[1]}",)
-    if model.family == "encoder" and not objective_cost(objective).classifies:
+    if model.family == "encoder" and objective not in CLASSIFYING:
         raise UnsupportedError.of(
             f"{objective} of {model.id}",
             "an encoder generates nothing, and its masked-language-model head is not described",

@@ -47,6 +47,7 @@ _TABLE: dict[Objective, ObjectiveCost] = {
     "rloo": ObjectiveCost(1, 1, 1.0, False, True, False),
     "ppo": ObjectiveCost(1, 3, 3.0, False, True, True),
 }
+CLASSIFYING = frozenset(name for name, cost in _TABLE.items() if cost.classifies)
 SWITCHES_ADAPTER_OFF = frozenset({"dpo", "kto", "grpo", "rloo"})
 """Objectives whose reference is the policy with its adapter switched off, where there is one."""
 
