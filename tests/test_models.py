@@ -194,6 +194,7 @@ def test_an_id_without_a_network_says_what_to_do():
         ('{"model_type": "llama", "hidden_size": -1}', DataFileError),
         ('{"model_type": "llama", "num_hidden_layers": "many"}', DataFileError),
         ('{"model_type": "llama", "num_hidden_layers": 1e99}', DataFileError),
+        ('{"model_type": "roberta", "max_position_embeddings": 2}', DataFileError),
         ("[" * 100_000, DataFileError),
     ],
 )

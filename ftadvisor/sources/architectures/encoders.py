@@ -16,7 +16,8 @@ def encoder(c: Config, id: str) -> ModelSpec:
     row = c.row
     h = c.integer("hidden_size")
     width = c.integer("embedding_size", h)
-    context = c.integer("max_position_embeddings")
+    offset = row.get("context_offset", 0)
+    context = c.integer("max_position_embeddings", least=1 - offset)
     norm_params = 2 * h if norm_bias(c) else h
     embedding_norm = norm_params if row.get("embedding_norm_after_projection") else None
     embedding_norm = 2 * width if embedding_norm is None and norm_bias(c) else embedding_norm
@@ -38,7 +39,7 @@ def encoder(c: Config, id: str) -> ModelSpec:
         hidden_size=h,
         vocab_size=c.integer("vocab_size"),
         tie_word_embeddings=True,
-        max_position_embeddings=context + row.get("context_offset", 0),
+        max_position_embeddings=context + offset,
         blocks=_without_first_norm(blocks) if row.get("first_layer_lacks_norm") else blocks,
         embedding_width=width,
         num_other_embedding_params=_embedding_params(c, h, width, context),
