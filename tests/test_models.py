@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from ftadvisor.errors import (
     UnknownNameError,
     UnsupportedError,
 )
+from ftadvisor.sources import models
 from ftadvisor.sources.architectures.config import architectures
 from ftadvisor.sources.data_files import read_json
 from ftadvisor.sources.measurements import read_measurements
-from ftadvisor.sources.models import find_model, model_config, model_names
+from ftadvisor.sources.models import check_models, find_model, model_config, model_names
 
 ROWS: dict[str, dict[str, Any]] = {row["id"]: row for row in read_json("models.json")["models"]}
 AGREES = 1e-4
@@ -203,6 +205,82 @@ def test_a_bad_config_is_one_message(tmp_path: Path, content: str, error: type[E
     path.write_text(content)
     with pytest.raises(error):
         find_model(str(path))
+
+
+def test_every_row_is_right():
+    check_models()
+    assert len(ROWS) >= 386
+
+
+@pytest.fixture
+def file(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The catalogue's file, to be broken."""
+    content = copy.deepcopy(read_json("models.json"))
+    cached = (models.find_model, models._rows, models._names)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(models, "read_json", lambda _: content)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    for function in cached:
+        function.cache_clear()
+    yield content
+    for function in cached:
+        function.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "write"),
+    [
+        ("gatd", False, "gated"),
+        ("params_publised", 7, "params_published"),
+        ("source", None, "a text"),
+    ],
+)
+def test_a_row_with_a_misspelt_field_says_which(
+    file: dict[str, Any], field: str, value: object, write: str
+):
+    row = file["models"][7]
+    if value is None:
+        del row[field]
+    else:
+        row[field] = value
+    with pytest.raises(DataFileError) as caught:
+        find_model("gpt2")
+    assert (caught.value.file, caught.value.row, caught.value.field) == (
+        "models.json",
+        row["id"],
+        field,
+    )
+    assert write in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("aliases", "llama"),
+        ("aliases", [7]),
+        ("aliases", ["gpt2"]),
+        ("context", "4096"),
+        ("context", 0),
+        ("params_published", 6.7e9),
+        ("gated", "no"),
+        ("config", []),
+        ("license", ""),
+    ],
+)
+def test_a_row_of_wrong_kinds_says_which(file: dict[str, Any], field: str, value: object):
+    row = file["models"][-1]
+    row[field] = value
+    with pytest.raises(DataFileError) as caught:
+        check_models()
+    assert (caught.value.row, caught.value.field) == (row["id"], field)
+
+
+@pytest.mark.parametrize("content", [[], {}, {"models": None}, {"models": [1]}, {"models": {}}])
+def test_a_file_without_rows_is_one_message(monkeypatch: pytest.MonkeyPatch, content: object):
+    rows = models._rows  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(models, "read_json", lambda _: content)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    rows.cache_clear()
+    with pytest.raises(DataFileError, match="models"):
+        rows()
+    rows.cache_clear()
 
 
 REFUSED = sorted(kind for kind, row in architectures().items() if "refused" in row)

@@ -6,13 +6,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from ftadvisor.errors import DataFileError, UnknownNameError, UnsupportedError, quoted
+from ftadvisor.errors import DataFileError, UnknownNameError, UnsupportedError, near_misses, quoted
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.sources.architectures import read_model
 from ftadvisor.sources.data_files import read_json
 from ftadvisor.sources.hub import hub_config, read_config
 
 LIST = "ftadvisor list models"
+_FILE = "models.json"
+_PYTHON: dict[str, type] = {
+    "a text": str, "true or false": bool, "a whole number": int, "a list of names": list,
+    "an object": dict,
+}  # fmt: skip
+_KINDS = {
+    "id": "a text", "aliases": "a list of names", "variants": "a list of names",
+    "quantized": "an object", "license": "a text", "gated": "true or false", "modality": "a text",
+    "context": "a whole number", "params_published": "a whole number",
+    "params_published_source": "a text", "params_differ": "a text", "note": "a text",
+    "source": "a text", "config": "an object",
+}  # fmt: skip
+_FIELDS = frozenset(_KINDS)
+_REQUIRED = frozenset(
+    ("id", "aliases", "license", "gated", "modality", "context", "source", "config")
+)
 
 
 class FoundModel(NamedTuple):
@@ -96,12 +112,46 @@ def _quantized(config: dict[str, Any], id: str) -> tuple[str, ...]:
 
 @cache
 def _rows() -> list[dict[str, Any]]:
-    rows: Any = read_json("models.json")["models"]
-    for row in rows:
-        for key in ("id", "aliases", "config"):
-            if not row.get(key) and key != "aliases":
-                raise DataFileError("models.json", row.get("id"), key, "is missing", "see docs")
+    try:
+        rows: list[dict[str, Any]] = read_json(_FILE)["models"]
+        if not isinstance(rows, list):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError
+        strange = [row for row in rows if not _REQUIRED <= row.keys() <= _FIELDS]
+    except (AttributeError, KeyError, TypeError):
+        raise DataFileError(_FILE, None, "models", "is no list of rows", "see docs") from None
+    for row in strange:
+        for field in sorted(row.keys() - _FIELDS):
+            near = near_misses(field, _FIELDS) or sorted(_FIELDS)
+            raise DataFileError(_FILE, row.get("id"), field, "is no field of a model", near[0])
+        for field in sorted(_REQUIRED - row.keys()):
+            raise DataFileError(_FILE, row.get("id"), field, "is missing", _KINDS[field])
     return rows
+
+
+def check_models() -> None:
+    """Raise DataFileError at the first row of the catalogue that cannot be right."""
+    taken: dict[str, str] = {}
+    for row in _rows():
+        _check_kinds(row)
+        for name in {row["id"], *row["aliases"], *row.get("variants", ())}:
+            if taken.setdefault(name, row["id"]) != row["id"]:
+                problem = f"{quoted(name)} names {taken[name]} too"
+                raise DataFileError(_FILE, row["id"], "aliases", problem, "another name")
+        read_model(row["config"], row["id"])
+
+
+def _check_kinds(row: dict[str, Any]) -> None:
+    """Values of the right kinds; texts and numbers that say something."""
+    for field, value in row.items():
+        kind = _KINDS[field]
+        if value is None and field in ("context", "license"):
+            continue
+        names = cast("list[object]", value) if kind == "a list of names" else ()
+        right = isinstance(value, _PYTHON[kind]) and all(isinstance(name, str) for name in names)
+        if kind == "a whole number" and (isinstance(value, bool) or not value):
+            right = False
+        if not right or value == "":
+            raise DataFileError(_FILE, row["id"], field, f"is {quoted(value)}", kind)
 
 
 @cache
