@@ -85,7 +85,10 @@ def show_model(name: str) -> dict[str, Any]:
         "assumptions": list(found.assumptions),
     }
     facts = found.row or {}
-    known = ("aliases", "license", "gated", "modality", "params_published", "source", "note")
+    known = (
+        "aliases", "variants", "quantized", "license", "gated", "modality",
+        "params_published", "params_published_source", "params_differ", "source", "note",
+    )  # fmt: skip
     return shown | {key: facts[key] for key in known if facts.get(key) is not None}
 
 

@@ -14,7 +14,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Callable[[Any], str]], ...]] = {
         ("num_params", "parameters", lambda v: format_count(v)),
         ("model_type", "model_type", str),
         ("context", "context", lambda v: f"{v:,}" if v else "–"),
-        ("license", "licence", str),
+        ("license", "licence", lambda v: str(v or "–")),
         ("aliases", "also called", lambda v: ", ".join(v)),
     ),
     "gpus": (

@@ -70,8 +70,9 @@ def catalogue_row(name: str) -> dict[str, Any] | None:
 
 
 def model_names() -> list[str]:
-    """All ids and aliases."""
-    return [name for row in _rows() for name in (row["id"], *row["aliases"])]
+    """All ids, aliases and variants."""
+    parts = ("aliases", "variants", "quantized")
+    return [n for row in _rows() for n in (row["id"], *(n for p in parts for n in row.get(p, ())))]
 
 
 def catalogue_rows() -> list[dict[str, Any]]:
