@@ -298,10 +298,33 @@ def test_state_spaces_are_among_them():
     assert {"mamba", "mamba2", "jamba", "rwkv", "falcon_mamba"} <= set(REFUSED)
 
 
-@pytest.mark.parametrize("name", ["absent.json", "model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["absent.json", "model.safetensors", "./absent", "/absent", "../a/b", "~/absent"]
+)
 def test_a_path_that_is_no_config_says_so(name: str):
     with pytest.raises(DataFileError, match="is not a config"):
         find_model(name)
+
+
+def test_a_directory_without_a_config_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "me" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in ("me/model", "me", str(tmp_path), "me/config.json"):
+        with pytest.raises(DataFileError, match=r"config\.json: does not exist"):
+            find_model(name)
+
+
+def test_a_config_that_may_not_be_read_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataFileError, match="Permission denied"):
+        find_model(str(path))
 
 
 def test_the_list_names_every_alias():

@@ -14,6 +14,7 @@ from ftadvisor.sources.hub import hub_config, read_config
 
 LIST = "ftadvisor list models"
 _FILE = "models.json"
+_FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".gguf")
 _PYTHON: dict[str, type] = {
     "a text": str, "true or false": bool, "a whole number": int, "a list of names": list,
     "an object": dict,
@@ -183,7 +184,7 @@ def _config_outside(name: str) -> tuple[dict[str, Any], str]:
     """The config.json of a path or a hub id, and what to call the model."""
     path = Path(name)
     try:
-        if path.is_dir():
+        if name and path.is_dir():
             path = path / "config.json"
         is_file = path.is_file()
     except (OSError, ValueError):
@@ -191,7 +192,9 @@ def _config_outside(name: str) -> tuple[dict[str, Any], str]:
     if is_file:
         folder = path.resolve().parent.name if path.name == "config.json" else path.stem
         return read_config(path), folder
-    if name.endswith(".json") or path.suffix in (".safetensors", ".bin", ".gguf"):
+    if path.name == "config.json" and path.parent.is_dir():
+        raise DataFileError(str(path), None, None, "does not exist", "a directory that has one")
+    if name.startswith((".", "/", "~")) or path.suffix in _FILE_SUFFIXES:
         raise DataFileError(name, None, None, "is not a config.json that exists", "its path")
     if name.count("/") == 1 and all(name.split("/")) and " " not in name:
         config = hub_config(name)
