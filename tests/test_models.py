@@ -82,6 +82,7 @@ def test_no_name_means_two_models():
         ("Llama-2-7b-hf", "meta-llama/Llama-2-7b-hf"),
         ("llama2-7b", "meta-llama/Llama-2-7b-hf"),
         ("mistral-7b", "mistralai/Mistral-7B-v0.1"),
+        ("mistral_7b_v0.1_hf", "mistralai/Mistral-7B-v0.1"),
         ("qwen/QWEN2.5-7b", "Qwen/Qwen2.5-7B"),
         # As published rows spell them.
         ("bert-base-cased", "google-bert/bert-base-cased"),
