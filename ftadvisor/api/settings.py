@@ -66,6 +66,8 @@ def resolve(
     chosen.update(_technique_defaults(given, technique, trainer, chosen, said))
     chosen.update((k, v) for k, v in given.items() if k in _FIELDS)
     chosen["technique"], chosen["objective"] = technique.id, objective
+    # TRL's beta is 0.05 for RLOO and 0 for GRPO, which then needs no reference.
+    chosen.setdefault("reference_model", objective == "rloo")
     _check_technique(chosen, given, technique, said)
     _set_strategy(chosen, given, said)
     _set_lengths(chosen, given, model, workload, said)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES
-from ftadvisor.estimation.states import optimizer_bytes
+from ftadvisor.estimation.states import is_paged, optimizer_bytes
 from ftadvisor.estimation.terms import Layer, Terms
 from ftadvisor.schema.settings import Number
 
@@ -45,7 +45,8 @@ def static(t: Terms, *, gradients: Number, gathered: Number) -> Phase:
             weights = weights * (t.trainable_bytes / t.n.weight)
     else:
         adapters = adapters + trainable * t.trainable_bytes / t.shard.adapter_divisor
-    state = 0 if t.settings.offload_optimizer else optimizer.state
+    elsewhere = t.settings.offload_optimizer or is_paged(t.settings.optim)
+    state = 0 if elsewhere else optimizer.state
     if t.settings.offload_params:
         weights = 0 * weights
     weights = weights + t.objective.frozen_models * t.shard.weights

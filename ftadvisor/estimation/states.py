@@ -43,7 +43,7 @@ class OptimizerBytes(NamedTuple):
     """Bytes per trained parameter."""
 
     state: float
-    """Kept between steps on the GPU."""
+    """Kept between steps."""
     step_temporary: float
     """Formed for all trained parameters at once inside the step."""
 
@@ -54,9 +54,9 @@ OPTIMIZERS: dict[str, tuple[float, float, float]] = {
     "adamw_torch_fused": (2, 0, 0),
     "adamw_bnb_8bit": (0, 2 * _EIGHT_BIT, 0),
     "adamw_8bit": (0, 2 * _EIGHT_BIT, 0),
-    "paged_adamw": (0, 0, 0),
-    "paged_adamw_8bit": (0, 0, 0),
-    "paged_adamw_32bit": (0, 0, 0),
+    "paged_adamw": (0, 2 * FP32_BYTES, 0),
+    "paged_adamw_8bit": (0, 2 * _EIGHT_BIT, 0),
+    "paged_adamw_32bit": (0, 2 * FP32_BYTES, 0),
     "ademamix": (0, 3 * FP32_BYTES, 0),
     "ademamix_8bit": (0, 3 * _EIGHT_BIT, 0),
     "adafactor": (0, 0, 0),
@@ -64,9 +64,9 @@ OPTIMIZERS: dict[str, tuple[float, float, float]] = {
     "lion": (0, FP32_BYTES, 0),
     "lion_32bit": (0, FP32_BYTES, 0),
     "lion_8bit": (0, _EIGHT_BIT, 0),
-    "paged_lion": (0, 0, 0),
-    "paged_lion_8bit": (0, 0, 0),
-    "paged_lion_32bit": (0, 0, 0),
+    "paged_lion": (0, FP32_BYTES, 0),
+    "paged_lion_8bit": (0, _EIGHT_BIT, 0),
+    "paged_lion_32bit": (0, FP32_BYTES, 0),
     "rmsprop": (1, 0, 1),
     "rmsprop_bnb": (0, FP32_BYTES, 0),
     "adagrad": (1, 0, 1),
@@ -83,14 +83,19 @@ def optimizer_bytes(optim: str, trainable_dtype_bytes: int) -> OptimizerBytes:
     torch's AdamW keeps two states in the parameter's dtype; its foreach form (the default when
     nothing is asked) takes the square root of all second moments at once, one more such tensor; the
     fused form does not. bitsandbytes' 32-bit states are fp32, its 8-bit ones one byte and an fp32
-    scale per 256; paged states live in managed memory, which torch does not count. Adafactor keeps
-    a row and a column; GaLore's states of projected gradients are counted apart.
+    scale per 256; paged ones are as large, elsewhere (`is_paged`). Adafactor keeps a row and a
+    column; GaLore's states of projected gradients are counted apart.
     Ref: torch/optim/adamw.py (_multi_tensor_adamw), bitsandbytes/optim/optimizer.py.
     """
     states, further, temporaries = OPTIMIZERS[optim]
     return OptimizerBytes(
         states * trainable_dtype_bytes + further, float(temporaries * trainable_dtype_bytes)
     )
+
+
+def is_paged(optim: str) -> bool:
+    """Whether the states live in managed memory, which torch does not count."""
+    return optim.startswith("paged_")
 
 
 class WeightBytes(NamedTuple):

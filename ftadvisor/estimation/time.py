@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ftadvisor.estimation.arithmetic import largest, smallest
-from ftadvisor.estimation.numerics import HALF_BYTES, PARAMETER_SHARDED, SHARDED
+from ftadvisor.estimation.numerics import HALF_BYTES, PARAMETER_SHARDED, SHARDED, numerics
 from ftadvisor.estimation.objectives import objective_cost
+from ftadvisor.estimation.states import optimizer_bytes, trainable_dtype_bytes
 from ftadvisor.estimation.terms import AdapterBytes
 from ftadvisor.estimation.uncertainty import Kind, interval
 from ftadvisor.estimation.work import Work, micro_batch_work, parameter_bytes
@@ -23,8 +24,8 @@ from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
 from ftadvisor.units import HOUR, TERA
 
-GPUS_PER_MACHINE = 8
-"""Beyond these the network between machines is the link."""
+CLIPPING_PASSES = 3
+"""Gradients are read for their norm, then read and written (torch/nn/utils/clip_grad.py)."""
 
 
 class StepTime(NamedTuple):
@@ -84,7 +85,7 @@ def step_time(
     found = interval(intervals, "time", time_kind(settings, trainer, gpu, c))
     # Published seconds of a micro-step are a throughput's: they hold the optimizer's share.
     steps = settings.gradient_accumulation_steps
-    seconds = seconds + _optimizer(settings, _num_trained(model, adapter), gpu, c) / steps
+    seconds = seconds + _optimizer(model, settings, trainer, adapter, gpu, c) / steps
     return StepTime(
         seconds,
         seconds * found.low,
@@ -143,10 +144,6 @@ def _computing(
     return seconds
 
 
-def _num_trained(model: ModelSpec, adapter: AdapterBytes | None) -> Number:
-    return model.num_params if adapter is None else adapter.num_trainable_params
-
-
 def _adapter_seconds(
     adapter: AdapterBytes, tokens: Number, gpu: Gpu, c: TimeCoefficients
 ) -> Number:
@@ -199,15 +196,25 @@ def _generation(
 
 
 def _optimizer(
-    settings: Settings, num_trainable_params: Number, gpu: Gpu, c: TimeCoefficients
+    model: ModelSpec,
+    settings: Settings,
+    trainer: Trainer,
+    adapter: AdapterBytes | None,
+    gpu: Gpu,
+    c: TimeCoefficients,
 ) -> Number:
-    """Reads and writes weights, gradients and states of one rank's share [s]."""
-    shards = settings.num_gpus if settings.strategy in SHARDED else 1
+    """One rank's step: weights and states read and written, gradients read; and clipping [s]."""
+    params = model.num_params if adapter is None else adapter.num_trainable_params
+    n = numerics(settings, trainer, trains_base=adapter is None)
+    each = trainable_dtype_bytes(settings, n, trainer)
+    state = optimizer_bytes(settings.optim, each).state
+    passes = 3 + (CLIPPING_PASSES if settings.max_grad_norm else 0)
+    moved = params * (passes * each + 2 * state)
     bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
     if settings.offload_optimizer:
         bandwidth = gpu.link_bytes_per_second * c.link_share["default"]
-    moved = c.optimizer_bytes * num_trainable_params / shards
-    return moved / bandwidth
+    shards = settings.num_gpus if settings.strategy in SHARDED else 1
+    return moved / shards / bandwidth
 
 
 def time_kind(settings: Settings, trainer: Trainer, gpu: Gpu, c: TimeCoefficients) -> Kind:

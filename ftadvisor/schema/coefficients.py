@@ -64,7 +64,5 @@ class TimeCoefficients:
     """Share of the link's rate in collective operations, by link or "default"."""
     exposed: float
     """Share of the shorter of computation and communication that is not hidden."""
-    optimizer_bytes: float
-    """Read and written by the optimizer per trained parameter [bytes]."""
     step_seconds: float
     """Host time of one micro-batch outside the layers [s]."""
