@@ -16,7 +16,7 @@ from time import perf_counter
 import numpy
 
 from ftadvisor import estimate
-from ftadvisor.api.settings import resolve
+from ftadvisor.configuration.settings import resolve
 from ftadvisor.estimation.prediction import adapter_of, predict_memory
 from ftadvisor.estimation.time import step_time
 from ftadvisor.schema.settings import Settings

@@ -12,8 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ftadvisor.api.settings import resolve
 from ftadvisor.cli import main
+from ftadvisor.configuration.settings import resolve
 from ftadvisor.estimation.memory import step_phases
 from ftadvisor.estimation.phases import Phase
 from ftadvisor.estimation.prediction import adapter_of

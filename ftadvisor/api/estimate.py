@@ -7,9 +7,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Unpack
 
-from ftadvisor.api.objectives import objective_of
-from ftadvisor.api.options import check_options
-from ftadvisor.api.settings import resolve
+from ftadvisor.configuration.objectives import objective_of
+from ftadvisor.configuration.options import check_options
+from ftadvisor.configuration.settings import resolve
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.cost import run_cost
 from ftadvisor.estimation.prediction import (

@@ -53,9 +53,12 @@ class Case:
         return m.grade in SCORED_GRADES and m.memory_metric in KNOWN_METRICS
 
 
-def case_of(m: Measurement) -> Case:
-    """One measurement, resolved. Raises FtadvisorError with the reason where it cannot be."""
-    found = situation(m)
+def case_of(m: Measurement, *, stand_in: bool = False) -> Case:
+    """One measurement, resolved. Raises FtadvisorError with the reason where it cannot be.
+
+    `stand_in`: as if nothing were known of the program that ran it.
+    """
+    found = situation(m, stand_in=stand_in)
     model = find_model(m.model).spec
     technique = find_technique(found.settings.technique)
     adapter = adapter_of(model, found.settings, found.trainer, technique)
@@ -82,14 +85,14 @@ def _gpu(m: Measurement) -> Gpu | None:
 
 
 def read_cases(
-    measurements: Iterable[Measurement],
+    measurements: Iterable[Measurement], *, stand_in: bool = False
 ) -> tuple[list[Case], dict[str, str]]:
     """Cases, and for each row that has none the reason, by id."""
     cases: list[Case] = []
     reasons: dict[str, str] = {}
     for m in measurements:
         try:
-            cases.append(case_of(m))
+            cases.append(case_of(m, stand_in=stand_in))
         except FtadvisorError as error:
             reasons[m.id] = error.message
     return cases, reasons

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ftadvisor.calibration.cases import Case
+from ftadvisor.calibration.cases import Case, read_cases
 from ftadvisor.calibration.quantiles import percentile, residual_interval
-from ftadvisor.estimation.ladder import ladder, lengths_vary, reserved_bytes
+from ftadvisor.estimation.ladder import ladder, reserved_bytes, variation
 from ftadvisor.estimation.phases import Phase
-from ftadvisor.estimation.uncertainty import Kind, interval, kinds_of, memory_kind
+from ftadvisor.estimation.uncertainty import OTHER, Kind, interval, kinds_of, memory_kind
 from ftadvisor.schema.coefficients import Interval, MemoryCoefficients
 from ftadvisor.units import GIB
 
@@ -68,7 +68,6 @@ about four fp32 copies of the logits stays cached and free in a replay of the lo
 lengths: the allocator's records over lognormal lengths, as in `ladder.reserved_bytes`. The context:
 what nvidia-smi shows after the first kernel, 0.3 to 0.6 GiB. NCCL: its channels' buffers and a
 second context's share."""
-SAME_LENGTH_RATIO = 0.98
 
 
 def targets_of(cases: Iterable[Case]) -> list[Target]:
@@ -138,7 +137,7 @@ def _solve(
 
 def _coefficients(values: np.ndarray) -> MemoryCoefficients:
     found = {name: float(value) for name, value in zip(PRIORS, values, strict=True)}
-    return MemoryCoefficients(**found, same_length_ratio=SAME_LENGTH_RATIO)
+    return MemoryCoefficients(**found)
 
 
 def _peak(target: Target, c: MemoryCoefficients) -> Phase:
@@ -150,23 +149,22 @@ def _peak(target: Target, c: MemoryCoefficients) -> Phase:
 def _known(target: Target, c: MemoryCoefficients) -> float:
     """What no coefficient multiplies [bytes]; with varying lengths they multiply all logits."""
     peak, s = _peak(target, c), target.case.situation
-    return peak.total - (peak.logits if lengths_vary(s.settings, s.trainer, c) else 0)
+    return peak.total - variation(s.settings, s.trainer)[0] * peak.logits
 
 
 def _features(target: Target, c: MemoryCoefficients) -> list[float]:
     """What each coefficient multiplies in this figure, in the order of PRIORS."""
     peak = _peak(target, c)
     s, trainer = target.case.situation.settings, target.case.situation.trainer
-    ratio = s.typical_length / max(s.longest_length, 1)
-    varies = lengths_vary(s, trainer, c)
+    varying, ratio = variation(s, trainer)
     device = target.metric == "device"
     logits = peak.logits
     return [
         0.0 if trainer.empties_cache else peak.activations + peak.temporaries,
-        0.0 if varies or trainer.empties_cache else logits,
+        0.0 if trainer.empties_cache else (1 - varying) * logits,
         logits if trainer.empties_cache else 0.0,
-        logits if varies else 0.0,
-        logits * ratio if varies else 0.0,
+        varying * logits,
+        varying * logits * ratio,
         1.0 if device else 0.0,
         1.0 if device and s.num_gpus > 1 else 0.0,
     ]
@@ -218,7 +216,27 @@ def fit_memory(cases: Sequence[Case]) -> MemoryFit:
         without = fit_ladder([t for t in targets if t.case.measurement.source != source])
         left += residuals((c for c in cases if c.measurement.source == source), without)
     found = residuals(cases, coefficients)
-    return MemoryFit(coefficients, intervals_of(found, left), left_out_errors(left, found))
+    table = intervals_of(found, left)
+    strangers, _ = read_cases((case.measurement for case in cases), stand_in=True)
+    table |= stand_in_intervals(residuals(strangers, coefficients))
+    return MemoryFit(coefficients, table, left_out_errors(left, found))
+
+
+def stand_in_intervals(found: Sequence[Residual]) -> dict[str, Interval]:
+    """Intervals of programs whose loop nobody has read: every measured program, predicted as if it
+    were one of them, each source with the same weight."""
+    table: dict[str, Interval] = {}
+    for metric in METRICS:
+        table[f"{metric} stand-in"] = _by_source([r for r in found if r.metric == metric])
+    table["needed stand-in"] = table["allocated stand-in"]
+    return table
+
+
+def _by_source(found: Sequence[Residual]) -> Interval:
+    """One interval, each source of enough rows with the same weight."""
+    rows = Counter(r.source for r in found)
+    members = [r for r in found if rows[r.source] >= FEWEST_ROWS] or found
+    return residual_interval([r.ratio for r in members], [1 / rows[r.source] for r in members])
 
 
 def intervals_of(
@@ -242,11 +260,7 @@ def intervals_of(
     for metric in metrics:
         # How well loops are read shows in what is allocated, what the allocator adds in the rest.
         alike = [r for r in left if (r.metric == "allocated") == (metric == "allocated")] or left
-        rows = Counter(r.source for r in alike)
-        members = [r for r in alike if rows[r.source] >= FEWEST_ROWS] or alike
-        table[f"{metric} other-trainer"] = residual_interval(
-            [r.ratio for r in members], [1 / rows[r.source] for r in members]
-        )
+        table[f"{metric} other-trainer"] = _by_source(alike)
     for name, found_interval in list(table.items()):
         if name.startswith("allocated"):
             table["needed" + name.removeprefix("allocated")] = found_interval
@@ -266,7 +280,7 @@ def left_out_errors(
         )
         for place, residual in enumerate(left):
             if residual.source == source:
-                bounds = interval(table, residual.metric, ("", residual.kind[1]))
+                bounds = interval(table, residual.metric, (OTHER, residual.kind[1]))
                 covered[place] = bounds.low <= residual.ratio <= bounds.high
     groups: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     for place, residual in enumerate(left):

@@ -24,7 +24,8 @@ from ftadvisor.calibration.memory_fit import (
     intervals_of,
     left_out_errors,
 )
-from ftadvisor.estimation.time import step_time, time_kind
+from ftadvisor.estimation.terms import attention_kernel
+from ftadvisor.estimation.time import GPUS_PER_MACHINE, step_time, time_kind
 from ftadvisor.schema.coefficients import Interval, TimeCoefficients
 from ftadvisor.schema.hardware import Gpu
 
@@ -35,6 +36,7 @@ SCALARS: dict[str, tuple[float, float]] = {
     "half_tokens_per_teraflops": (1.5, 0.7),
     "bandwidth_share": (0.7, 0.2),
     "elementwise_passes": (40.0, 0.4),
+    "score_passes": (14.0, 0.4),
     "adapter_passes": (4.0, 0.5),
     "adapter_launches": (0.5, 0.7),
     "exposed": (0.15, 0.7),
@@ -42,11 +44,13 @@ SCALARS: dict[str, tuple[float, float]] = {
 }
 """Prior and its spread in logarithms. Unfused, the norms (in fp32), residual sums, rotary
 embeddings and the gated activation (2.7 times as wide) of a layer read or write the half-precision
-residual stream about forty times; collectives hide behind computation but for first and last."""
+residual stream about forty times; collectives hide behind computation but for first and last.
+Eager scores: written by the product, scaled, masked, softmax to fp32 and back, dropout, read by the
+second product: 14 passes in half precision."""
 TABLES: dict[str, tuple[float, float, float]] = {
     "efficiency": (0.6, 0.3, 0.2),
     "attention_share": (0.5, 0.5, 0.5),
-    "dequantization_share": (0.25, 0.7, 0.5),
+    "dequantized_per_cycle": (1.0, 0.7, 0.5),
     "launch_seconds": (8e-4, 0.4, 0.5),
     "link_share": (0.6, 0.5, 0.4),
 }
@@ -109,9 +113,7 @@ def fit_coefficients(cases: Sequence[Case]) -> TimeCoefficients:
     """Coefficients with the least soft error over these cases."""
     parameters = _parameters(cases)
     measured = np.log([c.measurement.micro_step_seconds or 1.0 for c in cases])
-    rows = Counter(c.measurement.source for c in cases)
-    weights = np.array([rows[c.measurement.source] ** -0.25 for c in cases])
-    weights /= weights.mean()
+    weights = _weights(cases)
 
     def errors(logarithms: np.ndarray) -> np.ndarray:
         c = parameters.coefficients(logarithms)
@@ -119,11 +121,31 @@ def fit_coefficients(cases: Sequence[Case]) -> TimeCoefficients:
         return np.concatenate([weights * (found - measured) / SPREAD, parameters.pull(logarithms)])
 
     start = parameters.prior.copy()
-    # No GPU multiplies faster than its datasheet says.
-    top = np.array([0.0 if field == "efficiency" else np.inf for field, _ in parameters.names])
+    # Nothing multiplies or moves faster than its datasheet says.
+    shares = ("efficiency", "link_share", "bandwidth_share")
+    top = np.array([0.0 if field in shares else np.inf for field, _ in parameters.names])
     solve = cast("Callable[..., Any]", least_squares)
     found = solve(errors, start, loss="soft_l1", max_nfev=40, bounds=(-np.inf, top))
     return parameters.coefficients(found.x)
+
+
+def _weights(cases: Sequence[Case]) -> np.ndarray:
+    """What a row counts: less in a large source, or on a GPU without a coefficient of its own.
+
+    The rows of such a GPU share its unknown distance from its architecture, so that all of them
+    together say no more of the architecture than one draw of that distance does.
+    """
+    sources = Counter(c.measurement.source for c in cases)
+    gpus = Counter(c.gpu.id for c in cases if c.gpu)
+    between = TABLES["efficiency"][2] / SPREAD
+    weights: list[float] = []
+    for c in cases:
+        assert c.gpu is not None
+        n = gpus[c.gpu.id]
+        shared = 1.0 if n >= FEWEST_ROWS else (1 + n * between**2) ** -0.5
+        weights.append(shared * sources[c.measurement.source] ** -0.25)
+    found = np.array(weights)
+    return found / found.mean()
 
 
 def micro_step_seconds(case: Case, c: TimeCoefficients) -> float:
@@ -180,17 +202,25 @@ def _keys(field: str, cases: Sequence[Case]) -> list[tuple[str, str]]:
                 if n >= FEWEST_ROWS
             ]
         case "attention_share":
-            found = Counter(c.situation.settings.attn_implementation for c in cases)
-        case "dequantization_share":
+            found = Counter(
+                attention_kernel(c.model, c.situation.settings, c.situation.trainer) for c in cases
+            )
+        case "dequantized_per_cycle":
             found = Counter(
                 c.situation.settings.quantization.partition("-")[0]
                 for c in cases
                 if c.situation.settings.quantization != "none"
             )
         case "link_share":
+            several = [c for c in cases if c.gpu and c.situation.settings.strategy != "none"]
             found = Counter(
-                c.gpu.link for c in cases if c.gpu and c.situation.settings.strategy != "none"
+                c.gpu.link
+                for c in several
+                if c.gpu and c.situation.settings.num_gpus <= GPUS_PER_MACHINE
             )
+            inside = [(key, "") for key, n in sorted(found.items()) if n >= FEWEST_ROWS]
+            # A network gives a machine of eight at most what its inner links give.
+            return [*inside, ("between-machines", "nvlink" if ("nvlink", "") in inside else "")]
         case _:
             found = Counter(c.situation.trainer.id for c in cases)
     return [(key, "") for key, n in sorted(found.items()) if n >= FEWEST_ROWS]

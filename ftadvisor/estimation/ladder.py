@@ -31,6 +31,11 @@ NCCL_AT_LEAST_BYTES = 0.3 * GIB
 """NCCL's own buffers: some channels of 4 MiB and more for each peer (NCCL_BUFFSIZE)."""
 
 
+ALIKE_WITHIN = 0.1
+"""Where a typical batch is nearly as long as the longest, most are cut at max_length and alike: the
+growth of the cache fades out over the last tenth, so that one token more is never a step."""
+
+
 def ladder(
     phases: dict[str, Phase],
     settings: Settings,
@@ -68,24 +73,26 @@ def reserved_bytes(
     if trainer.empties_cache:
         return phase.total + c.emptied_logits_fraction * phase.logits
     lost = c.working_fraction * (phase.activations + phase.temporaries)
-    grown = select(
-        lengths_vary(settings, trainer, c),
-        c.variable_length_constant + c.variable_length_slope * _typical_over_longest(settings),
-        1 + c.logits_fraction,
-    )
+    varying, ratio = variation(settings, trainer)
+    alike = 1 + c.logits_fraction
+    grown = c.variable_length_constant + c.variable_length_slope * ratio
+    grown = alike + varying * largest(grown - alike, 0)
     return phase.total + lost + phase.logits * (grown - 1)
 
 
-def lengths_vary(settings: Settings, trainer: Trainer, c: MemoryCoefficients) -> Number:
-    """Whether padded batches differ in length enough to leave the allocator's cache unused."""
+def variation(settings: Settings, trainer: Trainer) -> tuple[Number, Number]:
+    """How far batches differ in length, 0 (all alike) to 1, and a typical one over the longest.
+
+    Logits that are made chunk by chunk are as long as a chunk.
+    """
     if settings.packing or trainer.empties_cache:
-        return False
-    ratio = _typical_over_longest(settings)
-    return (ratio > 0) & (ratio < c.same_length_ratio)
-
-
-def _typical_over_longest(settings: Settings) -> Number:
-    return settings.typical_length / largest(settings.longest_length, 1)
+        return 0.0, 1.0
+    typical, longest = settings.typical_length, largest(settings.longest_length, 1)
+    if settings.loss_kernel == "chunked" and trainer.loss_chunk_tokens:
+        typical = smallest(typical, trainer.loss_chunk_tokens)
+        longest = smallest(longest, trainer.loss_chunk_tokens)
+    ratio = select(typical > 0, typical / longest, 1.0)
+    return smallest((1 - ratio) / ALIKE_WITHIN, 1.0), ratio
 
 
 def needed_bytes(phases: dict[str, Phase], settings: Settings) -> Number:

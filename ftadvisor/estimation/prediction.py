@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from ftadvisor.errors import InvalidSettingError, quoted
@@ -80,13 +81,27 @@ def predict_memory(
     allocated = largest(*(phase.total for phase in phases.values()))
     above = ladder(phases, settings, trainer, coefficients, usable_bytes)
     kind = memory_kind(settings, trainer)
-    needed = _bounded(needed_bytes(phases, settings), interval(intervals, "needed", kind))
-    device = _bounded(above.device, interval(intervals, "device", kind))
+    found = (
+        _bounded(allocated, interval(intervals, "allocated", kind)),
+        _bounded(above.reserved, interval(intervals, "reserved", kind)),
+        _bounded(above.device, interval(intervals, "device", kind)),
+        _bounded(needed_bytes(phases, settings), interval(intervals, "needed", kind)),
+    )
+    if trainer.stand_in and settings.loss_kernel == "torch":
+        # Nobody knows whether this program forms its logits at all.
+        fused = replace(settings, loss_kernel="fused_linear")
+        known = replace(trainer, stand_in=False)
+        least = predict_memory(model, fused, known, adapter, coefficients, intervals, usable_bytes)
+        found = tuple(
+            f._replace(low=smallest(f.low, f.low / f.value * other.value))
+            for f, other in zip(found, least[:4], strict=True)
+        )
+    bounded, reserved, device, needed = found
     if usable_bytes is not None:
         device = _on_the_card(device, needed, usable_bytes)
     return MemoryPrediction(
-        allocated=_bounded(allocated, interval(intervals, "allocated", kind)),
-        reserved=_bounded(above.reserved, interval(intervals, "reserved", kind)),
+        allocated=bounded,
+        reserved=reserved,
         device=device,
         needed=needed,
         phases=phases,

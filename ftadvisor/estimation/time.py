@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ftadvisor.estimation.arithmetic import largest, smallest
+from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.numerics import HALF_BYTES, PARAMETER_SHARDED, SHARDED, numerics
 from ftadvisor.estimation.objectives import objective_cost
-from ftadvisor.estimation.states import optimizer_bytes, trainable_dtype_bytes
-from ftadvisor.estimation.terms import AdapterBytes
-from ftadvisor.estimation.uncertainty import Kind, interval
+from ftadvisor.estimation.states import optimizer_bytes, trainable_dtype_bytes, weight_bytes
+from ftadvisor.estimation.terms import AdapterBytes, attention_kernel
+from ftadvisor.estimation.uncertainty import OTHER, Kind, interval
 from ftadvisor.estimation.work import Work, micro_batch_work, parameter_bytes
 from ftadvisor.schema.coefficients import Interval, TimeCoefficients
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
-from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.settings import AttnImplementation, Number, Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
 from ftadvisor.units import HOUR, TERA
 
+GPUS_PER_MACHINE = 8
+"""Beyond these the network between machines is the link."""
 CLIPPING_PASSES = 3
 """Gradients are read for their norm, then read and written (torch/nn/utils/clip_grad.py)."""
 
@@ -70,16 +72,17 @@ def step_time(
     length = padded_length(settings) + (adapter.virtual_tokens if adapter else 0)
     if objective.generates:
         length = length + settings.max_completion_length
-    work = micro_batch_work(model, settings, objective, length, trained=trained)
+    kernel = attention_kernel(model, settings, trainer)
+    work = micro_batch_work(model, settings, objective, length, kernel, trained=trained)
     tokens = settings.micro_batch_size * objective.sequences * length
     peak = peak_flops(gpu, settings, trainer)
-    seconds = _computing(work, settings, tokens, peak, gpu, c)
+    seconds = _computing(work, settings, kernel, tokens, peak, gpu, c)
     if adapter is not None:
         seconds = seconds + _adapter_seconds(adapter, tokens, gpu, c)
     launches = launch_seconds(work, trainer, c, adapted=not trained)
     p = c.overlap_power
     seconds = (seconds**p + launches**p) ** (1 / p)
-    seconds = _with_communication(seconds, model, settings, gpu, c, trained=trained)
+    seconds = _with_communication(seconds, model, settings, trainer, gpu, c, trained=trained)
     if objective.generates:
         seconds = seconds + _generation(model, settings, gpu, c, launches)
     found = interval(intervals, "time", time_kind(settings, trainer, gpu, c))
@@ -120,6 +123,7 @@ def efficiency(gpu: Gpu, c: TimeCoefficients) -> float:
 def _computing(
     work: Work,
     settings: Settings,
+    kernel: AttnImplementation,
     tokens: Number,
     peak: float,
     gpu: Gpu,
@@ -132,16 +136,29 @@ def _computing(
     half = c.half_tokens_per_teraflops * fast / TERA
     saturated = tokens / (tokens + half)
     linear = work.linear_flops / (fast * efficiency(gpu, c) * saturated)
-    share = c.attention_share.get(settings.attn_implementation, 1.0)
+    share = c.attention_share.get(kernel) or c.attention_share["default"]
     attention = work.attention_flops / (rate * share)
-    elementwise = (c.elementwise_passes * work.elementwise_bytes + work.logit_bytes) / bandwidth
-    seconds = linear + attention + elementwise
+    moved = c.elementwise_passes * work.elementwise_bytes + work.logit_bytes
+    moved = moved + c.score_passes * work.score_bytes
+    seconds = linear + attention + moved / bandwidth
     if settings.quantization != "none":
         family = settings.quantization.partition("-")[0]
-        share = c.dequantization_share.get(family) or c.dequantization_share["default"]
-        unpacked = gpu.memory_bandwidth_bytes_per_second * share
-        seconds = seconds + work.dequantized_bytes / unpacked
+        each = c.dequantized_per_cycle.get(family) or c.dequantized_per_cycle["default"]
+        seconds = seconds + work.dequantized_weights / (each * issue_rate(gpu))
     return seconds
+
+
+def issue_rate(gpu: Gpu) -> float:
+    """Clock cycles of all multiprocessors together in a second.
+
+    Unpacking 4-bit weights is bound by instructions (a table lookup, shifts and a multiplication
+    for each), not by the few bytes that it reads. An fp32 rate is two FLOPs per lane and cycle;
+    lanes of a multiprocessor by compute capability: CUDA C++ Programming Guide, arithmetic
+    instructions (64 for 6.0, 7.x and 8.0, 128 from 8.6 on; other vendors' compute units have 64).
+    """
+    capability = tuple(int(part) for part in gpu.compute_capability.split(".") if part)
+    lanes = 128 if capability >= (8, 6) or capability[:2] == (6, 1) else 64
+    return gpu.flops_per_second["fp32"] / (2 * lanes)
 
 
 def _adapter_seconds(
@@ -163,15 +180,21 @@ def _with_communication(
     seconds: Number,
     model: ModelSpec,
     settings: Settings,
+    trainer: Trainer,
     gpu: Gpu,
     c: TimeCoefficients,
     *,
     trained: bool,
 ) -> Number:
-    """FSDP and ZeRO-3: weights gathered twice, gradients scattered; DDP: gradients reduced."""
+    """FSDP and ZeRO-3: weights gathered twice, gradients scattered; DDP: gradients reduced.
+
+    Offloaded weights first come from the CPU's memory, each rank its share.
+    """
     if settings.strategy == "none":
         return seconds
-    exchanged = parameter_bytes(settings) * model.num_params
+    n = numerics(settings, trainer, trains_base=trained)
+    stored = weight_bytes(model, settings, n, trainer).total
+    exchanged = stored if n.kbit else parameter_bytes(settings) * model.num_params
     times = 0.0
     if settings.strategy in PARAMETER_SHARDED:
         times = 2.0 + (1.0 if trained else 0.0)
@@ -179,9 +202,12 @@ def _with_communication(
         # A reduction moves as much as a scatter and a gather; accumulation does it once a step.
         times = 2.0 / settings.gradient_accumulation_steps
     gpus = settings.num_gpus
-    share = c.link_share.get(gpu.link) or c.link_share["default"]
-    link = gpu.link_bytes_per_second * share
-    moved = times * exchanged * (gpus - 1) / gpus / link
+    own = c.link_share.get(gpu.link) or c.link_share["default"]
+    share = select(gpus > GPUS_PER_MACHINE, c.link_share["between-machines"], own)
+    moved = times * exchanged * (gpus - 1) / gpus / (gpu.link_bytes_per_second * share)
+    if settings.offload_params:
+        host = gpu.host_link_bytes_per_second * c.link_share["default"]
+        moved = moved + times * exchanged / gpus / host
     return largest(seconds, moved) + c.exposed * smallest(seconds, moved)
 
 
@@ -212,14 +238,14 @@ def _optimizer(
     moved = params * (passes * each + 2 * state)
     bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
     if settings.offload_optimizer:
-        bandwidth = gpu.link_bytes_per_second * c.link_share["default"]
+        bandwidth = gpu.host_link_bytes_per_second * c.link_share["default"]
     shards = settings.num_gpus if settings.strategy in SHARDED else 1
     return moved / shards / bandwidth
 
 
 def time_kind(settings: Settings, trainer: Trainer, gpu: Gpu, c: TimeCoefficients) -> Kind:
     """The kind of a time prediction, the most telling word first."""
-    return trainer.id if trainer.id in c.launch_seconds else "", (
+    return trainer.id if trainer.id in c.launch_seconds else OTHER, (
         "measured-gpu" if gpu.id in c.efficiency else "other-gpu",
         "quantized" if settings.quantization != "none" else "unquantized",
         "sharded" if settings.strategy in SHARDED else "whole",
@@ -227,17 +253,20 @@ def time_kind(settings: Settings, trainer: Trainer, gpu: Gpu, c: TimeCoefficient
 
 
 def run_time(step: StepTime, settings: Settings, workload: Workload, gpu: Gpu) -> RunTime:
-    """The whole run over a workload; its token count's own error widens the interval."""
+    """The whole run over a workload; its token count's own error widens the interval.
+
+    Where completions are generated, an example is a prompt, answered `num_generations` times.
+    """
+    generates = objective_cost(settings, trains_base=True).generates
     sequences = settings.micro_batch_size * settings.gradient_accumulation_steps * settings.num_gpus
-    tokens_a_step = sequences * (settings.max_length if settings.packing else settings.mean_length)
-    rate = tokens_a_step / step.step_seconds
-    cut = smallest(workload.mean_tokens, settings.max_length)
-    tokens = (
-        workload.num_examples
-        * workload.num_train_epochs
-        * (workload.mean_tokens if settings.packing else cut)
-    )
-    total = tokens / rate
+    own = settings.max_length if settings.packing else settings.mean_length
+    cut = workload.mean_tokens
+    if not settings.packing:
+        cut = smallest(cut, settings.max_length)
+    answers = settings.num_generations if generates else 1
+    steps = workload.num_examples * workload.num_train_epochs * answers * cut / own / sequences
+    total = largest(steps, 1) * step.step_seconds
+    completion = settings.max_completion_length if generates else 0
     low = step.micro_step_low_seconds / step.micro_step_seconds
     high = step.micro_step_high_seconds / step.micro_step_seconds
     # Independent errors add as squares.
@@ -249,7 +278,7 @@ def run_time(step: StepTime, settings: Settings, workload: Workload, gpu: Gpu) -
     if gpu.power_watts is not None:
         energy = gpu.power_watts * settings.num_gpus * total / HOUR / WATTS_PER_KILOWATT
     return RunTime(
-        tokens_per_second=rate,
+        tokens_per_second=sequences * (own + completion) / step.step_seconds,
         step_seconds=step.step_seconds,
         total_seconds=total,
         total_low_seconds=total * largest(low, SHORTEST_SHARE),

@@ -16,7 +16,10 @@ from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.trainer import Trainer
 
 Kind = tuple[str, tuple[str, ...]]
-"""What is predicted for which trainer ("" where it was never measured), and further words."""
+"""Which trainer ("other-trainer" where it was never measured, "stand-in" where its loop was not
+even read), and further words."""
+OTHER, STAND_IN = "other-trainer", "stand-in"
+_WIDER = {STAND_IN: OTHER, OTHER: OTHER}
 
 
 def interval(table: Mapping[str, Interval], metric: str, kind: Kind) -> Interval:
@@ -26,7 +29,7 @@ def interval(table: Mapping[str, Interval], metric: str, kind: Kind) -> Interval
     Raises KeyError when not even the metric is in the table.
     """
     trainer, words = kind
-    for name in (trainer, "measured-trainer") if trainer else ("other-trainer",):
+    for name in (trainer, _WIDER.get(trainer, "measured-trainer")):
         for end in range(len(words), -1, -1):
             found = table.get(" ".join((metric, name, *words[:end])))
             if found is not None:
@@ -38,7 +41,7 @@ def kinds_of(metric: str, kind: Kind) -> Iterator[str]:
     """All names in a table that a measurement of this kind is evidence for."""
     trainer, words = kind
     yield metric
-    for name in (trainer, "measured-trainer") if trainer else ():
+    for name in (trainer, "measured-trainer") if trainer not in _WIDER else ():
         for end in range(len(words) + 1):
             yield " ".join((metric, name, *words[:end]))
 
@@ -46,7 +49,8 @@ def kinds_of(metric: str, kind: Kind) -> Iterator[str]:
 def memory_kind(settings: Settings, trainer: Trainer) -> Kind:
     """The kind of a memory prediction, the most telling word first."""
     varying = not settings.packing and not trainer.empties_cache and _any(settings.typical_length)
-    return trainer.id if trainer.measured else "", (
+    name = trainer.id if trainer.measured else STAND_IN if trainer.stand_in else OTHER
+    return name, (
         "varying" if varying else "fixed",
         "quantized" if settings.quantization != "none" else "unquantized",
         "sharded" if settings.strategy in SHARDED else "whole",

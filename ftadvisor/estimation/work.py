@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ftadvisor.estimation.arithmetic import smallest
+from ftadvisor.estimation.arithmetic import select, smallest
 from ftadvisor.estimation.numerics import DTYPE_BYTES, FP32_BYTES, HALF_BYTES
 from ftadvisor.estimation.objectives import ObjectiveCost
 from ftadvisor.schema.model import Block, Linear, ModelSpec
-from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.settings import AttnImplementation, Number, Settings
 
 SELECTIVE_RECOMPUTED = 0.5
 """Share of a layer's matrix products that selective checkpointing runs again: attention's output
@@ -29,10 +29,12 @@ class Work(NamedTuple):
 
     linear_flops: Number
     attention_flops: Number
+    score_bytes: Number
+    """Eager attention's scores, once for each pass over a layer; fused kernels never write them."""
     elementwise_bytes: Number
     logit_bytes: Number
-    dequantized_bytes: Number
-    """Matrix elements that are unpacked, in half-precision bytes."""
+    dequantized_weights: Number
+    """Matrix elements that are unpacked."""
     layer_passes: float
     """Layers run, forward, backward and again: what the host launches."""
     model_flops: Number
@@ -40,51 +42,98 @@ class Work(NamedTuple):
 
 
 def micro_batch_work(
-    model: ModelSpec, settings: Settings, objective: ObjectiveCost, length: Number, *, trained: bool
+    model: ModelSpec,
+    settings: Settings,
+    objective: ObjectiveCost,
+    length: Number,
+    kernel: AttnImplementation,
+    *,
+    trained: bool,
 ) -> Work:
-    """FLOPs and bytes of one micro-batch of sequences padded to `length` tokens."""
+    """FLOPs and bytes of one micro-batch of sequences padded to `length` tokens.
+
+    `kernel` is the attention that really runs.
+    """
     again = {"none": 0.0, "full": 1.0, "selective": SELECTIVE_RECOMPUTED}
-    c = again[settings.gradient_checkpointing]
-    own = 1.0 if trained else 0.0
+    passes = _Passes(
+        again[settings.gradient_checkpointing],
+        1.0 if trained else 0.0,
+        objective.frozen_forwards,
+    )
     sequences = settings.micro_batch_size * objective.sequences
-    source = length
-    if model.family == "encdec":
-        length = settings.max_target_length
-    tokens = sequences * length
-    frozen = objective.frozen_forwards
-    linear: Number = 0.0
-    attention: Number = 0.0
-    elementwise: Number = 0.0
-    useful: Number = 0.0
-    unpacked: Number = 0.0
-    passes = 0.0
-    for block in model.blocks:
-        own_length = source if block.stream == "source" else length
-        block_tokens, keys = _tokens(model, block, settings, sequences, own_length)
-        weights = block.num_layers * active_weights(block)
-        product = 2.0 * weights * block_tokens
-        scores = 2.0 * block.num_layers * _attention_width(block) * keys * block_tokens
-        linear = linear + product * (2 + c + own + frozen)
-        attention = attention + scores * (1 + c + ATTENTION_BACKWARD + frozen)
-        useful = useful + product * (2 + own) + scores * (1 + ATTENTION_BACKWARD)
-        stream = HALF_BYTES * block.num_layers * block.hidden_size * block_tokens
-        elementwise = elementwise + stream * (2.5 + c + frozen)
-        unpacked = unpacked + HALF_BYTES * block.num_linear_weights * (2 + c + frozen)
-        passes += block.num_layers * (2 + c + frozen)
+    target = settings.max_target_length if model.family == "encdec" else length
     head = 0 if objective.classifies or model.family == "encoder" else _head_weights(model)
-    head_product = 2.0 * head * tokens
+    found = _head_work(model, settings, head, sequences * target, passes)
+    for block in model.blocks:
+        own_length = length if block.stream == "source" else target
+        tokens, keys = _tokens(model, block, settings, sequences, own_length)
+        found = Work(
+            *(
+                a + b
+                for a, b in zip(
+                    found, _block_work(block, settings, kernel, tokens, keys, passes), strict=True
+                )
+            )
+        )
+    return found
+
+
+class _Passes(NamedTuple):
+    """How often a layer is run besides forward and the gradient that is passed on."""
+
+    again: float
+    own: float
+    """1 where weights are trained: the product for their own gradient."""
+    frozen: float
+    """Forward passes of second models."""
+
+
+def _block_work(
+    block: Block,
+    settings: Settings,
+    kernel: AttnImplementation,
+    tokens: Number,
+    keys: Number,
+    p: _Passes,
+) -> Work:
+    """All layers of one block."""
+    layers = block.num_layers
+    product = 2.0 * layers * active_weights(block) * tokens
+    pairs = layers * tokens * block.attention.num_heads
+    width = block.attention.head_dim + block.attention.v_head_dim
+    computed = 2.0 * pairs * width * _keys_computed(block, settings, kernel, keys)
+    needed = 2.0 * pairs * width * _keys_seen(block, keys)
+    scores = parameter_bytes(settings) * pairs * keys if kernel == "eager" else 0
+    stream = HALF_BYTES * layers * block.hidden_size * tokens
+    runs = 2 + p.again + p.frozen
+    return Work(
+        linear_flops=product * (runs + p.own),
+        attention_flops=computed * (1 + p.again + ATTENTION_BACKWARD + p.frozen),
+        score_bytes=scores * (1 + runs),
+        elementwise_bytes=stream * (0.5 + runs),
+        logit_bytes=0,
+        dequantized_weights=0
+        if settings.quantization == "none"
+        else block.num_linear_weights * runs,
+        layer_passes=layers * runs,
+        model_flops=product * (2 + p.own) + needed * (1 + ATTENTION_BACKWARD),
+    )
+
+
+def _head_work(model: ModelSpec, settings: Settings, head: int, tokens: Number, p: _Passes) -> Work:
+    """The language-model head and its loss; a fused loss computes the logits twice."""
+    product = 2.0 * head * tokens
     fused = 1.0 if settings.loss_kernel in ("chunked", "fused_linear") else 0.0
-    linear = linear + head_product * (2 + own + fused + frozen)
-    useful = useful + head_product * (2 + own)
     logits = FP32_BYTES * model.vocab_size * tokens if head else 0
     return Work(
-        linear_flops=linear,
-        attention_flops=attention,
-        elementwise_bytes=elementwise,
-        logit_bytes=logits * (CROSS_ENTROPY_PASSES + frozen),
-        dequantized_bytes=0 if settings.quantization == "none" else unpacked,
-        layer_passes=passes,
-        model_flops=useful,
+        linear_flops=product * (2 + p.own + fused + p.frozen),
+        attention_flops=0,
+        score_bytes=0,
+        elementwise_bytes=0,
+        logit_bytes=logits * (CROSS_ENTROPY_PASSES + p.frozen),
+        dequantized_weights=0,
+        layer_passes=0,
+        model_flops=product * (2 + p.own),
     )
 
 
@@ -99,11 +148,36 @@ def _active(block: Block, linear: Linear) -> float:
     return linear.num_weights * block.mlp.experts_per_token / max(block.mlp.num_experts, 1)
 
 
-def _attention_width(block: Block) -> float:
-    """Features of q times k and of scores times v, all heads; half of them under a causal mask."""
+def _keys_seen(block: Block, keys: Number) -> Number:
+    """Keys that a query attends to, on average: under a causal mask those before it, within a
+    sliding window the last ones."""
     a = block.attention
-    width = a.num_heads * (a.head_dim + a.v_head_dim)
-    return width * (0.5 if a.causal else 1.0)
+    if not a.causal:
+        return keys
+    seen = keys if a.sliding_window is None else smallest(keys, a.sliding_window)
+    return seen * (1 - seen / (2 * keys))
+
+
+def _keys_computed(
+    block: Block, settings: Settings, kernel: AttnImplementation, keys: Number
+) -> Number:
+    """Keys that a query is multiplied with.
+
+    Flash attention skips what is masked. SDPA does so only where no mask is passed: a sliding
+    window shorter than the sequence, or the padding of a batch, makes Transformers build one
+    (transformers/masking_utils.py, sdpa_mask), and the kernel then computes all keys. Eager
+    attention always does.
+    """
+    seen = _keys_seen(block, keys)
+    if kernel == "flash_attention_2" or not block.attention.causal:
+        return seen
+    if kernel == "eager":
+        return keys
+    padded = (settings.micro_batch_size > 1) & (settings.typical_length > 0)
+    masked = padded & (not settings.packing)
+    if block.attention.sliding_window is not None:
+        masked = masked | (keys > block.attention.sliding_window)
+    return select(masked, keys, seen)
 
 
 def _tokens(
@@ -113,12 +187,11 @@ def _tokens(
     sequences: Number,
     length: Number,
 ) -> tuple[Number, Number]:
-    """Tokens of a micro-batch in a block's stream, and keys of a query."""
+    """Tokens of a micro-batch in a block's stream, and tokens of one sequence of them."""
     if block.stream == "image":
         crop = model.image_patches / max(model.image_crops, 1)
         return sequences * model.image_patches * settings.num_images, crop
-    window = block.attention.sliding_window
-    return sequences * length, length if window is None else smallest(length, window)
+    return sequences * length, length
 
 
 def _head_weights(model: ModelSpec) -> int:

@@ -19,8 +19,6 @@ class MemoryCoefficients:
     variable_length_constant: float
     variable_length_slope: float
     """Reserved over allocated logits = constant + slope x typical length / longest length."""
-    same_length_ratio: float
-    """Typical over longest length above which all batches count as alike."""
     context_bytes: float
     """CUDA context and modules on one device [bytes]."""
     communication_bytes: float
@@ -50,8 +48,10 @@ class TimeCoefficients:
     """Attention's rate over the matrix rate, by implementation."""
     elementwise_passes: float
     """Times that a layer's elementwise kernels read or write the residual stream."""
-    dequantization_share: dict[str, float]
-    """Unpacked bytes a second over the memory bandwidth, by quantization."""
+    score_passes: float
+    """Times that eager attention reads or writes its scores in one pass over a layer."""
+    dequantized_per_cycle: dict[str, float]
+    """Weights that a multiprocessor unpacks in a clock cycle, by quantization."""
     launch_seconds: dict[str, float]
     """Host time of one layer's pass, by trainer or "default" [s]."""
     adapter_passes: float
@@ -61,7 +61,8 @@ class TimeCoefficients:
     overlap_power: float
     """GPU and host times add as (a^p + b^p)^(1/p)."""
     link_share: dict[str, float]
-    """Share of the link's rate in collective operations, by link or "default"."""
+    """Share of the link's rate in collective operations, by link, "default", or "between-machines":
+    the share that a network between machines of eight leaves of the link inside them."""
     exposed: float
     """Share of the shorter of computation and communication that is not hidden."""
     step_seconds: float

@@ -34,6 +34,8 @@ class Gpu:
     for Apple's, which are one to a machine."""
     link_bytes_per_second: float
     """One direction, one GPU [bytes/s]."""
+    host_link_bytes_per_second: float
+    """To the CPU's memory, one direction [bytes/s]."""
     power_watts: float | None
 
     @property

@@ -85,5 +85,7 @@ class Trainer:
     """fp32 products run in TF32 (torch's own default is full fp32)."""
     measured: bool = False
     """Published measurements of this program are among the rows that the model was checked on."""
+    stand_in: bool = False
+    """Stands for a program whose loop nobody has read."""
     defaults: dict[str, Any]
     """Settings that the program uses when nobody sets them."""

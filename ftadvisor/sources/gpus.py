@@ -220,8 +220,20 @@ def _gpu(row: dict[str, Any]) -> Gpu:
         },
         link=row["link"],
         link_bytes_per_second=row["link_gb_per_second"] * GB,
+        host_link_bytes_per_second=_host_link(row) * GB,
         power_watts=row["power_watts"],
     )
+
+
+def _host_link(row: dict[str, Any]) -> float:
+    """GB/s to the CPU's memory: by the slot; memory that GPU and CPU share is as fast as itself."""
+    slot = row["pcie"]
+    if slot is None:
+        return row["memory_bandwidth_gb_per_second"]
+    rates = _object(_file().get("pcie_gb_per_second"))
+    if not isinstance(rates.get(slot), int | float):
+        raise _wrong(row["id"], "pcie", f"is {quoted(slot)}", " or ".join(list(rates)[1:]))
+    return rates[slot]
 
 
 def _usable_share(row: dict[str, Any]) -> float:

@@ -77,11 +77,14 @@ def _measurement(row: dict[str, Any]) -> Measurement:
     )
 
 
-def situation(m: Measurement) -> Situation:
-    """A measurement in the terms of a user's options. Raises UnsupportedError with the reason."""
+def situation(m: Measurement, *, stand_in: bool = False) -> Situation:
+    """A measurement in the terms of a user's options. Raises UnsupportedError with the reason.
+
+    `stand_in`: as if nothing were known of the program that ran it.
+    """
     row = m.row
     assumptions: list[str] = []
-    trainer = _trainer(row, assumptions)
+    trainer = _stand_in(row, assumptions) if stand_in else _trainer(row, assumptions)
     if row.get("micro_batch_size") is None or row.get("max_length") is None:
         raise UnsupportedError.of(m.id, "its micro-batch size or length is not published", ())
     quantization = _quantization(row, assumptions)
@@ -125,14 +128,22 @@ def situation(m: Measurement) -> Situation:
 
 
 def _trainer(row: dict[str, Any], assumptions: list[str]) -> Trainer:
-    """The row's own trainer, else the Transformers Trainer of about its time, never measured."""
+    """The row's own trainer, else a stand-in."""
     found = _trainer_id(row)
-    if found is not None:
-        return find_trainer(found)
+    return find_trainer(found) if found is not None else _stand_in(row, assumptions)
+
+
+def _stand_in(row: dict[str, Any], assumptions: list[str]) -> Trainer:
+    """The Transformers Trainer of about the row's time, never measured.
+
+    It prepares bitsandbytes' bases as PEFT's documentation tells every program to
+    (peft/docs/source/developer_guides/quantization.md, prepare_model_for_kbit_training).
+    """
     old = _version(_transformers(row) or UNDATED) < _version("4.46")
     stand_in = find_trainer("transformers-4.40" if old else "transformers-4.48")
     assumptions.append(f"{row['framework']} is not known: taken to be {stand_in.id}")
-    return replace(stand_in, measured=False)
+    prepares = str(row.get("quantization") or "").startswith(("nf4", "int8"))
+    return replace(stand_in, measured=False, stand_in=True, prepares_kbit=prepares)
 
 
 def _trainer_id(row: dict[str, Any]) -> str | None:

@@ -130,11 +130,13 @@ def adaption_prompt_kept(block: Block, run: Run) -> Cost:
 
     It projects its prompt to keys and values (repeated for every sequence and query head), scores
     them with its queries, computed a second time, and adds the result through the gate. Kept: the
-    queries, the softmax in fp32, its copy in the base's dtype and its product with the gate.
+    queries, the softmax in fp32, its copy in the base's dtype where that is another, and its
+    product with the gate.
     """
     a, e = block.attention, run.n.compute
     length: Any = run.option("adapter_len")
-    per_token = e * a.q_width + a.num_heads * length * (FP32_BYTES + 2 * e)
+    copy = e if e != FP32_BYTES else 0
+    per_token = e * a.q_width + a.num_heads * length * (FP32_BYTES + copy + e)
     prompt = run.settings.micro_batch_size * length * 2 * e * a.q_width
     return Cost(saved_per_token=per_token, saved_bytes=prompt)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ftadvisor.api.options import PRECISIONS
+from ftadvisor.configuration.options import PRECISIONS
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
