@@ -1,0 +1,68 @@
+"""What a search is given: records and wishes, no names and no files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ftadvisor.schema.coefficients import Interval, MemoryCoefficients, TimeCoefficients
+from ftadvisor.schema.hardware import Gpu
+from ftadvisor.schema.model import ModelSpec
+from ftadvisor.schema.rule import Rule
+from ftadvisor.schema.situation import Facts, Goal
+from ftadvisor.schema.technique import Technique
+from ftadvisor.schema.trainer import Trainer
+from ftadvisor.schema.workload import Workload
+
+
+class Offer(NamedTuple):
+    """GPUs that can be had."""
+
+    gpu: Gpu
+    counts: tuple[int, ...]
+    """How many of them at once."""
+    usd_per_gpu_hour: float | None
+
+
+class Fitted(NamedTuple):
+    """The estimate's coefficients."""
+
+    memory: MemoryCoefficients
+    memory_intervals: Mapping[str, Interval]
+    time: TimeCoefficients
+    time_intervals: Mapping[str, Interval]
+
+
+class Worth(NamedTuple):
+    """Points that the goal gives for a halving, and for a convention."""
+
+    time: float
+    cost: float
+    memory: float
+    recommended: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One situation, complete."""
+
+    model: ModelSpec
+    objective: str
+    trainer: Trainer
+    workload: Workload
+    offers: tuple[Offer, ...]
+    """Empty: no GPU was named."""
+    techniques: tuple[Technique, ...]
+    """Those that are weighed."""
+    facts: Facts
+    rules: tuple[Rule, ...]
+    goal: Goal
+    worth: Worth
+    fitted: Fitted
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Settings that the person fixed, checked."""
+    max_length: int
+    """Tokens at which examples are cut."""
+    budget_usd: float | None = None
+    deadline_seconds: float | None = None

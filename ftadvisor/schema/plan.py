@@ -1,0 +1,151 @@
+"""The answer of `recommend`: one plan that can be run, why, and what else there is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from ftadvisor.schema.estimate import Estimate
+
+SCHEMA_VERSION = 1
+"""Of a plan file; a newer one is refused by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanDataset:
+    """The data that a plan trains on."""
+
+    path: str
+    format: str | None
+    columns: dict[str, str]
+    """What a column is for, to its name in the file."""
+    split: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanHardware:
+    """What a plan runs on."""
+
+    gpu: str | None
+    """None: none was named."""
+    num_gpus: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run, complete: nothing else has to be decided."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    dataset: PlanDataset | None
+    hardware: PlanHardware
+    technique: str
+    objective: str
+    settings: dict[str, Any]
+    """Every setting by its name in Transformers, PEFT, TRL or DeepSpeed."""
+    seed: int
+    estimate: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and numbers, as JSON and YAML have them."""
+        return asdict(self)
+
+
+class Reason(NamedTuple):
+    """A rule that decided something."""
+
+    rule: str
+    because: str
+    source: str
+    evidence: str = ""
+    """How well the source is known (opened, secondary, abstract, recalled, ...)."""
+    overrides: tuple[str, ...] = ()
+    """Rules that said otherwise."""
+
+
+class Rejected(NamedTuple):
+    """A technique that was not chosen, and the number or the rule that decided it."""
+
+    technique: str
+    why: str
+    rule: str
+    needs: float | None = None
+    """What it takes, in the unit that `rule` is about (bytes, USD, seconds, points)."""
+    has: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """A plan that wins by another measure."""
+
+    label: str
+    """cheapest, fastest, best quality, least memory."""
+    plan: Plan
+    quality_points: float | None
+    """Expected accuracy points against the chosen plan; None: unknown."""
+
+
+class Remedy(NamedTuple):
+    """One change that makes an impossible run possible, estimated."""
+
+    change: str
+    """What to set: `quantization nf4`."""
+    options: dict[str, Any]
+    device_bytes: int
+    verdict: str
+    changes_objective: bool
+    """What is learnt changes too, not only how."""
+
+
+class Measurement(NamedTuple):
+    """What the plan measures before and after training."""
+
+    metric: str
+    rule: str
+    source: str
+
+
+class Standing(NamedTuple):
+    """A technique's expected quality here, and what it takes at its best setting."""
+
+    technique: str
+    points: float | None
+    """Expected accuracy points against LoRA; None: unknown."""
+    low: float | None
+    high: float | None
+    device_bytes: int
+    total_seconds: float | None
+    total_usd: float | None
+    verdict: str | None
+    on_front: bool
+    """No other technique is at least as good in every measure and better in one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """A plan, its reasons, what was rejected, and what would change the answer."""
+
+    plan: Plan | None
+    """None: nothing fits; `remedies` says what would."""
+    reasons: tuple[Reason, ...]
+    rejected: tuple[Rejected, ...]
+    alternatives: tuple[Alternative, ...]
+    standings: tuple[Standing, ...]
+    """All techniques that were weighed."""
+    flips: tuple[str, ...]
+    """What would change the answer."""
+    evaluation: tuple[Measurement, ...]
+    warnings: tuple[str, ...]
+    remedies: tuple[Remedy, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    num_candidates: int = 0
+    """Settings that were compared."""
+    dataset: dict[str, Any] | None = field(default=None)
+    """What was read in the dataset."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and numbers, as `recommend --json` prints them."""
+        found = asdict(self)
+        for name in ("reasons", "rejected", "standings", "evaluation", "remedies"):
+            found[name] = [row._asdict() for row in getattr(self, name)]
+        return found

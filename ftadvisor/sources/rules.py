@@ -1,0 +1,291 @@
+"""Rules of `data/rules/` and of a user's YAML file, each row checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, cast, get_args
+
+from ftadvisor.errors import DataFileError, InvalidSettingError, UnknownNameError, quoted
+from ftadvisor.schema import rule as schema
+from ftadvisor.schema.dataset import DataFormat
+from ftadvisor.schema.rule import Clause, Effect, Layer, Operator, Rule
+from ftadvisor.schema.settings import Objective, Quantization
+from ftadvisor.schema.situation import Accelerator, Facts, Goal, SizeClass, UseCase
+from ftadvisor.sources.data_files import data_dir, read_json
+from ftadvisor.sources.techniques import technique_ids
+
+FILES: dict[str, Layer] = {
+    "physics.json": "physics",
+    "evidence.json": "evidence",
+    "seed.json": "convention",
+    "objectives.json": "evidence",
+    "settings.json": "convention",
+    "measures.json": "convention",
+}
+"""Each file of data/rules and what its rows yield to."""
+TEXTS = ("topic", "reason", "number", "source", "url", "date")
+FACTS = tuple(f.name for f in fields(Facts))
+OPERATORS: tuple[str, ...] = get_args(Operator)
+_ROW = ("id", *TEXTS, "when", "effects", "evidence", "confidence")
+_OPTIONAL = ("contradicts", "checked")
+_USER_NEEDS = ("id", "when", "effects", "reason")
+
+
+class _Place(NamedTuple):
+    """Where in which file something is wrong."""
+
+    file: str
+    row: int | str
+
+    def wrong(self, field: str, problem: str, write: str) -> DataFileError:
+        return DataFileError(self.file, self.row, field, problem, write)
+
+
+@cache
+def built_in_rules() -> tuple[Rule, ...]:
+    """All rules of `data/rules/`. Raises DataFileError: file, row, field, what to write."""
+    found: list[Rule] = []
+    for file, layer in FILES.items():
+        if (data_dir() / "rules" / file).is_file():
+            content: Any = read_json(f"rules/{file}")
+            found += _rules(f"rules/{file}", content, layer, needs=_ROW)
+    return _unique(found)
+
+
+def rules_with(path: str | None) -> tuple[Rule, ...]:
+    """The built-in rules and those of a user's YAML file; one with a known id replaces that rule.
+
+    Raises InvalidSettingError for a file that cannot be read, DataFileError for a wrong row.
+    """
+    rules = built_in_rules()
+    if path is None:
+        return rules
+    own = {rule.id: rule for rule in read_user_rules(Path(path))}
+    return (*(own.pop(rule.id, rule) for rule in rules), *own.values())
+
+
+def read_user_rules(path: Path) -> tuple[Rule, ...]:
+    """A user's rules: a YAML list of rows, or `rules:` with one.
+
+    `id`, `when`, `effects` and `reason` are needed; the rest is known to be the user's.
+    """
+    import yaml
+
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidSettingError(f"rules file {str(path)!r} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        what = " ".join(str(error).split())
+        raise DataFileError(
+            path.name, None, None, f"is no YAML: {what}", "a list of rules"
+        ) from None
+    rows = _rules(path.name, content, "user", needs=_USER_NEEDS)
+    return _unique(rows, path.name)
+
+
+def find_rule(rules: Iterable[Rule], name: str) -> Rule:
+    """The rule of that id. Raises UnknownNameError with near misses."""
+    by_id = {rule.id: rule for rule in rules}
+    if name not in by_id:
+        raise UnknownNameError("rule", name, by_id, see="ftadvisor rules")
+    return by_id[name]
+
+
+def _unique(rules: list[Rule], file: str = "rules") -> tuple[Rule, ...]:
+    seen: set[str] = set()
+    for rule in rules:
+        if rule.id in seen:
+            raise DataFileError(file, rule.id, "id", "stands twice", "an id of its own")
+        seen.add(rule.id)
+    return tuple(rules)
+
+
+def _rules(file: str, content: Any, layer: Layer, needs: tuple[str, ...]) -> list[Rule]:
+    rows: Any = cast("Any", content).get("rules") if isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        raise DataFileError(file, None, "rules", "is no list", "a list of rules")
+    return [
+        _rule(file, number, row, layer, needs)
+        for number, row in enumerate(cast("list[Any]", rows), start=1)
+    ]
+
+
+def _rule(file: str, number: int, row: Any, layer: Layer, needs: tuple[str, ...]) -> Rule:
+    if not isinstance(row, dict):
+        raise DataFileError(file, f"{number} of rules", None, "is no object", "keys and values")
+    fields_of = cast("dict[Any, Any]", row)
+    place = _Place(file, str(fields_of.get("id", f"{number} of rules")))
+    for key in fields_of:
+        if key not in (*_ROW, *_OPTIONAL):
+            raise place.wrong(str(key), "is no field of a rule", " or ".join(_ROW))
+    for key in needs:
+        if key not in fields_of:
+            raise place.wrong(key, "is missing", "a value")
+    given: dict[str, Any] = {"evidence": "given", "confidence": "high", **fields_of}
+    for key in ("id", *TEXTS):
+        if not isinstance(given.setdefault(key, ""), str):
+            raise place.wrong(key, f"is {quoted(given[key])}", "text")
+    if not given["id"]:
+        raise place.wrong("id", "is empty", "a short name")
+    for key, kind in (("evidence", schema.Evidence), ("confidence", schema.Confidence)):
+        if given[key] not in get_args(kind):
+            raise place.wrong(key, f"is {quoted(given[key])}", " or ".join(get_args(kind)))
+    return Rule(
+        **{key: given[key] for key in ("id", *TEXTS, "evidence", "confidence")},
+        layer=layer,
+        when=_clauses(place, given["when"]),
+        effects=_effects(place, given["effects"]),
+        contradicts=tuple(given.get("contradicts", ())),
+    )
+
+
+def _clauses(place: _Place, when: Any) -> tuple[Clause, ...]:
+    if not isinstance(when, dict):
+        raise place.wrong("when", "is no object", "{fact: {operator: value}}")
+    found: list[Clause] = []
+    for fact, conditions in cast("dict[Any, Any]", when).items():
+        if fact not in FACTS:
+            raise place.wrong(f"when.{fact}", "is no fact", _nearest(fact, FACTS))
+        if not isinstance(conditions, dict) or not conditions:
+            raise place.wrong(f"when.{fact}", "is no condition", "{is: value} or {at_least: 8}")
+        for operator, value in cast("dict[Any, Any]", conditions).items():
+            found.append(_clause(place, fact, operator, value))
+    return tuple(found)
+
+
+def _clause(place: _Place, fact: str, operator: Any, value: Any) -> Clause:
+    field = f"when.{fact}.{operator}"
+    if operator not in OPERATORS:
+        raise place.wrong(field, "is no operator", " or ".join(OPERATORS))
+    if operator in ("in", "not_in"):
+        if not isinstance(value, list) or not value:
+            raise place.wrong(field, f"is {quoted(cast('Any', value))}", "a list of values")
+        value = tuple(cast("list[Any]", value))
+    if operator in ("below", "at_least") and not _is_number(value):
+        raise place.wrong(field, f"is {quoted(value)}", "a number")
+    if operator == "known" and not isinstance(value, bool):
+        raise place.wrong(field, f"is {quoted(value)}", "true or false")
+    known = _known_values().get(fact)
+    values = cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
+    for one in values:
+        if operator in ("is", "in", "not_in") and known is not None and one not in known:
+            raise place.wrong(field, f"is {quoted(one)}", _nearest(one, known))
+    return Clause(fact, operator, value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _nearest(value: Any, names: Iterable[str]) -> str:
+    names = tuple(names)
+    return " or ".join(UnknownNameError("", value, names).suggestions or names)
+
+
+@cache
+def _known_values() -> dict[str, tuple[Any, ...]]:
+    """What the facts that are names can be; techniques are a file."""
+    return {
+        "size_class": get_args(SizeClass),
+        "family": ("decoder", "encoder", "encdec"),
+        "modality": ("text", "vision"),
+        "use_case": get_args(UseCase),
+        "data_format": get_args(DataFormat),
+        "goal": get_args(Goal),
+        "accelerator": get_args(Accelerator),
+        "objective": get_args(Objective),
+        "quantization": get_args(Quantization),
+        "technique": technique_ids(),
+    }
+
+
+def _effects(place: _Place, effects: Any) -> tuple[Effect, ...]:
+    if not isinstance(effects, list) or not effects:
+        raise place.wrong("effects", "is no list", "a list of effects")
+    return tuple(_effect(place, n, e) for n, e in enumerate(cast("list[Any]", effects), start=1))
+
+
+def _effect(place: _Place, number: int, effect: Any) -> Effect:
+    field = f"effects.{number}"
+    if not isinstance(effect, dict):
+        raise place.wrong(field, "is no object", "{recommend: [lora]}")
+    given = cast("dict[str, Any]", effect)
+    name = next((key for key in given if key in _READERS), None)
+    if name is None:
+        raise place.wrong(field, f"does {quoted(list(given))}", " or ".join(_READERS))
+    extra = set(given) - {name} - ({"sign"} if name == "first_try" else set())
+    if extra:
+        raise place.wrong(field, f"also has {quoted(sorted(extra))}", f"only {name}")
+    try:
+        return _READERS[name](given[name], given)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise place.wrong(
+            f"{field}.{name}", f"does not read: {error}", "see docs/rules.md"
+        ) from None
+
+
+def _names(value: Any, known: Iterable[str], noun: str) -> tuple[str, ...]:
+    names = cast("list[Any]", value if isinstance(value, list) else [])
+    if not names:
+        raise ValueError(f"it is no list of {noun}s")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no {noun} is called {quoted(name)}")
+    return tuple(names)
+
+
+def _quality(value: Any, _: dict[str, Any]) -> Effect:
+    one, other = _names([value["technique"], value["versus"]], technique_ids(), "technique")
+    points, spread = float(value["points"]), float(value["spread"])
+    if not (-100 <= points <= 100 and 0 < spread <= 100):
+        raise ValueError("points are -100 to 100, their spread above 0")
+    return schema.Quality(one, other, points, spread)
+
+
+def _set(value: Any, _: dict[str, Any]) -> Effect:
+    (setting, chosen), *more = cast("dict[str, Any]", value).items()
+    if more:
+        raise ValueError("one setting each")
+    return schema.Set(setting, chosen)
+
+
+def _limit(value: Any, _: dict[str, Any]) -> Effect:
+    ((setting, bounds),) = cast("dict[str, dict[str, Any]]", value).items()
+    if not bounds or set(bounds) - {"at_least", "at_most"}:
+        raise ValueError("at_least, at_most or both")
+    return schema.Limit(setting, bounds.get("at_least"), bounds.get("at_most"))
+
+
+def _sentence(kind: Callable[[str], Effect]) -> Callable[[Any, dict[str, Any]], Effect]:
+    def read(value: Any, _: dict[str, Any]) -> Effect:
+        if not isinstance(value, str) or not value:
+            raise ValueError("a sentence")
+        return kind(value)
+
+    return read
+
+
+def _listed(
+    kind: Callable[[tuple[str, ...]], Effect], known: Callable[[], Iterable[str]], noun: str
+) -> Callable[[Any, dict[str, Any]], Effect]:
+    return lambda value, _: kind(_names(value, known(), noun))
+
+
+_READERS: dict[str, Callable[[Any, dict[str, Any]], Effect]] = {
+    "quality": _quality,
+    "recommend": _listed(schema.Recommend, technique_ids, "technique"),
+    "avoid": _listed(schema.Avoid, technique_ids, "technique"),
+    "set": _set,
+    "limit": _limit,
+    "objective": _listed(schema.Objectives, lambda: get_args(Objective), "objective"),
+    "measure": lambda value, _: schema.Measure(tuple(str(v) for v in value)),
+    "sizes": _listed(schema.Sizes, lambda: ("small", "medium", "large"), "size"),
+    "warn": _sentence(schema.Warn),
+    "note": _sentence(schema.Note),
+    "first_try": lambda value, all_: schema.FirstTry(str(value), str(all_["sign"])),
+}
+"""By the key that names an effect in the files."""
