@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.attention import attention_saved
 from ftadvisor.estimation.feedforward import mlp_saved
 from ftadvisor.estimation.norms import feeds_fp32, layer_norms, qk_norms, residual_bytes
@@ -64,12 +65,46 @@ def input_copies(block: Block, n: Numerics) -> float:
 def layer_activations(
     model: ModelSpec, block: Block, settings: Settings, n: Numerics, trainer: Trainer
 ) -> LayerActivations:
-    """What one layer of a block keeps and needs; bytes per token, adapters not included."""
-    # lit-gpt pads on the right and relies on causality: it passes no mask.
-    padded = not settings.packing and trainer.model_code != "litgpt"
+    """What one layer of a block keeps and needs; bytes per token, adapters not included.
+
+    With a mask where the batch has one: one sequence alone is not padded, and Transformers drops a
+    mask of ones (masking_utils.py, _ignore_causal_mask_sdpa); lit-gpt pads on the right and relies
+    on causality.
+    """
+    if settings.packing or trainer.model_code == "litgpt":
+        masked = packing_needs_mask(settings, trainer)
+        return _layer(model, block, settings, n, trainer, masked=masked)
+    several = settings.micro_batch_size > 1
+    if isinstance(several, bool):
+        return _layer(model, block, settings, n, trainer, masked=several)
+    padded = _layer(model, block, settings, n, trainer, masked=True)
+    alone = _layer(model, block, settings, n, trainer, masked=False)
+    return LayerActivations(*(select(several, a, b) for a, b in zip(padded, alone, strict=True)))
+
+
+def packing_needs_mask(settings: Settings, trainer: Trainer) -> bool:
+    """Whether packed samples are told apart by a boolean mask over the flattened micro-batch.
+
+    Flash attention takes the samples' bounds instead; continued pretraining joins its texts without
+    keeping them apart. Ref: trl/trainer/sft_trainer.py (padding_free, packing_strategy "bfd" and
+    "wrapped"); transformers/masking_utils.py, find_packed_sequence_indices.
+    """
+    apart = settings.packing and trainer.packing_masks and settings.objective != "cpt"
+    return apart and settings.attn_implementation != "flash_attention_2"
+
+
+def _layer(
+    model: ModelSpec,
+    block: Block,
+    settings: Settings,
+    n: Numerics,
+    trainer: Trainer,
+    *,
+    masked: bool,
+) -> LayerActivations:
     norms = layer_norms(block, n, fused=settings.fused_norm or trainer.low_precision_norm)
     kernel = settings.attn_implementation
-    attention = attention_saved(model.model_type, block, n, kernel, trainer, padded=padded)
+    attention = attention_saved(model.model_type, block, n, kernel, trainer, padded=masked)
     mlp = mlp_saved(block, n, fused=settings.fused_mlp, grouped=trainer.grouped_experts)
     h, stream = block.hidden_size, residual_bytes(block, n)
     dropped = block.traits.residual_dropouts * h

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ftadvisor.estimation.arithmetic import select
-from ftadvisor.estimation.numerics import FP32_BYTES, Numerics
+from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.trainer import Trainer
@@ -36,6 +36,8 @@ class LossBytes(NamedTuple):
     tile_tokens: int = 0
     """Tokens of the tile that a fused head works on."""
     tile_bytes_per_token: float = 0.0
+    head_chunk: int = 0
+    """Weights of the head that a fused head casts at a time; 0: the head is not fused."""
     weight_gradient: float = 0.0
     """Copies of the head's gradient that a fused head forms in backward [bytes]."""
 
@@ -76,13 +78,18 @@ def _fused_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:
     h = model.hidden_size
     scored = n.residual * h
     gradient = (FP32_BYTES + n.residual) * h
-    weight = (FP32_BYTES + n.weight) * model.vocab_size * h if n.trained else 0
+    weight: float = 0
+    if n.trained:
+        # An fp32 weight's gradient needs no cast.
+        weight = (FP32_BYTES + (n.weight if n.weight != FP32_BYTES else 0)) * model.vocab_size * h
+        weight += HALF_BYTES * FUSED_TILE_LOGITS * h if n.autocast else 0
     return LossBytes(
         logits=LogitBytes(0.0, 0.0, 0.0),
         forward_per_token=kept + n.residual * h + scored,
         backward_per_token=kept + scored + gradient,
         tile_tokens=FUSED_TILE_TOKENS,
-        tile_bytes_per_token=float(n.head * min(model.vocab_size, FUSED_TILE_LOGITS)),
+        tile_bytes_per_token=float(n.head * FUSED_TILE_LOGITS),
+        head_chunk=FUSED_TILE_LOGITS * h,
         weight_gradient=float(weight),
     )
 

@@ -14,9 +14,14 @@ HALF_BYTES = 2
 SHARDED = frozenset({"zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"})
 PARAMETER_SHARDED = frozenset({"zero3", "fsdp"})
 
-KEEPS_BASE_DTYPE = frozenset({"llamapro", "adaption_prompt", "adapter", "adapter_v2"})
-"""Techniques whose parameters are made in the base's dtype and not cast: copies of its layers, and
-prompts, which are no PEFT tuner layers (peft/tuners/adaption_prompt/layer.py)."""
+KEEPS_BASE_DTYPE = frozenset({"llamapro", "adaption_prompt", "adapter", "adapter_v2", "ln_tuning"})
+"""Techniques whose parameters are made in the base's dtype and not cast: copies of its layers and
+norms, and prompts, which are no PEFT tuner layers (peft/tuners/adaption_prompt/layer.py)."""
+
+
+def in_deepspeed(settings: Settings, trainer: Trainer) -> bool:
+    """Whether DeepSpeed's engine shards; llm-foundry calls a form of FSDP zero2."""
+    return trainer.zero_engine == "deepspeed" and settings.strategy.startswith("zero")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,11 @@ def numerics(settings: Settings, trainer: Trainer, *, trains_base: bool) -> Nume
     """
     weight = DTYPE_BYTES[settings.weights_dtype]
     autocast = settings.autocast != "none"
+    deepspeed = in_deepspeed(settings, trainer)
+    if autocast and deepspeed:
+        # The engine casts the module and all that trains in it; nothing is autocast then
+        # (accelerate/accelerator.py; deepspeed/runtime/engine.py, _configure_distributed_model).
+        weight, autocast = HALF_BYTES, False
     if autocast and trains_base and settings.strategy in ("fsdp", "fsdp-shard-grad-op"):
         # FSDP's mixed precision gathers the units in half precision: nothing computes in fp32.
         weight = HALF_BYTES
@@ -69,7 +79,7 @@ def numerics(settings: Settings, trainer: Trainer, *, trains_base: bool) -> Nume
     compute = HALF_BYTES if autocast else weight
     residual = FP32_BYTES if wide_residual else weight
     adapter = DTYPE_BYTES[settings.adapter_dtype]
-    if settings.technique in KEEPS_BASE_DTYPE:
+    if settings.technique in KEEPS_BASE_DTYPE or (deepspeed and weight == HALF_BYTES):
         adapter = weight
     return Numerics(
         weight=weight,

@@ -1,9 +1,11 @@
 """What an objective adds to a step: more sequences, second models, a generation phase.
 
 Facts are TRL 1.16's: trl/trainer/dpo_trainer.py (chosen and rejected in one batch; the reference is
-the base with its adapter switched off, or a second model without PEFT), kto_trainer.py (a second,
-mismatched batch without gradients), grpo_trainer.py and rloo_trainer.py (micro_batch_size counts
-completions; generation before training), reward_trainer.py (two sequences, one score each).
+the base with its adapter switched off, or a second model without PEFT), kto_trainer.py (without
+gradients: the policy on a second, mismatched batch, the reference on both), grpo_trainer.py and
+rloo_trainer.py (micro_batch_size counts completions; generation before training; RLOO also runs the
+old policy without gradients), distillation_trainer.py (the student generates, the teacher reads),
+reward_trainer.py (two sequences, one score each).
 """
 
 from __future__ import annotations
@@ -38,16 +40,18 @@ _TABLE: dict[Objective, ObjectiveCost] = {
     "seq2seq": _PLAIN,
     "seq_cls": ObjectiveCost(1, 0, 0.0, True, False, False),
     "token_cls": ObjectiveCost(1, 0, 0.0, True, False, False),
-    "distillation": ObjectiveCost(1, 1, 1.0, False, False, True),
+    "distillation": ObjectiveCost(1, 1, 1.0, False, True, False),
     "reward": ObjectiveCost(2, 0, 0.0, True, False, False),
     "dpo": ObjectiveCost(2, 1, 1.0, False, False, False),
-    "kto": ObjectiveCost(1, 1, 2.0, False, False, False),
+    "kto": ObjectiveCost(1, 1, 3.0, False, False, False),
     "orpo": ObjectiveCost(2, 0, 0.0, False, False, True),
     "grpo": ObjectiveCost(1, 1, 1.0, False, True, False),
-    "rloo": ObjectiveCost(1, 1, 1.0, False, True, False),
+    "rloo": ObjectiveCost(1, 1, 2.0, False, True, False),
     "ppo": ObjectiveCost(1, 3, 3.0, False, True, True),
 }
 CLASSIFYING = frozenset(name for name, cost in _TABLE.items() if cost.classifies)
+ANSWERS_IN_GROUPS = frozenset({"grpo", "rloo"})
+"""Objectives that answer a prompt `num_generations` times."""
 SWITCHES_ADAPTER_OFF = frozenset({"dpo", "kto", "grpo", "rloo"})
 """Objectives whose reference is the policy with its adapter switched off, where there is one."""
 
@@ -60,8 +64,8 @@ def objective_cost(settings: Settings, *, trains_base: bool) -> ObjectiveCost:
     """
     cost = _TABLE[settings.objective]
     objective = settings.objective
-    if objective in ("grpo", "rloo") and not settings.reference_model:
-        return cost._replace(frozen_models=0, frozen_forwards=0.0)
+    if objective in ANSWERS_IN_GROUPS and not settings.reference_model:
+        return cost._replace(frozen_models=0, frozen_forwards=cost.frozen_forwards - 1)
     if not trains_base and objective in SWITCHES_ADAPTER_OFF:
         return cost._replace(frozen_models=0)
     return cost

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ftadvisor.estimation.arithmetic import largest, select, smallest
-from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES
-from ftadvisor.estimation.states import is_paged, optimizer_bytes
+from ftadvisor.estimation.loss import FUSED_TILE_LOGITS, FUSED_TILE_TOKENS
+from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
+from ftadvisor.estimation.states import is_paged, run_optimizer_bytes
 from ftadvisor.estimation.terms import Layer, Terms
+from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Number
 
 CUBLAS_WORKSPACE_BYTES = 8_519_680
@@ -37,7 +39,7 @@ class Phase(NamedTuple):
 def static(t: Terms, *, gradients: Number, gathered: Number) -> Phase:
     """The parts that do not depend on the batch; `gradients` is the fraction of them alive."""
     trainable = t.trainable_params
-    optimizer = optimizer_bytes(t.settings.optim, t.trainable_bytes)
+    optimizer = run_optimizer_bytes(t.settings, t.n, t.trainer, t.trainable_bytes)
     weights = t.shard.weights
     adapters = t.adapter.buffers_bytes
     if t.n.trained:
@@ -49,7 +51,11 @@ def static(t: Terms, *, gradients: Number, gathered: Number) -> Phase:
     state = 0 if elsewhere else optimizer.state
     if t.settings.offload_params:
         weights = 0 * weights
-    weights = weights + t.objective.frozen_models * t.shard.weights
+    second = t.shard.weights
+    if t.settings.objective == "distillation":
+        # A teacher is loaded in its checkpoint's dtype (trl/trainer/distillation_trainer.py).
+        second = second * min(1.0, HALF_BYTES / t.n.weight)
+    weights = weights + t.objective.frozen_models * second
     return Phase(
         weights=weights,
         gathered=gathered,
@@ -85,6 +91,10 @@ def _accumulated(t: Terms) -> Number:
 
 def saved_by_layers(t: Terms) -> Number:
     """What all layers keep at the end of forward [bytes]."""
+    return _kept_by_layers(t) + t.mask_bytes
+
+
+def _kept_by_layers(t: Terms) -> Number:
     if t.settings.gradient_checkpointing != "none":
         kept = sum(x.tokens * x.block.num_layers * _checkpoint(t, x) for x in t.layers)
         if t.n.residual != t.n.weight:
@@ -127,7 +137,9 @@ def _cast_weights(t: Terms) -> Number:
     if t.n.trained:
         if t.n.weight == HALF_BYTES or t.settings.strategy == "fsdp":
             return 0
-        return HALF_BYTES * (t.model.num_linear_weights + t.model.num_head_params)
+        # A fused head is cast one chunk of the vocabulary at a time.
+        head = t.loss.head_chunk or t.model.num_head_params
+        return HALF_BYTES * (t.model.num_linear_weights + head)
     if t.n.adapter != FP32_BYTES or t.settings.fused_lora:
         return 0
     return HALF_BYTES * t.trainable_params / t.shard.adapter_divisor
@@ -143,20 +155,24 @@ def _embedding_kept(t: Terms) -> Number:
 def _loss_chunk(t: Terms) -> Number:
     chunk = smallest(t.trainer.loss_chunk_tokens, t.length) * t.settings.micro_batch_size
     tile = smallest(t.tokens, t.loss.tile_tokens) * t.loss.tile_bytes_per_token
-    return chunk * t.vocab_size * t.loss.logits.per_chunk + tile
+    return chunk * t.vocab_size * t.loss.logits.per_chunk + tile + _divergence_tiles(t)
 
 
-def _teacher_logits(t: Terms) -> Number:
-    """The teacher's logits beside the student's [bytes]: half precision and an fp32 softmax."""
+def _divergence_tiles(t: Terms) -> Number:
+    """Two fp32 tiles of log-probabilities, student's and teacher's, and a gradient [bytes].
+
+    Ref: trl 1.16 trl/kernels/chunked_divergence.py.
+    """
     if t.settings.objective != "distillation":
         return 0
-    return t.tokens * t.vocab_size * (t.n.head + FP32_BYTES)
+    tile = smallest(t.tokens, FUSED_TILE_TOKENS) * FUSED_TILE_LOGITS
+    return tile * (2 * FP32_BYTES + t.n.head)
 
 
 def loss_forward(t: Terms) -> Phase:
     """The loss at the end of forward."""
     base = static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
-    logits = t.tokens * t.vocab_size * t.loss.logits.forward + _loss_chunk(t) + _teacher_logits(t)
+    logits = t.tokens * t.vocab_size * t.loss.logits.forward + _loss_chunk(t)
     activations = saved_by_layers(t) + t.tokens * t.loss.forward_per_token + _embedding_kept(t)
     return base._replace(activations=activations, logits=logits, temporaries=_cast_weights(t))
 
@@ -164,7 +180,7 @@ def loss_forward(t: Terms) -> Phase:
 def loss_backward(t: Terms) -> Phase:
     """The start of backward, in the loss."""
     base = static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
-    logits = t.tokens * t.vocab_size * t.loss.logits.backward + _loss_chunk(t) + _teacher_logits(t)
+    logits = t.tokens * t.vocab_size * t.loss.logits.backward + _loss_chunk(t)
     activations = saved_by_layers(t) + t.tokens * t.loss.backward_per_token + _embedding_kept(t)
     cast = _cast_weights(t) if t.settings.gradient_checkpointing == "none" else 0
     temporaries = cast + t.loss.weight_gradient
@@ -235,7 +251,7 @@ def _widest_moment(t: Terms) -> tuple[Number, Number]:
     )
     adapter = t.tokens * t.adapter.saved_per_token_per_layer + t.adapter.saved_bytes_per_layer
     own = t.tokens * t.adapter.backward_per_token + t.adapter.temporary_bytes
-    dequantized = one_weight if t.settings.quantization.startswith("nf4") else 0
+    dequantized = one_weight if t.settings.quantization.startswith(("nf4", "int8")) else 0
     gradient = one_weight if t.n.trained else 0
     product = largest(*(x.tokens * x.activations.at_product for x in t.layers)) + adapter
     matrix = largest(*(x.tokens * x.activations.at_matrix for x in t.layers)) + adapter + own
@@ -255,7 +271,12 @@ def _head_gradient_kept(t: Terms, *, first: bool) -> Number:
     """The head's unsharded gradient, alive until FSDP reduces the root unit [bytes]."""
     if not t.n.trained or not (first or t.settings.strategy == "fsdp"):
         return 0
-    return t.n.compute * t.vocab_size * t.model.hidden_size
+    whole = t.vocab_size * t.model.hidden_size
+    if not t.loss.head_chunk or t.settings.strategy == "fsdp":
+        return t.n.compute * whole
+    # The fused head's gradient comes in the weight's dtype and is added to what has accumulated.
+    added = t.settings.gradient_accumulation_steps > 1
+    return select(added & (not t.model.tie_word_embeddings), 0, t.n.weight * whole)
 
 
 def end_of_backward(t: Terms) -> Phase:
@@ -274,7 +295,7 @@ def optimizer_step(t: Terms) -> Phase:
     """The optimizer's step: all gradients and its own temporaries."""
     base = static(t, gradients=_gradient_share(t), gathered=0)
     base = base._replace(gradients=base.gradients - _flat_gradients(t))
-    step = optimizer_bytes(t.settings.optim, t.trainable_bytes).step_temporary
+    step = run_optimizer_bytes(t.settings, t.n, t.trainer, t.trainable_bytes).step_temporary
     held = t.tokens * t.vocab_size * t.loss.logits.held
     temporaries = t.trainable_params * step / _optimizer_divisor(t)
     return base._replace(temporaries=temporaries, logits=held)
@@ -283,17 +304,31 @@ def optimizer_step(t: Terms) -> Phase:
 def generation(t: Terms) -> Phase:
     """Completions are generated: keys and values of every layer and token, one token's logits.
 
-    Prompt and completion of all sequences of the micro-batch are cached in the compute dtype
-    (transformers/cache_utils.py, DynamicCache); a fp32 copy of one token's logits is sampled from.
+    All micro-batches of an optimizer step are answered at once (trl/trainer/grpo_trainer.py,
+    steps_per_generation = gradient_accumulation_steps). Prompts and completions are cached in the
+    dtype in which keys come out (transformers/cache_utils.py, DynamicCache): that of fp32 weights,
+    else half precision. A fp32 copy of one token's logits is sampled from.
     """
     base = static(t, gradients=0, gathered=t.shard.gathered_root + t.shard.gathered_layer)
-    cached = sum(
-        x.block.num_layers
-        * t.n.attention
-        * (x.block.attention.latent_dim or x.block.attention.k_width + x.block.attention.v_width)
-        for x in t.layers
-        if x.block.stream == "text"
+    micro_batches = t.settings.gradient_accumulation_steps
+    rows = t.settings.micro_batch_size * micro_batches
+    tokens = t.tokens * micro_batches
+    prompts = tokens - rows * t.settings.max_completion_length
+    prefill = prompts * max(x.activations.forward for x in t.layers)
+    one_token = rows * t.vocab_size * (t.n.head + FP32_BYTES)
+    activations = tokens * cached_per_token(t.model, t.n) + prefill
+    return base._replace(activations=activations, logits=one_token)
+
+
+def cached_per_token(model: ModelSpec, n: Numerics) -> float:
+    """Keys and values of one token, all layers [bytes]."""
+    wide = FP32_BYTES if n.weight == FP32_BYTES else n.attention
+    return float(
+        sum(
+            b.num_layers
+            * wide
+            * (b.attention.latent_dim or b.attention.k_width + b.attention.v_width)
+            for b in model.blocks
+            if b.stream == "text"
+        )
     )
-    prefill = t.tokens * max(x.activations.forward for x in t.layers)
-    one_token = t.settings.micro_batch_size * t.vocab_size * (t.n.head + FP32_BYTES)
-    return base._replace(activations=t.tokens * cached + prefill, logits=one_token)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
+from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics, in_deepspeed
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Number, Quantization, Settings
 from ftadvisor.schema.trainer import Trainer
@@ -96,6 +96,20 @@ def optimizer_bytes(optim: str, trainable_dtype_bytes: int) -> OptimizerBytes:
 def is_paged(optim: str) -> bool:
     """Whether the states live in managed memory, which torch does not count."""
     return optim.startswith("paged_")
+
+
+def run_optimizer_bytes(
+    settings: Settings, n: Numerics, trainer: Trainer, trainable: int
+) -> OptimizerBytes:
+    """The same for a run whose trained parameters take `trainable` bytes.
+
+    DeepSpeed trains half-precision parameters through an fp32 copy, with fp32 states
+    (deepspeed/runtime/zero/stage_1_and_2.py, single_partition_of_fp32_groups).
+    """
+    if in_deepspeed(settings, trainer) and trainable == HALF_BYTES:
+        found = optimizer_bytes(settings.optim, FP32_BYTES)
+        return OptimizerBytes(FP32_BYTES + found.state, found.step_temporary)
+    return optimizer_bytes(settings.optim, trainable)
 
 
 class WeightBytes(NamedTuple):

@@ -6,7 +6,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
 
-from ftadvisor.estimation.activations import LayerActivations, layer_activations
+from ftadvisor.estimation.activations import (
+    LayerActivations,
+    layer_activations,
+    packing_needs_mask,
+)
 from ftadvisor.estimation.loss import LossBytes, loss_bytes
 from ftadvisor.estimation.numerics import Numerics, numerics
 from ftadvisor.estimation.objectives import ObjectiveCost, objective_cost
@@ -69,6 +73,8 @@ class Terms:
     """Text tokens of one sequence."""
     vocab_size: int
     """Entries that the head puts out; 0 for a classifier."""
+    mask_bytes: Number
+    """The mask that keeps packed samples apart, for the whole micro-batch in one row [bytes]."""
 
 
 NO_ADAPTER = AdapterBytes(0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -120,6 +126,7 @@ def terms(
         tokens=sequences * text,
         length=text,
         vocab_size=0 if objective.classifies or model.family == "encoder" else model.vocab_size,
+        mask_bytes=(sequences * text) ** 2 if packing_needs_mask(settings, trainer) else 0,
     )
 
 
@@ -159,18 +166,30 @@ def _layer(
         tokens, keys = sequences * patches, model.image_patches / max(model.image_crops, 1)
     else:
         tokens, keys = sequences * length, length
+        if packing_needs_mask(settings, trainer):
+            keys = tokens
     activations = layer_activations(model, block, settings, n, trainer)
+    if settings.quantization == "int8":
+        # Its backward needs the inputs: of q, k and v, of gate and up, of the down projection
+        # (bitsandbytes/autograd/_functions.py 0.50, MatMul8bitLt: ctx.tensors).
+        inputs = 2 * block.hidden_size + block.mlp.intermediate_size
+        activations = _with_inputs(activations, n.compute * inputs)
     if n.kbit and trainer.kbit_saves_input:
         kept = n.compute * sum(linear.in_features for linear in _apart(block, trainer))
         if trainer.model_code == "litgpt" and block.mlp.fused_gate_up:
             kept += n.compute * block.hidden_size
-        activations = activations._replace(
-            saved=activations.saved + kept,
-            at_product=activations.at_product + kept,
-            at_matrix=activations.at_matrix + kept,
-            at_attention=activations.at_attention + kept,
-        )
+        activations = _with_inputs(activations, kept)
     return Layer(block, activations, tokens, keys)
+
+
+def _with_inputs(found: LayerActivations, kept: float) -> LayerActivations:
+    """Further matrix inputs kept [bytes per token]."""
+    return found._replace(
+        saved=found.saved + kept,
+        at_product=found.at_product + kept,
+        at_matrix=found.at_matrix + kept,
+        at_attention=found.at_attention + kept,
+    )
 
 
 def _apart(block: Block, trainer: Trainer) -> list[Linear]:

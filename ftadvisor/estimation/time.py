@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ftadvisor.estimation.activations import packing_needs_mask
 from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.numerics import HALF_BYTES, PARAMETER_SHARDED, SHARDED, numerics
-from ftadvisor.estimation.objectives import objective_cost
-from ftadvisor.estimation.states import optimizer_bytes, trainable_dtype_bytes, weight_bytes
+from ftadvisor.estimation.objectives import ANSWERS_IN_GROUPS, objective_cost
+from ftadvisor.estimation.phases import cached_per_token
+from ftadvisor.estimation.states import run_optimizer_bytes, trainable_dtype_bytes, weight_bytes
 from ftadvisor.estimation.terms import AdapterBytes, attention_kernel
 from ftadvisor.estimation.uncertainty import OTHER, Kind, interval
-from ftadvisor.estimation.work import Work, micro_batch_work, parameter_bytes
+from ftadvisor.estimation.work import Work, active_weights, micro_batch_work, parameter_bytes
 from ftadvisor.schema.coefficients import Interval, TimeCoefficients
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
@@ -73,21 +75,26 @@ def step_time(
     if objective.generates:
         length = length + settings.max_completion_length
     kernel = attention_kernel(model, settings, trainer)
-    work = micro_batch_work(model, settings, objective, length, kernel, trained=trained)
+    row = packing_needs_mask(settings, trainer)
+    work = micro_batch_work(
+        model, settings, objective, length, kernel, trained=trained, one_row=row
+    )
     tokens = settings.micro_batch_size * objective.sequences * length
     peak = peak_flops(gpu, settings, trainer)
     seconds = _computing(work, settings, kernel, tokens, peak, gpu, c)
     if adapter is not None:
         seconds = seconds + _adapter_seconds(adapter, tokens, gpu, c)
-    launches = launch_seconds(work, trainer, c, adapted=not trained)
+    launches = launch_seconds(work.layer_passes, trainer, c, adapted=not trained)
     p = c.overlap_power
     seconds = (seconds**p + launches**p) ** (1 / p)
     seconds = _with_communication(seconds, model, settings, trainer, gpu, c, trained=trained)
+    steps = settings.gradient_accumulation_steps
     if objective.generates:
-        seconds = seconds + _generation(model, settings, gpu, c, launches)
+        prompt = length - settings.max_completion_length
+        answers = _generation(model, settings, trainer, gpu, c, prompt, trained=trained)
+        seconds = seconds + answers / steps
     found = interval(intervals, "time", time_kind(settings, trainer, gpu, c))
     # Published seconds of a micro-step are a throughput's: they hold the optimizer's share.
-    steps = settings.gradient_accumulation_steps
     seconds = seconds + _optimizer(model, settings, trainer, adapter, gpu, c) / steps
     return StepTime(
         seconds,
@@ -170,10 +177,12 @@ def _adapter_seconds(
     return c.adapter_passes * kept / bandwidth
 
 
-def launch_seconds(work: Work, trainer: Trainer, c: TimeCoefficients, *, adapted: bool) -> Number:
-    """Host time of a micro-batch [s]."""
+def launch_seconds(
+    layer_passes: float, trainer: Trainer, c: TimeCoefficients, *, adapted: bool
+) -> Number:
+    """Host time of running so many layers once [s]."""
     tau = c.launch_seconds.get(trainer.id) or c.launch_seconds["default"]
-    return c.step_seconds + tau * work.layer_passes * (1 + (c.adapter_launches if adapted else 0))
+    return c.step_seconds + tau * layer_passes * (1 + (c.adapter_launches if adapted else 0))
 
 
 def _with_communication(
@@ -212,13 +221,33 @@ def _with_communication(
 
 
 def _generation(
-    model: ModelSpec, settings: Settings, gpu: Gpu, c: TimeCoefficients, launches: Number
+    model: ModelSpec,
+    settings: Settings,
+    trainer: Trainer,
+    gpu: Gpu,
+    c: TimeCoefficients,
+    prompt: Number,
+    *,
+    trained: bool,
 ) -> Number:
-    """Decoding: each token reads all weights, and is launched layer by layer [s]."""
-    weights = HALF_BYTES * model.num_params
+    """Decoding the answers of all micro-batches of an optimizer step together [s].
+
+    Each token reads all weights as they are stored and the keys and values so far, multiplies, and
+    is launched layer by layer. Weights that are not in half precision are cast or unpacked first:
+    written and read once more.
+    """
+    n = numerics(settings, trainer, trains_base=trained)
+    rows = settings.micro_batch_size * settings.gradient_accumulation_steps
+    length = prompt + settings.max_completion_length / 2
+    moved = weight_bytes(model, settings, n, trainer).total
+    if n.kbit or n.weight != HALF_BYTES:
+        moved = moved + 2 * HALF_BYTES * model.num_linear_weights
+    moved = moved + rows * length * cached_per_token(model, n)
     bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
-    each = largest(weights / bandwidth, launches / 3)
-    return settings.max_completion_length * each
+    weights = sum(b.num_layers * active_weights(b) for b in model.blocks)
+    multiplied = 2.0 * weights * rows / (peak_flops(gpu, settings, trainer) * efficiency(gpu, c))
+    launched = launch_seconds(model.num_layers, trainer, c, adapted=not trained)
+    return settings.max_completion_length * largest(moved / bandwidth, multiplied, launched)
 
 
 def _optimizer(
@@ -233,7 +262,7 @@ def _optimizer(
     params = model.num_params if adapter is None else adapter.num_trainable_params
     n = numerics(settings, trainer, trains_base=adapter is None)
     each = trainable_dtype_bytes(settings, n, trainer)
-    state = optimizer_bytes(settings.optim, each).state
+    state = run_optimizer_bytes(settings, n, trainer, each).state
     passes = 3 + (CLIPPING_PASSES if settings.max_grad_norm else 0)
     moved = params * (passes * each + 2 * state)
     bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
@@ -258,12 +287,12 @@ def run_time(step: StepTime, settings: Settings, workload: Workload, gpu: Gpu) -
     Where completions are generated, an example is a prompt, answered `num_generations` times.
     """
     generates = objective_cost(settings, trains_base=True).generates
+    answers = settings.num_generations if settings.objective in ANSWERS_IN_GROUPS else 1
     sequences = settings.micro_batch_size * settings.gradient_accumulation_steps * settings.num_gpus
     own = settings.max_length if settings.packing else settings.mean_length
     cut = workload.mean_tokens
     if not settings.packing:
         cut = smallest(cut, settings.max_length)
-    answers = settings.num_generations if generates else 1
     steps = workload.num_examples * workload.num_train_epochs * answers * cut / own / sequences
     total = largest(steps, 1) * step.step_seconds
     completion = settings.max_completion_length if generates else 0

@@ -49,10 +49,12 @@ def micro_batch_work(
     kernel: AttnImplementation,
     *,
     trained: bool,
+    one_row: bool = False,
 ) -> Work:
     """FLOPs and bytes of one micro-batch of sequences padded to `length` tokens.
 
-    `kernel` is the attention that really runs.
+    `kernel` is the attention that really runs; `one_row`: all sequences stand in one row, kept
+    apart by a mask that the kernel does not skip.
     """
     again = {"none": 0.0, "full": 1.0, "selective": SELECTIVE_RECOMPUTED}
     passes = _Passes(
@@ -67,14 +69,9 @@ def micro_batch_work(
     for block in model.blocks:
         own_length = length if block.stream == "source" else target
         tokens, keys = _tokens(model, block, settings, sequences, own_length)
-        found = Work(
-            *(
-                a + b
-                for a, b in zip(
-                    found, _block_work(block, settings, kernel, tokens, keys, passes), strict=True
-                )
-            )
-        )
+        row = tokens if one_row and block.stream == "text" else None
+        more = _block_work(block, settings, kernel, tokens, keys, row, passes)
+        found = Work(*(a + b for a, b in zip(found, more, strict=True)))
     return found
 
 
@@ -94,14 +91,20 @@ def _block_work(
     kernel: AttnImplementation,
     tokens: Number,
     keys: Number,
+    row: Number | None,
     p: _Passes,
 ) -> Work:
-    """All layers of one block."""
+    """All layers of one block; `row`: tokens that a mask over everything spans."""
     layers = block.num_layers
     product = 2.0 * layers * active_weights(block) * tokens
     pairs = layers * tokens * block.attention.num_heads
     width = block.attention.head_dim + block.attention.v_head_dim
-    computed = 2.0 * pairs * width * _keys_computed(block, settings, kernel, keys)
+    computed = (
+        2.0
+        * pairs
+        * width
+        * (row if row is not None else _keys_computed(block, settings, kernel, keys))
+    )
     needed = 2.0 * pairs * width * _keys_seen(block, keys)
     scores = parameter_bytes(settings) * pairs * keys if kernel == "eager" else 0
     stream = HALF_BYTES * layers * block.hidden_size * tokens
@@ -173,8 +176,8 @@ def _keys_computed(
         return seen
     if kernel == "eager":
         return keys
-    padded = (settings.micro_batch_size > 1) & (settings.typical_length > 0)
-    masked = padded & (not settings.packing)
+    masked = (settings.micro_batch_size > 1) & (settings.typical_length > 0)
+    masked = masked & (not settings.packing)
     if block.attention.sliding_window is not None:
         masked = masked | (keys > block.attention.sliding_window)
     return select(masked, keys, seen)

@@ -89,7 +89,7 @@ class Settings:
     offload_params: bool = False
     num_generations: int = 8
     """Completions per prompt (GRPO, RLOO)."""
-    max_completion_length: Number = 256
+    max_completion_length: Number = 512
     reference_model: bool = False
     """A second frozen copy of the model is kept (DPO, KTO, GRPO with beta > 0 on full)."""
     max_target_length: Number = MAX_TARGET_LENGTH

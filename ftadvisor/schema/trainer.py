@@ -69,6 +69,12 @@ class Trainer:
     flat_params_mixed: bool = False
     """FSDP wraps frozen and trained parameters in one flat parameter (use_orig_params)."""
     reentrant_checkpointing: bool = False
+    zero_engine: Literal["deepspeed", "fsdp"] = "deepspeed"
+    """What runs where the strategy is called zero1 to zero3."""
+    packing_masks: bool = False
+    """Packed samples are kept apart: without flash attention by a mask over the whole batch."""
+    loads_fp32: bool = False
+    """Loads every base in fp32 unless told otherwise."""
     empties_cache: bool = False
     """Calls empty_cache every few steps."""
     moves_model: bool = True
@@ -89,3 +95,5 @@ class Trainer:
     """Stands for a program whose loop nobody has read."""
     defaults: dict[str, Any]
     """Settings that the program uses when nobody sets them."""
+    objective_defaults: dict[str, dict[str, Any]]
+    """Further ones, by objective."""

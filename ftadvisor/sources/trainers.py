@@ -39,6 +39,7 @@ def find_trainer(name: str = DEFAULT_TRAINER) -> Trainer:
         framework=row["framework"],
         versions=row["versions"],
         defaults=row["defaults"],
+        objective_defaults=row.get("objective_defaults", {}),
         measured=bool(row["published_as"]),
         **facts,
     )
