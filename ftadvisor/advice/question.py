@@ -14,6 +14,7 @@ from ftadvisor.schema.situation import Facts, Goal
 from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
+from ftadvisor.sources.goals import GoalWorth
 
 
 class Offer(NamedTuple):
@@ -34,15 +35,6 @@ class Fitted(NamedTuple):
     time_intervals: Mapping[str, Interval]
 
 
-class Worth(NamedTuple):
-    """Points that the goal gives for a halving, and for a convention."""
-
-    time: float
-    cost: float
-    memory: float
-    recommended: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """One situation, complete."""
@@ -58,7 +50,7 @@ class Question:
     facts: Facts
     rules: tuple[Rule, ...]
     goal: Goal
-    worth: Worth
+    worth: GoalWorth
     fitted: Fitted
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Settings that the person fixed, checked."""

@@ -51,7 +51,7 @@ SETTING_NAMES = tuple(f.name for f in fields(Settings) if f.name not in ("techni
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class Subject:
     """What all techniques of one question share."""
 
     name: str
@@ -79,9 +79,9 @@ def estimate(
     cannot be answered; its message says what to write instead.
     """
     chosen, purpose = find_task(technique, objective)
-    subject = _subject(model, gpu, purpose, dict(options))
+    subject = subject_of(model, gpu, purpose, dict(options))
     said = () if chosen else (f"technique {DEFAULT_TECHNIQUE}: none was given",)
-    return _estimate(subject, chosen or DEFAULT_TECHNIQUE, said)
+    return estimate_subject(subject, chosen or DEFAULT_TECHNIQUE, said)
 
 
 def estimates(
@@ -98,16 +98,16 @@ def estimates(
     reason is raised.
     """
     chosen, purpose = find_task(technique, objective)
-    subject = _subject(model, gpu, purpose, dict(options))
+    subject = subject_of(model, gpu, purpose, dict(options))
     if chosen:
-        return (_estimate(subject, chosen, ()),)
+        return (estimate_subject(subject, chosen, ()),)
     found: list[Estimate] = []
     refused: list[FtadvisorError] = []
     for candidate in all_techniques():
         if not candidate.sensible:
             continue
         try:
-            found.append(_estimate(subject, candidate.id, ()))
+            found.append(estimate_subject(subject, candidate.id, ()))
         except FtadvisorError as error:
             refused.append(error)
     if not found:
@@ -115,9 +115,10 @@ def estimates(
     return tuple({e.technique: e for e in found}.values())
 
 
-def _subject(
+def subject_of(
     model: str, gpu: str | None, objective: str | None, options: dict[str, Any]
-) -> _Subject:
+) -> Subject:
+    """Names to records. Raises FtadvisorError for those that mean nothing."""
     given = check_options(options)
     found = find_model(model)
     purpose, assumed = objective_of(found.spec, objective)
@@ -127,7 +128,7 @@ def _subject(
     said = [*found.assumptions, *assumed]
     if matched is not None:
         said += [_said_of(workload), *([matched.assumption] if matched.assumption else [])]
-    return _Subject(
+    return Subject(
         name=found.spec.id,
         model=found.spec,
         objective=purpose,
@@ -170,7 +171,8 @@ def _said_of(workload: Workload) -> str:
     )
 
 
-def _estimate(subject: _Subject, technique_id: str, said: tuple[str, ...]) -> Estimate:
+def estimate_subject(subject: Subject, technique_id: str, said: tuple[str, ...]) -> Estimate:
+    """The estimate of one technique for a subject; `said` is assumed besides."""
     model, gpu, trainer = subject.model, subject.gpu, subject.trainer
     technique = find_technique(technique_id)
     resolved = resolve(
@@ -207,7 +209,7 @@ def _estimate(subject: _Subject, technique_id: str, said: tuple[str, ...]) -> Es
 
 
 def _run_time(
-    subject: _Subject, settings: Settings, adapter: AdapterBytes | None, gpu: Gpu
+    subject: Subject, settings: Settings, adapter: AdapterBytes | None, gpu: Gpu
 ) -> RunTime:
     fitted = time_coefficients(), time_intervals()
     step = step_time(subject.model, settings, subject.trainer, adapter, gpu, *fitted)
@@ -257,7 +259,7 @@ def _time(time: RunTime) -> TimeEstimate:
 
 
 def _cost(
-    subject: _Subject, time: RunTime, settings: Settings, said: list[str]
+    subject: Subject, time: RunTime, settings: Settings, said: list[str]
 ) -> CostEstimate | None:
     """The run's cost at the user's price, or at the cheapest dated offer; None without either."""
     assert subject.gpu is not None

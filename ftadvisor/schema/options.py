@@ -53,3 +53,30 @@ class Options(TypedDict, total=False):
     num_train_epochs: float
     price: float
     """USD per GPU-hour, instead of the dated price list."""
+
+
+class Wishes(Options, total=False):
+    """What `recommend` takes besides: what the person wants and what is known of the data."""
+
+    use_case: str
+    labels: bool
+    """Whether the data says what the right answer is."""
+    goal: str
+    """quality, time, cost, memory or balanced."""
+    budget_usd: float
+    deadline_hours: float
+    rules: str | PathLike[str]
+    """A YAML file with further rules."""
+    languages: Sequence[str]
+    keep_abilities: bool
+    """What the model could do before must survive."""
+    license: str
+    """permissive, where a model is proposed."""
+    size: str
+    """small, medium or large, where a model is proposed."""
+    num_examples: float
+    data_format: str
+    learning_rate: float
+    global_batch_size: int
+    """Sequences of an optimizer step, all GPUs."""
+    seed: int

@@ -1,0 +1,215 @@
+"""Which candidate serves the goal best, of all that fit, and the best of every technique."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ftadvisor.advice.engine import Verdicts
+from ftadvisor.advice.quality import TIED_POINTS, Pooled
+from ftadvisor.advice.question import Question
+from ftadvisor.advice.search import Evaluated, Found
+from ftadvisor.schema.rule import Avoid, Recommend
+
+NEVER = float("-inf")
+SPOILT_POINTS = 100.0
+"""What an avoided technique is short of: it is taken only where nothing else can be."""
+UNKNOWN_POINTS = 50.0
+"""The same for one whose quality nobody has compared."""
+
+
+class Candidate(NamedTuple):
+    """One entry of the arrays."""
+
+    evaluated: Evaluated
+    place: int
+    utility: float
+
+    @property
+    def technique(self) -> str:
+        """The technique's id."""
+        return self.evaluated.structure.technique.id
+
+    def number(self, name: str) -> float:
+        """One of the arrays' values here."""
+        return float(getattr(self.evaluated, name)[self.place])
+
+    @property
+    def total_usd(self) -> float | None:
+        """Expected cost; None: no price is known."""
+        usd = self.evaluated.total_usd
+        return None if usd is None else float(usd[self.place])
+
+    def setting(self, name: str) -> Any:
+        """One of the settings' values here, as a plain number."""
+        value = getattr(self.evaluated.settings, name)
+        return value[self.place].item() if hasattr(value, "shape") and value.shape else value
+
+
+class Limits(NamedTuple):
+    """Which of the person's limits a technique's candidates keep."""
+
+    fits: bool
+    in_budget: bool
+    in_time: bool
+    least_device_bytes: float
+    least_usd: float | None
+    least_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The best candidate, and the best of every technique that can be run at all."""
+
+    best: Candidate | None
+    of_technique: dict[str, Candidate]
+    limits: dict[str, Limits]
+    points: dict[str, float | None]
+    """Expected points against the reference; None: unknown."""
+    avoided: dict[str, str]
+    """Technique to the rule that advises against it."""
+    recommended: dict[str, tuple[str, ...]]
+    """Technique to the rules that recommend it."""
+
+
+def choose(question: Question, found: Found, verdicts: Verdicts, pooled: Pooled) -> Chosen:
+    """The candidate of most utility that fits, costs and takes no more than allowed."""
+    names = list(dict.fromkeys(e.structure.technique.id for e in found.evaluated))
+    points = {n: s.points if (s := pooled.standings.get(n)) else None for n in names}
+    avoided = _avoided(question, verdicts)
+    recommended = _recommended(verdicts)
+    asked = "technique" in question.options
+    worth = {
+        n: 0.0 if asked else _quality(n, points, avoided, recommended, question) for n in names
+    }
+    best: dict[str, Candidate] = {}
+    limits: dict[str, Limits] = {}
+    for name in names:
+        own = [e for e in found.evaluated if e.structure.technique.id == name]
+        limits[name] = _limits(question, own)
+        candidates = [c for e in own if (c := _best_of(question, e, worth[name])) is not None]
+        if candidates:
+            best[name] = max(candidates, key=lambda c: c.utility)
+    chosen = max(best.values(), key=lambda c: c.utility, default=None)
+    return Chosen(chosen, best, limits, points, avoided, recommended)
+
+
+def utility(question: Question, e: Evaluated) -> Any:
+    """Points that time, cost and memory are worth, an array; more is better.
+
+    A halving is worth what the goal says, so the logarithm counts.
+    """
+    import numpy
+
+    worth = question.worth
+    found: Any = -worth.memory * numpy.log2(e.device_bytes)
+    if e.offer is None:
+        # Without a GPU there is no time: the smallest run is the one that most cards can do.
+        return -numpy.log2(e.device_bytes)
+    found = found - worth.time * numpy.log2(e.total_seconds)
+    spent = e.gpu_hours if e.total_usd is None else e.total_usd
+    return found - worth.cost * numpy.log2(spent)
+
+
+def allowed(question: Question, e: Evaluated) -> Any:
+    """Where a candidate fits and keeps to budget and deadline, an array."""
+    found: Any = e.fits
+    if e.offer is None:
+        return found
+    if question.budget_usd is not None and e.total_usd is not None:
+        found = found & (e.total_usd <= question.budget_usd)
+    if question.deadline_seconds is not None:
+        found = found & (e.total_seconds <= question.deadline_seconds)
+    return found
+
+
+def _best_of(question: Question, e: Evaluated, quality: float) -> Candidate | None:
+    import numpy
+
+    value = numpy.where(allowed(question, e), quality + utility(question, e), NEVER)
+    index = int(value.argmax())
+    top = float(value[index])
+    return None if top == NEVER else Candidate(e, index, top)
+
+
+def _quality(
+    name: str,
+    points: dict[str, float | None],
+    avoided: dict[str, str],
+    recommended: dict[str, tuple[str, ...]],
+    question: Question,
+) -> float:
+    """Points short of the best technique; what is within the noise counts as equal."""
+    known = [p for n, p in points.items() if p is not None and n not in avoided]
+    own = points[name]
+    if own is None:
+        short = UNKNOWN_POINTS
+    else:
+        short = max(known, default=own) - own
+        short = short if short >= TIED_POINTS or question.goal == "quality" else 0.0
+    if name in avoided:
+        short += SPOILT_POINTS
+    return (question.worth.recommended if name in recommended else 0.0) - short
+
+
+def _avoided(question: Question, verdicts: Verdicts) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for rule, effect in verdicts.effects(Avoid):
+        for name in effect.techniques:
+            found.setdefault(name, rule.id)
+    return found
+
+
+def _recommended(verdicts: Verdicts) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for rule, effect in verdicts.effects(Recommend):
+        for name in effect.techniques:
+            found[name] = (*found.get(name, ()), rule.id)
+    return found
+
+
+def _limits(question: Question, own: Sequence[Evaluated]) -> Limits:
+    fits = [e for e in own if e.fits.any()]
+    usd = [float(e.total_usd[e.fits].min()) for e in fits if e.total_usd is not None]
+    seconds = [float(e.total_seconds[e.fits].min()) for e in fits if e.offer is not None]
+    least_usd, least_seconds = min(usd, default=None), min(seconds, default=None)
+    budget, deadline = question.budget_usd, question.deadline_seconds
+    return Limits(
+        fits=bool(fits),
+        in_budget=budget is None or least_usd is None or least_usd <= budget,
+        in_time=deadline is None or least_seconds is None or least_seconds <= deadline,
+        least_device_bytes=min((float(e.device_high_bytes.min()) for e in own), default=0.0),
+        least_usd=least_usd,
+        least_seconds=least_seconds,
+    )
+
+
+def pareto(chosen: Chosen) -> frozenset[str]:
+    """Techniques that no other one beats: at least as good in quality (within the noise), memory,
+    time and cost, and better in one. Unknown quality keeps a technique off the front."""
+    rows = {
+        name: (
+            -(points if (points := chosen.points.get(name)) is not None else NEVER),
+            c.number("device_bytes"),
+            c.number("total_seconds"),
+            c.total_usd if c.total_usd is not None else c.number("gpu_hours"),
+        )
+        for name, c in chosen.of_technique.items()
+        if chosen.points.get(name) is not None
+    }
+    return frozenset(
+        name
+        for name, own in rows.items()
+        if not any(_beats(other, own) for n, other in rows.items() if n != name)
+    )
+
+
+def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether `one` is better in something and worse in nothing; a tie in quality is one."""
+    quality = one[0] - other[0]
+    if quality >= TIED_POINTS:
+        return False
+    no_worse = all(a <= b for a, b in zip(one[1:], other[1:], strict=True))
+    better = any(a < b for a, b in zip(one[1:], other[1:], strict=True))
+    return no_worse and (better or quality <= -TIED_POINTS)

@@ -1,0 +1,193 @@
+"""Why this plan, and why not the others: rules that fired and numbers that decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ftadvisor.advice.choice import Candidate, Chosen
+from ftadvisor.advice.engine import Fired, Verdicts
+from ftadvisor.advice.quality import Pooled
+from ftadvisor.advice.question import Question
+from ftadvisor.advice.search import Found
+from ftadvisor.errors import FtadvisorError
+from ftadvisor.schema.plan import Measurement, Reason, Rejected
+from ftadvisor.schema.rule import (
+    Avoid,
+    FirstTry,
+    Measure,
+    Note,
+    Quality,
+    Recommend,
+    Rule,
+    Warn,
+)
+from ftadvisor.units import format_bytes, format_duration, format_usd
+
+
+def reason(rule: Rule, overrides: tuple[str, ...] = ()) -> Reason:
+    """A rule as a reason."""
+    return Reason(rule.id, rule.reason, rule.source, rule.evidence, overrides)
+
+
+def reasons(question: Question, chosen: Chosen, verdicts: Verdicts) -> tuple[Reason, ...]:
+    """The rules that decided the plan, what is asked first; each once."""
+    by_id = {rule.id: rule for rule in question.rules}
+    found: list[Reason] = [reason(by_id[id_]) for id_ in _computed(question, chosen)]
+    objective = verdicts.objective()
+    if objective is not None and "objective" not in question.options:
+        found.append(reason(objective.rule, objective.overridden))
+    if chosen.best is not None:
+        found += _of_technique(chosen.best, verdicts)
+        found += _of_settings(chosen.best)
+    found += [reason(r) for kind in (Warn, Note, FirstTry) for r, _ in verdicts.effects(kind)]
+    return tuple({r.rule: r for r in reversed(found)}.values())[::-1]
+
+
+def _computed(question: Question, chosen: Chosen) -> Iterator[str]:
+    """Physics and wishes that left something out."""
+    if {"technique", "objective", "quantization"} & question.options.keys():
+        yield "user-asked"
+    if any(not limits.fits for limits in chosen.limits.values()):
+        yield "does-not-fit"
+    if any(limits.fits and not limits.in_budget for limits in chosen.limits.values()):
+        yield "over-budget"
+    if any(limits.fits and not limits.in_time for limits in chosen.limits.values()):
+        yield "over-deadline"
+    if question.facts.has_bf16 is False and question.facts.accelerator == "cuda":
+        yield "no-bf16"
+    if question.options.get("quantization", "none") != "none":
+        yield "quantized-base"
+    if question.facts.family == "encoder":
+        yield "encoder-only-objective"
+    longest = question.workload.longest_tokens
+    limit = question.model.max_position_embeddings
+    if limit and longest and longest > limit:
+        yield "context-too-long"
+
+
+def _of_technique(best: Candidate, verdicts: Verdicts) -> Iterator[Reason]:
+    for rule, effect in verdicts.effects(Recommend):
+        if best.technique in effect.techniques:
+            yield reason(rule)
+    for rule, effect in verdicts.effects(Quality):
+        if best.technique in (effect.technique, effect.versus):
+            yield reason(rule)
+    for rule, _ in verdicts.effects(Avoid):
+        yield reason(rule)
+    # What speaks for other techniques too is part of the situation.
+    for rule, _ in verdicts.effects(Recommend):
+        yield reason(rule)
+
+
+def _of_settings(best: Candidate) -> Iterator[Reason]:
+    hyper = best.evaluated.structure.hyper
+    for fired in hyper.fired.values():
+        yield reason(fired.rule, fired.overridden)
+    for _, rule in hyper.moved:
+        yield reason(rule)
+    for kind in (Warn, Note):
+        yield from (reason(rule) for rule, _ in hyper.verdicts.effects(kind))
+
+
+def rejected(
+    question: Question, found: Found, chosen: Chosen, pooled: Pooled
+) -> tuple[Rejected, ...]:
+    """One entry for each technique that was weighed and not chosen."""
+    best = chosen.best
+    rows = [
+        Rejected(refusal.technique, refusal.error.message, "not-executable")
+        for refusal in found.refused
+    ]
+    for name in chosen.limits:
+        if best is None or name != best.technique:
+            rows.append(_rejected(question, chosen, name))
+    return tuple(rows)
+
+
+def _rejected(question: Question, chosen: Chosen, name: str) -> Rejected:
+    limits, best = chosen.limits[name], chosen.best
+    offers = question.offers
+    if not limits.fits and offers:
+        needs, has = limits.least_device_bytes, max(o.gpu.usable_bytes for o in offers)
+        why = f"may need {format_bytes(needs)} at its smallest, {format_bytes(has)} are usable"
+        return Rejected(name, why, "does-not-fit", needs, float(has))
+    if not limits.in_budget and limits.least_usd is not None and question.budget_usd:
+        why = (
+            f"costs {format_usd(limits.least_usd)}, the budget is {format_usd(question.budget_usd)}"
+        )
+        return Rejected(name, why, "over-budget", limits.least_usd, question.budget_usd)
+    if not limits.in_time and limits.least_seconds is not None and question.deadline_seconds:
+        least, allowed = limits.least_seconds, question.deadline_seconds
+        why = f"takes {format_duration(least)}, the deadline is {format_duration(allowed)}"
+        return Rejected(name, why, "over-deadline", least, allowed)
+    if name in chosen.avoided:
+        rule = next(r for r in question.rules if r.id == chosen.avoided[name])
+        return Rejected(name, rule.reason, rule.id)
+    points = chosen.points.get(name)
+    if points is None:
+        return Rejected(
+            name, "no published comparison tells how good it is here", "quality-unknown"
+        )
+    other = chosen.of_technique.get(name)
+    if best is None or other is None:
+        return Rejected(name, "budget and deadline exclude each other", "over-deadline")
+    return Rejected(name, _compared(name, other, best, chosen), "worse-here", points, None)
+
+
+def _compared(name: str, other: Candidate, best: Candidate, chosen: Chosen) -> str:
+    """The numbers of two techniques, those that differ most first."""
+    own, top = chosen.points.get(name) or 0.0, chosen.points.get(best.technique) or 0.0
+    words = [f"{own - top:+.1f} points expected against {best.technique}"]
+    if best.evaluated.offer is not None:
+        time = other.number("total_seconds") / best.number("total_seconds")
+        words.append(f"{time:.2g} times its time")
+    memory = other.number("device_bytes") / best.number("device_bytes")
+    words.append(f"{memory:.2g} times its memory")
+    return ", ".join(words)
+
+
+def warnings(
+    question: Question, chosen: Chosen, verdicts: Verdicts, pooled: Pooled
+) -> Iterator[str]:
+    """Sentences that the plan's owner must read."""
+    for _, effect in verdicts.effects(Warn):
+        yield effect.sentence
+    for _, first in verdicts.effects(FirstTry):
+        yield f"Before fine-tuning try {first.what}: {first.sign}"
+    if chosen.best is None:
+        return
+    hyper = chosen.best.evaluated.structure.hyper
+    for _, effect in hyper.verdicts.effects(Warn):
+        yield effect.sentence
+    yield from _ties(hyper.fired.items())
+    for c in pooled.contradictions:
+        if chosen.best.technique == c.technique:
+            yield (
+                f"Evidence disagrees on {c.technique}: {c.rule} says {c.says:+.1f} points, all of"
+                f" it together {c.pooled:+.1f}."
+            )
+    if chosen.points.get(chosen.best.technique) is None:
+        yield f"How good {chosen.best.technique} is here is unknown: nobody has published it."
+
+
+def _ties(fired: Iterable[tuple[str, Fired]]) -> Iterator[str]:
+    for setting, one in fired:
+        if one.tied:
+            yield (
+                f"Rules contradict each other on {setting}: {one.rule.id} (followed) and"
+                f" {', '.join(one.tied)} are equally strong."
+            )
+
+
+def evaluation(verdicts: Verdicts) -> tuple[Measurement, ...]:
+    """What to measure before and after training."""
+    found: dict[str, Measurement] = {}
+    for rule, effect in verdicts.effects(Measure):
+        for metric in effect.metrics:
+            found.setdefault(metric, Measurement(metric, rule.id, rule.source))
+    return tuple(found.values())
+
+
+def refusal_of_all(found: Found) -> FtadvisorError | None:
+    """The first reason where no technique could even be evaluated."""
+    return found.refused[0].error if found.refused and not found.evaluated else None

@@ -1,0 +1,120 @@
+"""A candidate to a plan: every setting, and its estimate by the same road as `estimate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from ftadvisor.advice.choice import Candidate
+from ftadvisor.advice.question import Question
+from ftadvisor.api.estimate import Subject, estimate_subject
+from ftadvisor.api.situation import Situation
+from ftadvisor.schema.dataset import DatasetProfile
+from ftadvisor.schema.plan import Plan, PlanDataset, PlanHardware
+from ftadvisor.units import format_share
+
+OUTSIDE = ("price", "technique", "learning_rate", "global_batch_size")
+"""Given options that are no settings of the estimate."""
+GENERATED = frozenset({"grpo", "rloo", "distillation"})
+FEW_EXAMPLES_KEPT = 0.5
+"""From this share of repeated rows on a dataset is smaller than it looks."""
+
+
+def plan_of(situation: Situation, question: Question, best: Candidate) -> Plan:
+    """The plan of one candidate."""
+    structure, offer = best.evaluated.structure, best.evaluated.offer
+    options = candidate_options(question, best)
+    subject = Subject(
+        name=question.model.id,
+        model=question.model,
+        objective=question.objective,
+        gpu=offer.gpu if offer else None,
+        trainer=question.trainer,
+        workload=replace(question.workload, num_train_epochs=structure.hyper.num_train_epochs),
+        options=options,
+        assumptions=(),
+    )
+    estimate = estimate_subject(subject, structure.technique.id, ())
+    trained = {k: v for k, v in structure.hyper.training_only.items() if k != "global_batch_size"}
+    settings = {**estimate.settings, **trained}
+    for name in ("learning_rate",):
+        settings[name] = question.options.get(name, settings[name])
+    settings["global_batch_size"] = (
+        settings["micro_batch_size"]
+        * settings["gradient_accumulation_steps"]
+        * settings["num_gpus"]
+    )
+    profile = situation.profile
+    return Plan(
+        model=question.model.id,
+        dataset=_dataset(profile) if profile else None,
+        hardware=PlanHardware(
+            gpu=offer.gpu.id if offer else None, num_gpus=int(settings["num_gpus"])
+        ),
+        technique=estimate.technique,
+        objective=question.objective,
+        settings=settings,
+        seed=situation.wish.seed,
+        estimate=estimate,
+    )
+
+
+def candidate_options(question: Question, best: Candidate) -> dict[str, Any]:
+    """The candidate as options of `estimate`."""
+    structure = best.evaluated.structure
+    given = {k: v for k, v in question.options.items() if k not in OUTSIDE}
+    options: dict[str, Any] = {
+        **structure.hyper.options,
+        **{k: v for k, v in structure.options.items() if k != "strategy"},
+        **given,
+        "micro_batch_size": best.setting("micro_batch_size"),
+        "gradient_accumulation_steps": best.setting("gradient_accumulation_steps"),
+        "max_length": question.max_length,
+    }
+    gpus = best.setting("num_gpus")
+    if gpus > 1:
+        options |= {"num_gpus": gpus, "strategy": structure.options["strategy"]}
+    price = question.options.get("price")
+    return {**options, "price": price} if price is not None else options
+
+
+def _dataset(profile: DatasetProfile) -> PlanDataset:
+    return PlanDataset(
+        path=profile.path,
+        format=profile.format,
+        columns=dict(profile.columns),
+        split=profile.split,
+    )
+
+
+def dataset_of(profile: DatasetProfile | None) -> Iterator[str]:
+    """What is wrong with the data, a sentence each."""
+    if profile is None:
+        return
+    rows = max(profile.num_rows, 1)
+    if profile.duplicate_rows:
+        share = profile.duplicate_rows / rows
+        yield (
+            f"{profile.duplicate_rows:,} of {rows:,} rows repeat another one exactly"
+            f" ({format_share(share)}): {rows - profile.duplicate_rows:,} are distinct. Remove them."
+        )
+    if profile.broken_rows:
+        first = "; ".join(f"line {p.line}: {p.what}" for p in profile.problems[:3])
+        yield f"{profile.broken_rows:,} broken rows are left out ({first})."
+    if profile.empty_rows:
+        yield f"{profile.empty_rows:,} empty rows are left out."
+    if profile.leaked_rows:
+        yield f"{profile.leaked_rows:,} rows also stand in the evaluation split: the score will flatter."
+    if profile.format is None and len(profile.formats) > 1:
+        kinds = ", ".join(f"{count:,} {name}" for name, count in profile.formats.items())
+        yield f"Rows of several formats ({kinds}): only one kind can be trained on at a time."
+    counts = list(profile.class_counts.values())
+    if len(counts) > 1 and min(counts) * 5 < max(counts):
+        yield (
+            f"Classes are unbalanced: {max(counts):,} rows of the largest,"
+            f" {min(counts):,} of the smallest. Look at F1, not at accuracy alone."
+        )
+    near = profile.near_duplicates
+    if near.low > 0.05:
+        yield f"About {format_share(near.value)} of the rows nearly repeat another one."

@@ -1,0 +1,277 @@
+"""From what a person says to questions that can be searched: models, GPUs, data, objective."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any, cast
+
+from ftadvisor.advice.engine import holding
+from ftadvisor.advice.facts import size_class, with_dataset, with_gpu, with_model
+from ftadvisor.advice.question import Fitted, Offer, Question
+from ftadvisor.api.wishes import Wish
+from ftadvisor.configuration.objectives import objective_of
+from ftadvisor.errors import InvalidSettingError, UnsupportedError
+from ftadvisor.schema.dataset import DatasetProfile
+from ftadvisor.schema.model import ModelSpec
+from ftadvisor.schema.rule import Rule, Sizes
+from ftadvisor.schema.situation import Facts
+from ftadvisor.schema.technique import Technique
+from ftadvisor.schema.workload import Workload
+from ftadvisor.sources.coefficients import (
+    memory_coefficients,
+    memory_intervals,
+    time_coefficients,
+    time_intervals,
+)
+from ftadvisor.sources.goals import goal_worths, weighed_techniques
+from ftadvisor.sources.gpus import all_gpus, match_gpu
+from ftadvisor.sources.models import find_model
+from ftadvisor.sources.prices import cheapest_price
+from ftadvisor.sources.proposals import Proposal, all_proposals, permissive_licenses
+from ftadvisor.sources.techniques import find_technique
+from ftadvisor.sources.trainers import DEFAULT_TRAINER, TRAINERS_OF_OBJECTIVES, find_trainer
+from ftadvisor.sources.workloads import reference_workload
+
+COUNTS = (1, 2, 4, 8)
+"""Of GPUs in one machine, where any may be had."""
+CPU = "cpu"
+ANY = "any"
+LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+P99_OVER_MEAN = 3.6
+"""99th percentile over mean of lognormal lengths with a deviation of 0.7 of the mean
+(`sources.lengths.DEVIATION_OVER_MEAN`): exp(2.33 x 0.63 - 0.2)."""
+PACKED_LENGTH = 2048
+"""Tokens of a row of continued pretraining: TRL's texts are joined, so no example asks for more;
+long enough that few are cut, short enough for small cards."""
+NEEDS_FORMAT = {
+    "dpo": ("preference",),
+    "orpo": ("preference",),
+    "reward": ("preference",),
+    "kto": ("unpaired_preference", "preference"),
+}
+"""Formats that an objective can learn from; others take several."""
+PREFERENCES = frozenset({"preference", "unpaired_preference"})
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What all questions of one call share."""
+
+    wish: Wish
+    options: dict[str, Any]
+    """Settings that the person fixed, checked; `gpu`, `model` and the data taken out."""
+    technique: str | None
+    objective: str | None
+    rules: tuple[Rule, ...]
+    profile: DatasetProfile | None
+    workload: Workload
+    offers: tuple[Offer, ...]
+    on_cpu: bool
+    assumptions: tuple[str, ...]
+
+
+def offers_of(gpu: Any, num_gpus: int | None, price: float | None) -> tuple[Offer, ...]:
+    """What can be had: one GPU, a list to choose from, or any that has a price.
+
+    Several GPUs may be used in part: a plan takes no more than it needs.
+    """
+    if gpu is None or gpu == CPU:
+        return ()
+    today = date.today()
+    if gpu == ANY:
+        counts = COUNTS if num_gpus is None else _counts(num_gpus)
+        rows = ((g, cheapest_price(g.id, today)) for g in all_gpus())
+        return tuple(Offer(g, counts, p.usd_per_gpu_hour) for g, p in rows if p is not None)
+    names = [gpu] if isinstance(gpu, str) else list(gpu)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InvalidSettingError.of("gpu", gpu, "be a GPU's name, several, or any", ["rtx4090"])
+    found: list[Offer] = []
+    for name in names:
+        one = match_gpu(name).gpu
+        offered = cheapest_price(one.id, today)
+        usd = price if price is not None else offered.usd_per_gpu_hour if offered else None
+        found.append(Offer(one, _counts(num_gpus or 1), usd))
+    return tuple({offer.gpu.id: offer for offer in found}.values())
+
+
+def _counts(most: int) -> tuple[int, ...]:
+    """Powers of two up to the number at hand, and that number."""
+    return tuple(sorted({*(n for n in COUNTS if n <= most), most}))
+
+
+def workload_of(wish: Wish, options: dict[str, Any], profile: DatasetProfile | None) -> Workload:
+    """How much there is to train on: the dataset, else what was said of it, else Alpaca's size."""
+    if profile is not None and profile.lengths is not None:
+        from ftadvisor.sources.datasets import read_workload
+
+        return read_workload(Path(profile.path), 1.0)
+    reference = reference_workload(1.0)
+    mean = options.get("mean_length")
+    if wish.facts.num_examples is None and mean is None:
+        return reference
+    return Workload(
+        name="the stated data",
+        num_examples=wish.facts.num_examples or reference.num_examples,
+        mean_tokens=float(mean or reference.mean_tokens),
+    )
+
+
+def candidates(situation: Situation, model: str | None) -> Iterator[tuple[str, str]]:
+    """Models to try, and why: the one that was named, else proposals in order."""
+    if model is not None:
+        yield model, ""
+        return
+    found = [p for p in all_proposals() if _suits(p, situation)]
+    if situation.wish.goal == "quality":
+        found.sort(key=lambda p: -find_model(p.model).spec.num_params)
+    if not found:
+        raise InvalidSettingError(
+            "no model of the catalogue's proposals has that size, licence, context and languages.",
+            ["--model NAME", "ftadvisor list models"],
+        )
+    for proposal in found:
+        yield proposal.model, proposal.why
+
+
+def _suits(proposal: Proposal, situation: Situation) -> bool:
+    wish = situation.wish
+    use_case = wish.facts.use_case or _use_case_of(wish.facts, situation.profile)
+    if use_case not in proposal.use_cases:
+        return False
+    if wish.license == "permissive" and proposal.license not in permissive_licenses():
+        return False
+    if wish.facts.multilingual and not proposal.multilingual:
+        return False
+    if situation.options.get("max_length", 0) > proposal.context:
+        return False
+    size = size_class(find_model(proposal.model).spec.num_params)
+    return size in _sizes(situation, use_case)
+
+
+def _use_case_of(facts: Facts, profile: DatasetProfile | None) -> str:
+    data = facts.data_format or (profile.format if profile else None)
+    if data == "labelled":
+        return "classification"
+    return "multimodal" if data == "image_text" else "instruction"
+
+
+def _sizes(situation: Situation, use_case: str) -> tuple[str, ...]:
+    """The size that was asked for, else those that are usual for the use case."""
+    if situation.wish.size is not None:
+        return (situation.wish.size,)
+    facts = replace(situation.wish.facts, use_case=cast("Any", use_case), size_class="large")
+    rows = [e.sizes for _, e in holding(situation.rules, facts).effects(Sizes)]
+    return rows[0] if rows else ("small", "medium", "large")
+
+
+def question_of(situation: Situation, model: str) -> Question:
+    """Everything that a search needs for one model. Raises FtadvisorError for what cannot be."""
+    found = find_model(model)
+    spec = found.spec
+    facts = facts_of(situation, spec, (found.row or {}).get("modality", "text"))
+    objective = _objective(situation, spec, facts)
+    options = dict(situation.options)
+    trainer = find_trainer(
+        options.pop("trainer", TRAINERS_OF_OBJECTIVES.get(objective, DEFAULT_TRAINER))
+    )
+    return Question(
+        model=spec,
+        objective=objective,
+        trainer=trainer,
+        workload=situation.workload,
+        offers=situation.offers,
+        techniques=_techniques(situation),
+        facts=replace(facts, objective=objective),
+        rules=situation.rules,
+        goal=situation.wish.goal,
+        worth=goal_worths()[situation.wish.goal],
+        fitted=Fitted(
+            memory_coefficients(), memory_intervals(), time_coefficients(), time_intervals()
+        ),
+        options={**options, **situation.wish.fixed},
+        max_length=_max_length(situation, spec, objective),
+        budget_usd=situation.wish.budget_usd,
+        deadline_seconds=situation.wish.deadline_seconds,
+    )
+
+
+def facts_of(situation: Situation, spec: ModelSpec, modality: str) -> Facts:
+    """What the rules may ask about this model with this data on these GPUs."""
+    facts = with_model(
+        situation.wish.facts, spec, modality="vision" if "image" in modality else "text"
+    )
+    if situation.profile is not None:
+        facts = with_dataset(facts, situation.profile)
+    elif facts.num_examples is not None or "mean_length" in situation.options:
+        w = situation.workload
+        facts = replace(
+            facts, num_tokens=w.num_examples * w.mean_tokens, mean_tokens=w.mean_tokens,
+            num_examples=w.num_examples,
+        )  # fmt: skip
+    if situation.on_cpu:
+        return replace(facts, accelerator="cpu")
+    if situation.offers:
+        first = situation.offers[0]
+        facts = with_gpu(facts, first.gpu, max(first.counts))
+    return facts
+
+
+def _objective(situation: Situation, spec: ModelSpec, facts: Facts) -> str:
+    """The person's objective, else the rules'; checked against model and data."""
+    if facts.use_case == "multimodal" and facts.modality == "text":
+        raise UnsupportedError.of(
+            f"multimodal with {spec.id}", "it reads no image", ["--model qwen2.5-vl-7b"]
+        )
+    generating = facts.use_case not in (None, "classification", "embedding")
+    if facts.family == "encoder" and generating and situation.objective is None:
+        raise UnsupportedError.of(
+            f"{facts.use_case} with {spec.id}",
+            "an encoder generates nothing",
+            ["a decoder: --model qwen3-0.6b", "--use-case classification"],
+        )
+    objective = situation.objective
+    if objective is None:
+        fired = holding(situation.rules, facts).objective()
+        objective = fired.value[0] if fired else None
+    if objective == "ppo":
+        raise UnsupportedError.of(
+            "objective ppo", "TRL has no PPO trainer any more", ["grpo", "rloo"]
+        )
+    objective, _ = objective_of(spec, objective)
+    needed = NEEDS_FORMAT.get(objective)
+    if needed and situation.profile is not None and facts.data_format not in needed:
+        raise InvalidSettingError(
+            f"objective {objective} learns from preferences (chosen and rejected answers), and the"
+            f" dataset's rows are {facts.data_format or 'of several formats'}.",
+            ["--objective sft", "a dataset with chosen and rejected columns"],
+        )
+    return objective
+
+
+def _techniques(situation: Situation) -> tuple[Technique, ...]:
+    if situation.technique is not None:
+        return (find_technique(situation.technique),)
+    names: Sequence[str] = weighed_techniques()
+    if situation.options.get("quantization", "none") not in ("none", None):
+        names = ["qlora", "lora"]
+    return tuple(find_technique(name) for name in names)
+
+
+def _max_length(situation: Situation, spec: ModelSpec, objective: str) -> int:
+    """The person's, else the shortest that cuts one example in a hundred, within the context."""
+    given = situation.options.get("max_length")
+    limit = spec.max_position_embeddings or LENGTHS[-1]
+    if given is not None:
+        return int(given)
+    if objective in ("cpt", "clm"):
+        return min(PACKED_LENGTH, limit)
+    profile, workload = situation.profile, situation.workload
+    if profile is not None and profile.lengths is not None:
+        wanted = profile.lengths.percentiles[99]
+    else:
+        wanted = P99_OVER_MEAN * workload.mean_tokens
+    fitting = next((n for n in LENGTHS if n >= wanted), LENGTHS[-1])
+    return min(fitting, limit)

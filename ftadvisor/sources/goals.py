@@ -1,0 +1,35 @@
+"""What each goal is worth: `data/rules/goals.json`."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from ftadvisor.sources.data_files import read_json
+
+
+class GoalWorth(NamedTuple):
+    """Accuracy points that one would give for a halving of each."""
+
+    time: float
+    cost: float
+    memory: float
+    recommended: float
+    """What a convention is worth."""
+
+
+@cache
+def goal_worths() -> dict[Any, GoalWorth]:
+    """By goal."""
+    content = read_json("rules/goals.json")
+    extra = float(content["recommended_points"])
+    return {
+        goal: GoalWorth(row["time"], row["cost"], row["memory"], extra)
+        for goal, row in content["points_per_halving"].items()
+    }
+
+
+@cache
+def weighed_techniques() -> tuple[str, ...]:
+    """Techniques that are weighed where none is asked for."""
+    return tuple(read_json("rules/goals.json")["weighed"])
