@@ -33,7 +33,6 @@ from ftadvisor.sources.coefficients import (
     time_coefficients,
     time_intervals,
 )
-from ftadvisor.sources.datasets import read_workload
 from ftadvisor.sources.gpus import all_gpus, match_gpu
 from ftadvisor.sources.models import find_model
 from ftadvisor.sources.prices import cheapest_price
@@ -148,6 +147,9 @@ def _workload(options: dict[str, Any]) -> Workload:
             "dataset and num_tokens both say how much there is to train on.", ["--num-tokens only"]
         )
     if dataset is not None:
+        # The readers cost a start-up that only a dataset should pay.
+        from ftadvisor.sources.datasets import read_workload
+
         return read_workload(Path(dataset), epochs or 1.0)
     if tokens is not None:
         return token_workload(tokens, epochs or 1.0)

@@ -48,6 +48,7 @@ class Census:
         self._squares = 0.0
         self._any_columns = any_columns
         self._layouts: dict[tuple[str, ...], Layout | None] = {}
+        self._first: Layout | None = None
 
     @property
     def num_rows(self) -> int:
@@ -104,7 +105,14 @@ class Census:
         return Fault(f"has no columns of a known format: {_listed(columns)}")
 
     def _remember(self, columns: tuple[str, ...], row: dict[str, Any]) -> Layout | None:
+        """The layout of rows with these columns.
+
+        Where they are some of the first row's, it is that layout with a column missing.
+        """
         layout = layout_of(row)
+        first = self._first = self._first or layout
+        if layout and first and {*layout.columns.values()} < {*first.columns.values()}:
+            layout = first
         if len(self._layouts) < MOST_LAYOUTS:
             self._layouts[columns] = layout
         return layout

@@ -30,6 +30,9 @@ MOST_HASHES = 2**24
 """16.8 million hashes take 134 MB. Of longer files a half, a quarter ... of all texts is followed,
 always all copies of a text or none."""
 
+CHUNK = 2**20
+"""Hashes that are copied at a time."""
+
 _LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
 _WHITE = b" \t\n\r\v\f"
 
@@ -70,16 +73,32 @@ class Hashes:
         divisor = max(self.divisor, other.divisor)
         self._thin(divisor)
         other._thin(divisor)
-        mine, theirs = self._sorted(), np.unique(other._sorted())
-        count = np.searchsorted(mine, theirs, "right") - np.searchsorted(mine, theirs, "left")
-        return divisor * int(count.sum())
+        mine, theirs = self._sorted(), other._sorted()
+        found = 0
+        for start in range(0, len(theirs), CHUNK):
+            part = np.unique(theirs[start : start + CHUNK])
+            # A text that the chunk before ends with is counted already.
+            part = part[1:] if start and part[0] == theirs[start - 1] else part
+            ends = np.searchsorted(mine, part, "right")
+            found += int((ends - np.searchsorted(mine, part, "left")).sum())
+        return divisor * found
 
     def _thin(self, divisor: int) -> None:
+        """Forget all texts but one of `divisor`, in place."""
         import numpy as np
 
-        if divisor != self.divisor and self._values:
+        if divisor == self.divisor:
+            return
+        kept = 0
+        for start in range(0, len(self._values), CHUNK):
             values = np.frombuffer(self._values, np.int64)
-            self._values = array("q", values[values % divisor == 0].tobytes())
+            part = values[start : start + CHUNK]
+            part = part[part % divisor == 0]
+            values[kept : kept + len(part)] = part
+            kept += len(part)
+        # An array that a view is left of cannot be cut.
+        values = part = None
+        del self._values[kept:]
         self.divisor = divisor
 
     def _sorted(self) -> Any:

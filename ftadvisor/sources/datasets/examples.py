@@ -55,10 +55,9 @@ def example_of(row: dict[str, Any], layout: Layout) -> Example | Fault | None:
         size += weight * len(value)
     if empty:
         return None if not any(text.strip() for text in texts) else Fault(empty)
-    example = Example(kind, BETWEEN.join(texts), size)
     if layout.label or layout.image or kind in ("preference", "image_text"):
-        return _completed(example, row, layout, texts)
-    return example
+        return _completed(row, layout, kind, texts, size)
+    return Example(kind, BETWEEN.join(texts), size)
 
 
 def all_text(row: Any) -> str:
@@ -73,25 +72,27 @@ def all_text(row: Any) -> str:
 
 
 def _completed(
-    example: Example, row: dict[str, Any], layout: Layout, texts: list[str]
+    row: dict[str, Any], layout: Layout, kind: DataFormat, texts: list[str], size: float
 ) -> Example | Fault:
     """The example with what stands beside its text: classes, a verdict, images."""
     if layout.format == "preference" and texts[-1] == texts[-2]:
         return Fault("chosen and rejected are the same")
+    beside = ""
     if layout.image:
         image = row.get(layout.image)
         if image is None or image in ("", []):
             return Fault(f"column {layout.image!r} holds no image")
-        example = example._replace(beside=all_text(image) or None)
-    elif example.format == "image_text":
-        example = example._replace(beside=all_text(row.get(layout.parts[-1].column)))
-    if layout.label and layout.format != "preference":
-        classes = _classes(row.get(layout.label), layout)
-        return classes if isinstance(classes, Fault) else example._replace(classes=classes)
-    return example
+        beside = all_text(image) or None
+    elif kind == "image_text":
+        beside = all_text(row.get(layout.parts[-1].column))
+    classes = _classes(row.get(layout.label), layout) if layout.label else ()
+    if isinstance(classes, Fault):
+        return classes
+    return Example(kind, BETWEEN.join(texts), size, classes, beside)
 
 
 def _classes(value: Any, layout: Layout) -> tuple[str, ...] | Fault:
+    """The row's class, several where it has several; of an unpaired preference the verdict."""
     if value is None or value == "":
         return Fault(f"column {layout.label!r} is missing")
     if layout.format == "unpaired_preference":

@@ -21,10 +21,8 @@ class Sampled(NamedTuple):
 
     text: str
     """Its start."""
-    length: int
-    """Characters of the whole text."""
     size: float
-    """Characters of one sequence of it."""
+    """Characters of one sequence of the whole text."""
 
 
 class Reservoir:
@@ -45,7 +43,7 @@ class Reservoir:
 
     def offer(self, index: int, text: str, size: float) -> None:
         """Take the row of index `next`."""
-        taken = Sampled(text[:LONGEST_SAMPLED], len(text), size)
+        taken = Sampled(text[:LONGEST_SAMPLED], size)
         if index < self._rows:
             self._taken.append(taken)
             self.next = index + 1

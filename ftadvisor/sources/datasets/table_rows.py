@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from ftadvisor.errors import DataFileError, quoted
@@ -65,7 +66,7 @@ def csv_rows(source: Iterable[bytes], path: Path, delimiter: str) -> Iterator[Ro
         elif len(cells) > len(header):
             yield start, Fault(f"has {len(cells)} cells for {len(header)} columns")
         else:
-            yield start, dict(zip(header, cells, strict=False))
+            yield start, dict(zip_longest(header, cells))
 
 
 def _header(table: Iterator[list[str]], feed: _Lines, path: Path, delimiter: str) -> list[str]:

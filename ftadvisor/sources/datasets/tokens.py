@@ -122,7 +122,7 @@ def _counted(sample: list[Sampled], num_examples: int, tokenizer: Any, name: str
     encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
     # Of a long text only the start was kept; a pair's sequence is shorter than its text.
     tokens = [
-        len(code.ids) / len(row.text) * row.size for code, row in zip(encoded, rows, strict=True)
+        len(code.ids) * row.size / len(row.text) for code, row in zip(encoded, rows, strict=True)
     ]
     if not sum(tokens):
         return None
