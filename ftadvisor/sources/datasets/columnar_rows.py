@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftadvisor.errors import DataFileError, MissingExtraError
-from ftadvisor.sources.datasets.blocks import Meter
+from ftadvisor.sources.datasets.blocks import BLOCK_BYTES, Meter
 from ftadvisor.sources.datasets.files import size_of, unreadable
 from ftadvisor.sources.datasets.json_rows import Row
 
@@ -21,7 +21,7 @@ MOST_BATCH_ROWS = 1000
 def parquet_rows(path: Path, meter: Meter) -> Iterator[Row]:
     """Rows of a Parquet file. What images are made of is left unread: only their paths matter."""
     parquet = _module("pyarrow.parquet", path)
-    with _readable(path), parquet.ParquetFile(path) as file:
+    with _readable(path), _opened(parquet, path) as file:
         columns, binary = _leaves(file)
         unpacked = sum(
             file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)
@@ -35,6 +35,11 @@ def parquet_rows(path: Path, meter: Meter) -> Iterator[Row]:
                 row.update((name, _PRESENT) for name in binary)
                 yield number, row
             meter.at(size_of(path) * number // max(num_rows, 1))
+
+
+def _opened(parquet: Any, path: Path) -> Any:
+    # Without a buffer of its own pyarrow takes whole columns of a row group into memory.
+    return parquet.ParquetFile(path, buffer_size=BLOCK_BYTES, pre_buffer=False)
 
 
 def arrow_rows(path: Path, meter: Meter) -> Iterator[Row]:

@@ -23,14 +23,16 @@ SHINGLE_CHARACTERS = 5
 LONGEST_WORD = 20
 """Characters per word from which on there are no spaces between them."""
 COMPARED_CHARACTERS = 2000
-MOST_COMPARISONS = 200
+MOST_SHINGLES = 400
+"""Of the start of a row: English prose has about 350 in so many characters."""
+MOST_COMPARISONS = 50
 """Rows that one row is compared with, at most: a bound on time where all rows are half alike."""
 
 MOST_HASHES = 2**24
 """16.8 million hashes take 134 MB. Of longer files a half, a quarter ... of all texts is followed,
 always all copies of a text or none."""
 
-CHUNK = 2**20
+CHUNK = 1_000_000
 """Hashes that are copied at a time."""
 
 _LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
@@ -144,7 +146,7 @@ def _shingles(text: str) -> array[int]:
         grams = (hash(tuple(words)),)
     else:
         grams = map(hash, zip(*(words[i:] for i in range(SHINGLE_WORDS)), strict=False))
-    return array("q", dict.fromkeys(grams))
+    return array("q", dict.fromkeys(islice(grams, MOST_SHINGLES)))
 
 
 class _Group(NamedTuple):
@@ -173,6 +175,8 @@ def _alike(rows: list[array[int]]) -> set[int]:
         prefix = group.shared[: max(0, rarest - alone)]
         candidates = {id(other): other for m in prefix for other in holders.get(m, ())}
         for other in islice(candidates.values(), MOST_COMPARISONS):
+            if group.rows[0] in partnered and other.rows[0] in partnered:
+                continue
             both = len(group.members & other.members)
             if both >= ALIKE * (group.size + other.size - both):
                 partnered.update(group.rows, other.rows)

@@ -109,9 +109,13 @@ def data_file(path: Path) -> DataFile | None:
 
 def _splits_at(path: Path) -> dict[str, list[DataFile]]:
     """Split names to their files, `train` for what no name tells apart."""
-    if path.is_dir():
+    try:
+        folder, present = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if folder:
         return _splits_of_directory(path)
-    if not path.is_file():
+    if not present:
         raise InvalidSettingError(
             f"dataset {quoted(str(path))} is not a file or a directory on this machine.",
             [f"a {', '.join(READ[:-1])} file", "a directory of them"],

@@ -13,10 +13,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     "instruction": ("instruction",),
     "input": ("input", "context"),
     "output": ("output", "response", "answer", "completion", "target"),
-    "prompt": ("prompt", "question", "query", "problem", "document", "article", "input", "source"),
+    "prompt": (
+        *("prompt", "question", "query", "problem", "document", "article"),
+        *("input", "source", "text"),
+    ),
     "completion": (
-        *("completion", "response", "answer", "output", "target"),
-        *("summary", "highlights", "solution"),
+        *("completion", "response", "solution", "answer", "output", "target"),
+        *("summary", "highlights"),
     ),
     "answer": ("answer", "solution", "ground_truth", "target", "reference"),
     "text": ("text", "content", "sentence", "sentence1", "premise", "review", "document", "body"),

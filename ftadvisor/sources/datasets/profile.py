@@ -25,6 +25,7 @@ ONE_FORMAT: dict[frozenset[DataFormat], DataFormat] = {
 }
 """Formats that one trainer takes together."""
 
+ROWS_TO_WRITE = 'one JSON object a line: {"prompt": "...", "completion": "..."}'
 FORMATS_TO_WRITE = (
     "columns prompt and completion; messages; text; chosen and rejected; or text and label"
     " (docs/data-formats.md)"
@@ -95,7 +96,8 @@ def counted(split: Split, meter: Meter, *, seed: int = 0, estimate_only: bool = 
         raise DataFileError(name, None, None, problem, "rows with text")
     line, what = census.problems[0]
     problem = f"none of {census.num_rows:,} rows can be used; the first {what}"
-    raise DataFileError(name, line, None, problem, FORMATS_TO_WRITE)
+    no_rows = what.startswith(("is not JSON", "is not an object"))
+    raise DataFileError(name, line, None, problem, ROWS_TO_WRITE if no_rows else FORMATS_TO_WRITE)
 
 
 def _one_format(census: Census) -> DataFormat | None:

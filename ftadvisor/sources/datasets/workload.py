@@ -21,7 +21,7 @@ def read_workload(path: Path, num_train_epochs: float) -> Workload:
     census = counted(training, Meter(None, 0), estimate_only=True)
     ratio, error = characters_per_token(non_latin_share(census.sample.rows()))
     return Workload(
-        name=path.name,
+        name=path.resolve().name,
         num_examples=census.num_examples,
         mean_tokens=census.mean / ratio,
         longest_tokens=census.longest / ratio,
