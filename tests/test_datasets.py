@@ -182,7 +182,7 @@ BROKEN = [
     ({"messages": ["x"]}, "is text, not an object"),
     ({"chosen": "x", "rejected": "x"}, "are the same"),
     ({"prompt": "x", "chosen": "x", "rejected": None}, "'rejected' is missing"),
-    ({"image": None, "text": "x"}, "no image"),
+    ({"image": None, "caption": "x"}, "no image"),
     ({"foo": "x", "bar": 1}, "no columns of a known format: 'foo', 'bar'"),
     ([1], "is not an object"),
     ("text", "is not an object"),
@@ -266,8 +266,13 @@ def test_mixed_formats_are_counted_and_none_is_chosen(tmp_path: Path):
     found = profiled(tmp_path, rows)
     assert found.format is None
     assert found.formats == {"raw": 2, "prompt_completion": 1}
-    mixed = profiled(tmp_path, [{"messages": PHOTO}, {"messages": CHAT}])
-    assert mixed.format == "image_text"
+    for rows in (
+        [{"messages": PHOTO}, {"messages": CHAT}],
+        [{"image": "a.png", "messages": CHAT}, {"image": None, "messages": CHAT}],
+    ):
+        mixed = profiled(tmp_path, rows)
+        assert mixed.format == "image_text"
+        assert mixed.formats == {"image_text": 1, "chat": 1}
 
 
 def test_lists_objects_and_lines_under_any_json_name(tmp_path: Path):
@@ -286,6 +291,8 @@ def test_lists_objects_and_lines_under_any_json_name(tmp_path: Path):
     one = tmp_path / "one.json"
     one.write_text(json.dumps({"messages": CHAT}, indent=2))
     assert profile_dataset(one).format == "chat"
+    one.write_text('{"text": "broken"\n{"text": "a"}\n{"text": "b"}\n')
+    assert profile_dataset(one).num_examples == 2
     one.write_text("[]")
     with pytest.raises(DataFileError, match="no rows"):
         profile_dataset(one)
@@ -520,6 +527,8 @@ def test_images_in_parquet_are_not_read(tmp_path: Path):
     parquet.write_table(table, tmp_path / "a.parquet")
     found = profile_dataset(tmp_path / "a.parquet")
     assert (found.format, found.num_examples, found.duplicate_rows) == ("image_text", 10, 0)
+    # The same question to different images is not the same example.
+    assert found.near_duplicates.value == 0
     table = pa.table({"image": pa.array([b"x"] * 10), "text": ["What is it?"] * 10})
     parquet.write_table(table, tmp_path / "b.parquet")
     found = profile_dataset(tmp_path / "b.parquet")

@@ -120,7 +120,8 @@ class Census:
     def _add(self, example: Example) -> None:
         kind, text, size, classes, beside = example
         if self.num_examples == self.sample.next:
-            self.sample.offer(self.num_examples, text, size)
+            apart = self.num_examples + 1 if beside is None else hash(beside) if beside else 0
+            self.sample.offer(self.num_examples, text, size, apart)
         self.num_examples += 1
         self.formats[kind] += 1
         self.characters += size

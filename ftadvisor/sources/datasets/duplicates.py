@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from array import array
+from collections.abc import Hashable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -122,7 +123,7 @@ def near_duplicates(sample: list[Sampled], num_examples: int, duplicate_rows: in
     """
     if not sample:
         return Share(0.0, 0.0, 0.0)
-    found = len(_alike([_shingles(row.text[:COMPARED_CHARACTERS]) for row in sample]))
+    found = len(_alike([_shingles(row) for row in sample]))
     if len(sample) >= num_examples:
         share = found / len(sample)
         return Share(share, share, share)
@@ -133,20 +134,22 @@ def near_duplicates(sample: list[Sampled], num_examples: int, duplicate_rows: in
     return Share(value, max(share.low, certain), max(value, min(1.0, in_pairs)))
 
 
-def _shingles(text: str) -> array[int]:
+def _shingles(row: Sampled) -> array[int]:
     """Hashes of a row's shingles, each once, in the order of the text."""
+    text = row.text[:COMPARED_CHARACTERS]
     words = re.findall(r"\w+", text.lower())
-    if not words:
-        return array("q", (hash(text),))
-    if len(text) > LONGEST_WORD * len(words):
+    grams: Iterable[Hashable]
+    if len(text) > LONGEST_WORD * len(words) and words:
         joined = "".join(words)
         last = max(1, len(joined) - SHINGLE_CHARACTERS + 1)
-        grams = map(hash, (joined[i : i + SHINGLE_CHARACTERS] for i in range(last)))
+        grams = (joined[i : i + SHINGLE_CHARACTERS] for i in range(last))
     elif len(words) < SHINGLE_WORDS:
-        grams = (hash(tuple(words)),)
+        grams = (tuple(words) or text,)
     else:
-        grams = map(hash, zip(*(words[i:] for i in range(SHINGLE_WORDS)), strict=False))
-    return array("q", dict.fromkeys(islice(grams, MOST_SHINGLES)))
+        grams = zip(*(words[i:] for i in range(SHINGLE_WORDS)), strict=False)
+    if row.apart:
+        grams = ((gram, row.apart) for gram in grams)
+    return array("q", dict.fromkeys(map(hash, islice(grams, MOST_SHINGLES))))
 
 
 class _Group(NamedTuple):
@@ -173,8 +176,7 @@ def _alike(rows: list[array[int]]) -> set[int]:
         rarest = group.size - _ceil(ALIKE * group.size) + 1
         alone = group.size - len(group.shared)
         prefix = group.shared[: max(0, rarest - alone)]
-        candidates = {id(other): other for m in prefix for other in holders.get(m, ())}
-        for other in islice(candidates.values(), MOST_COMPARISONS):
+        for other in islice(_holders_of(prefix, holders), MOST_COMPARISONS):
             if group.rows[0] in partnered and other.rows[0] in partnered:
                 continue
             both = len(group.members & other.members)
@@ -183,6 +185,16 @@ def _alike(rows: list[array[int]]) -> set[int]:
         for member in prefix:
             holders.setdefault(member, []).append(group)
     return partnered
+
+
+def _holders_of(members: list[int], holders: dict[int, list[_Group]]) -> Iterator[_Group]:
+    """Each group that holds one of the members, once."""
+    seen: set[int] = set()
+    for member in members:
+        for group in holders.get(member, ()):
+            if group.rows[0] not in seen:
+                seen.add(group.rows[0])
+                yield group
 
 
 def _groups(rows: list[array[int]]) -> list[_Group]:

@@ -11,11 +11,13 @@ from ftadvisor.sources.datasets.formats import VERDICTS, Layout
 BETWEEN = "\x1f"
 """Stands between the parts of an example's text, so that they cannot run into each other."""
 
-ANSWERING = frozenset(("assistant", "gpt", "model", "bot", "chatgpt", "function_call", "tool_call"))
-ROLES = ANSWERING | frozenset(
-    ("system", "developer", "user", "human", "tool", "function", "observation", "tool_response")
+ROLES = dict.fromkeys(
+    ("system", "developer", "user", "human", "tool", "function", "observation", "tool_response"),
+    False,
+) | dict.fromkeys(
+    ("assistant", "gpt", "model", "bot", "chatgpt", "function_call", "tool_call"), True
 )
-"""Of OpenAI's messages and of ShareGPT's."""
+"""Of OpenAI's messages and of ShareGPT's, and whether what they say is learnt."""
 
 
 class Example(NamedTuple):
@@ -80,9 +82,12 @@ def _completed(
     beside = ""
     if layout.image:
         image = row.get(layout.image)
-        if image is None or image in ("", []):
+        if image is not None and image not in ("", []):
+            beside = all_text(image) or None
+        elif any(part.role == "messages" for part in layout.parts):
+            kind = "chat"
+        elif kind == "image_text":
             return Fault(f"column {layout.image!r} holds no image")
-        beside = all_text(image) or None
     elif kind == "image_text":
         beside = all_text(row.get(layout.parts[-1].column))
     classes = _classes(row.get(layout.label), layout) if layout.label else ()
@@ -118,20 +123,23 @@ def _messages(value: Any, column: str, *, answered: bool) -> tuple[str, bool] | 
         return Fault(f"column {column!r} is {_kind(value)}, not text")
     texts: list[str] = []
     image = learnt = False
-    for place, message in enumerate(cast("list[Any]", value), start=1):
-        if not isinstance(message, dict):
-            return Fault(f"message {place} of {column!r} is {_kind(message)}, not an object")
-        said = cast("dict[str, Any]", message)
-        role = said.get("role") or said.get("from")
-        if not isinstance(role, str) or role not in ROLES:
+    for message in cast("list[Any]", value):
+        if message.__class__ is not dict:
+            what = f"is {_kind(message)}, not an object"
+            return Fault(f"message {len(texts) + 1} of {column!r} {what}")
+        role, content = message.get("role"), message.get("content")
+        if role is None:
+            role = message.get("from")
+        if content is None:
+            content = message.get("value")
+        if role.__class__ is not str or role not in ROLES:
             what = "has no role" if role is None else f"has the role {str(role)[:40]!r}"
-            return Fault(f"message {place} of {column!r} {what}")
-        learnt = learnt or role in ANSWERING
-        content: Any = said["content"] if "content" in said else said.get("value")
+            return Fault(f"message {len(texts) + 1} of {column!r} {what}")
+        learnt = learnt or ROLES[role]
         if content.__class__ is not str:
-            found = _content(content, said)
+            found = _content(content, message)
             if found is None:
-                return Fault(f"message {place} of {column!r} has no text")
+                return Fault(f"message {len(texts) + 1} of {column!r} has no text")
             content, seen = found
             image = image or seen
         texts.append(content)

@@ -25,7 +25,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "text": ("text", "content", "sentence", "sentence1", "premise", "review", "document", "body"),
     "second": ("sentence2", "hypothesis", "text_pair", "text2"),
     "label": ("label_text", "label", "labels", "class", "category", "sentiment", "intent"),
-    "image": ("image", "images", "image_path", "img", "image_url", "image_file"),
+    "image": ("image", "images", "image_path", "img", "image_url", "image_file", "file_name"),
     "caption": ("caption", "captions"),
     "system": ("system", "system_prompt"),
 }

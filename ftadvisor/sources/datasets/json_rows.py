@@ -32,15 +32,20 @@ def json_rows(source: Iterator[bytes], path: Path, *, lines_only: bool) -> Itera
     whole = chain(ahead, source)
     if start.startswith(b"["):
         return _rows_of_list(whole, path)
-    if start.startswith(b"{") and not lines_only and not _first_line_is_a_value(start):
+    if start.startswith(b"{") and not lines_only and not _is_of_lines(start):
         return _row_of_object(whole, path)
     return _rows_of_lines(whole)
 
 
-def _first_line_is_a_value(start: bytes) -> bool:
-    """Or it goes on past the first block: then it is a long row."""
-    line, feed, _ = start.partition(b"\n")
-    return not feed or isinstance(_careful(line), dict)
+def _is_of_lines(start: bytes) -> bool:
+    """Whether the first line is an object, or the two after it are and it is a broken one."""
+    first, *others = start.split(b"\n", 3)[:3]
+    if not others:
+        # It goes on past the first block: a long row.
+        return True
+    return isinstance(_careful(first), dict) or (
+        len(others) == 2 and all(isinstance(_careful(line), dict) for line in others)
+    )
 
 
 def _rows_of_lines(source: Iterable[bytes]) -> Iterator[Row]:

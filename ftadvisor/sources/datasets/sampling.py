@@ -23,6 +23,8 @@ class Sampled(NamedTuple):
     """Its start."""
     size: float
     """Characters of one sequence of the whole text."""
+    apart: int = 0
+    """Rows that differ in this are not alike, whatever their text: a hash of their images."""
 
 
 class Reservoir:
@@ -41,9 +43,9 @@ class Reservoir:
         self.next = 0
         """Index of the next row to offer."""
 
-    def offer(self, index: int, text: str, size: float) -> None:
+    def offer(self, index: int, text: str, size: float, apart: int = 0) -> None:
         """Take the row of index `next`."""
-        taken = Sampled(text[:LONGEST_SAMPLED], size)
+        taken = Sampled(text[:LONGEST_SAMPLED], size, apart)
         if index < self._rows:
             self._taken.append(taken)
             self.next = index + 1
