@@ -66,6 +66,7 @@ PHOTO = [
 ]
 
 FORMATS = [
+    ({"context": "c", "question": "q", "answer": "a"}, "prompt_completion", {"input": "context"}),
     ({"instruction": "Do.", "input": "", "output": "Done."}, "instruction", {"output": "output"}),
     (
         {"instruction": "Do.", "context": "c", "response": "r", "category": "x"},
@@ -786,6 +787,15 @@ def test_a_pair_s_length_is_that_of_one_sequence(tmp_path: Path):
     found = profiled(tmp_path, [row]).lengths
     assert found is not None
     assert found.mean == (400 + 800) / 4
+    prompt = said("user", "p" * 400)
+    row = {
+        "prompt": "p" * 400,
+        "chosen": [prompt, said("assistant", "c" * 399)],
+        "rejected": [prompt, said("assistant", "r" * 1199)],
+    }
+    repeated = profiled(tmp_path, [row]).lengths
+    assert repeated is not None
+    assert repeated.mean == found.mean
 
 
 @given(

@@ -77,8 +77,15 @@ def _completed(
     row: dict[str, Any], layout: Layout, kind: DataFormat, texts: list[str], size: float
 ) -> Example | Fault:
     """The example with what stands beside its text: classes, a verdict, images."""
-    if layout.format == "preference" and texts[-1] == texts[-2]:
-        return Fault("chosen and rejected are the same")
+    if layout.format == "preference":
+        if texts[-1] == texts[-2]:
+            return Fault("chosen and rejected are the same")
+        if (
+            len(texts) > 2
+            and layout.parts[-3].role == "prompt"
+            and _starts_with_prompt(row, layout)
+        ):
+            size -= len(texts[-3])
     beside = ""
     if layout.image:
         image = row.get(layout.image)
@@ -94,6 +101,15 @@ def _completed(
     if isinstance(classes, Fault):
         return classes
     return Example(kind, BETWEEN.join(texts), size, classes, beside)
+
+
+def _starts_with_prompt(row: dict[str, Any], layout: Layout) -> bool:
+    """Whether the chosen conversation repeats the prompt, as UltraFeedback's does."""
+    chosen = row[layout.parts[-2].column]
+    if not isinstance(chosen, list):
+        return False
+    first = cast("list[dict[str, Any]]", chosen)[0]
+    return not ROLES[first.get("role") or first["from"]]
 
 
 def _classes(value: Any, layout: Layout) -> tuple[str, ...] | Fault:

@@ -157,9 +157,15 @@ def _completion(by_role: dict[str, str | None]) -> Layout | None:
     prompt, completion = by_role["prompt"], by_role["completion"]
     if not (prompt and completion) or prompt == completion:
         return None
-    # Text alone may be taught as the completion of nothing.
-    parts = (Part("prompt", prompt, needed=False), Part("completion", completion))
-    return Layout("prompt_completion", (*_optional(by_role, "system"), *parts))
+    read = by_role["input"] if by_role["input"] != prompt else None
+    parts = (
+        *_optional(by_role, "system"),
+        *((Part("input", read, needed=False),) if read else ()),
+        # Text alone may be taught as the completion of nothing.
+        Part("prompt", prompt, needed=False),
+        Part("completion", completion),
+    )
+    return Layout("prompt_completion", parts)
 
 
 def _text(by_role: dict[str, str | None]) -> Layout | None:
