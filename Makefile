@@ -52,7 +52,7 @@ $(VENV)/.package: pyproject.toml
 $(VENV)/.dev: $(VENV)/.package
 	@echo "Installing the development tools (once) ..." >&2
 	@$(PIP) install 'pip>=25.1'
-	@$(PIP) install --editable '.[fit]' --group dev
+	@$(PIP) install --editable '.[data,fit]' --group dev
 	@touch $@
 
 # torch alone first: whatever build of this version the index or a wheel folder offers is then the
@@ -62,5 +62,5 @@ $(VENV)/.run: $(VENV)/.dev
 	@$(PIP) install 'torch==$(TORCH)'
 	@$(BIN)/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' \
 	    > $(VENV)/constraints.txt
-	@$(PIP) install --constraint $(VENV)/constraints.txt --editable '.[run,fit]' --group dev
+	@$(PIP) install --constraint $(VENV)/constraints.txt --editable '.[run,data,fit]' --group dev
 	@touch $@

@@ -204,7 +204,10 @@ def test_the_format_names_every_field_that_is_read():
 
 def test_a_dataset_of_chats_is_counted_in_characters(tmp_path: Path):
     path = tmp_path / "chats.jsonl"
-    rows = [{"messages": [{"content": "x" * 400}]}, {"messages": [{"content": "x" * 1200}]}]
+    rows = [
+        {"messages": [{"role": "assistant", "content": "x" * size}], "id": "not text"}
+        for size in (400, 1200)
+    ]
     path.write_text("\n".join(json.dumps(row) for row in rows))
     found = read_workload(path, 2.0)
     assert found.num_examples == 2
@@ -234,11 +237,11 @@ def test_other_formats_of_datasets(tmp_path: Path, name: str, text: str, example
     ("name", "content", "error", "says"),
     [
         ("absent.jsonl", None, InvalidSettingError, "is not a file"),
-        ("a.parquet", b"PAR1", InvalidSettingError, "parquet"),
-        ("a.jsonl", b'{"text": "x"}\n{', DataFileError, "line 2"),
+        ("a.xlsx", b"PK", InvalidSettingError, "xlsx"),
+        ("a.jsonl", b"{", DataFileError, "line 1.* is not JSON"),
         ("a.jsonl", b"\n", DataFileError, "no row with text"),
-        ("a.json", b"[" * 100_000, DataFileError, "cannot be read"),
-        ("a.txt", b"\xff", DataFileError, "cannot be read"),
+        ("a.json", b"[" * 100_000, DataFileError, "nested too deeply"),
+        ("a.txt", b"\xff", DataFileError, "not UTF-8"),
     ],
 )
 def test_a_bad_dataset_is_one_clear_message(

@@ -33,7 +33,6 @@ from ftadvisor.sources.coefficients import (
     time_coefficients,
     time_intervals,
 )
-from ftadvisor.sources.datasets import CHARACTERS_PER_TOKEN, read_workload
 from ftadvisor.sources.gpus import all_gpus, match_gpu
 from ftadvisor.sources.models import find_model
 from ftadvisor.sources.prices import cheapest_price
@@ -149,6 +148,9 @@ def _workload(options: dict[str, Any]) -> Workload:
             "dataset and num_tokens both say how much there is to train on.", ["--num-tokens only"]
         )
     if dataset is not None:
+        # The readers cost a start-up that only a dataset should pay.
+        from ftadvisor.sources.datasets import read_workload
+
         return read_workload(Path(dataset), epochs or 1.0)
     if tokens is not None:
         return token_workload(tokens, epochs or 1.0)
@@ -162,12 +164,16 @@ def _said_of(workload: Workload) -> str:
     epochs = f"{workload.num_train_epochs:g} epoch" + "s" * (workload.num_train_epochs != 1)
     error = workload.token_error
     guessed = (
-        f", a token taken to be {CHARACTERS_PER_TOKEN:g} characters (±{error:.0%})" if error else ""
+        f", a token taken to be {workload.characters_per_token:.3g} characters (±{error:.0%})"
+        if workload.characters_per_token
+        else ""
     )
+    broken = workload.broken_rows
+    left_out = f"; {broken:,} rows that cannot be used are left out" if broken else ""
     return (
         f"time and cost are for {workload.name}: {workload.num_examples:,.0f} examples of"
         f" {workload.mean_tokens:.0f} tokens on average, {epochs},"
-        f" {format_count(workload.num_tokens)} tokens{sorted_by_length}{guessed}"
+        f" {format_count(workload.num_tokens)} tokens{sorted_by_length}{guessed}{left_out}"
     )
 
 

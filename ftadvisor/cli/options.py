@@ -220,8 +220,8 @@ WORKLOAD = Group(
             "dataset",
             text,
             "FILE",
-            "Training data (.jsonl, .json, .csv, .txt) whose size sets time and cost. Without it: "
-            "Alpaca's size.",
+            "Training data (.jsonl, .json, .csv, .txt, .parquet or a directory) whose size sets "
+            "time and cost. Without it: Alpaca's size.",
             also=("data", "train_file", "dataset_name", "data_path"),
         ),
         Option(

@@ -25,7 +25,7 @@ class Problem(NamedTuple):
     """A row that cannot be used."""
 
     line: int
-    """From 1; of a JSON, CSV or Parquet file the row's number."""
+    """From 1, where the row starts; of a JSON list, Parquet or Arrow the row's number."""
     what: str
 
 
@@ -39,9 +39,13 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLengths:
-    """Tokens per example, from a seeded sample of the usable rows."""
+    """Tokens per example, from a seeded sample of the usable rows.
+
+    Text only: what a chat template adds and what an image becomes are not counted. An example is
+    one sequence; of a preference pair it is the mean of its two."""
 
     mean: float
+    """Of all rows: their characters, and the sample's characters per token."""
     mean_low: float
     mean_high: float
     deviation: float
@@ -51,6 +55,8 @@ class TokenLengths:
     """By max_length: the share of examples that are cut."""
     padding_waste: dict[int, float]
     """By micro_batch_size: the share of a padded batch that is padding, at random order."""
+    packing_gain: dict[int, float]
+    """By max_length: examples that one packed sequence holds on average, those longer cut."""
     characters_per_token: float
     tokenizer: str | None
     """The tokenizer that counted; None: characters over `characters_per_token`."""
@@ -79,13 +85,14 @@ class DatasetProfile:
     problems: tuple[Problem, ...]
     """The first of the rows that cannot be used."""
     duplicate_rows: int
-    """Rows that repeat an earlier one exactly, over all rows."""
+    """Rows whose text repeats an earlier one's, white space and ASCII case aside, over all rows."""
     near_duplicates: Share
-    """Of a sample: rows whose word shingles agree by 0.8 or more with another row's."""
+    """Of a sample: rows whose word shingles agree by 0.8 or more with another row's. Where the file
+    is larger than the sample a floor, and `high` what it would be if all came in pairs."""
     lengths: TokenLengths | None
     """None: no usable row."""
     class_counts: dict[str, int]
-    """Labelled data: rows of each class, the largest first; at most 1,000 classes are kept."""
+    """Rows of each class, or of each verdict, the largest first; 1,000 classes are told apart."""
     non_latin_share: float
     """Share of letters outside the Latin script, of a sample."""
     leaked_rows: int

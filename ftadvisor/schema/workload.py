@@ -21,6 +21,10 @@ class Workload:
     num_train_epochs: float = 1.0
     token_error: float = 0.0
     """Relative half-width of a 90 % interval on the token count; 0: counted."""
+    characters_per_token: float | None = None
+    """What a token was taken to be; None: counted."""
+    broken_rows: int = 0
+    """Rows of a dataset that cannot be used and are left out."""
 
     @property
     def num_tokens(self) -> float:

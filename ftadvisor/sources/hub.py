@@ -21,12 +21,24 @@ def hub_config(model_id: str) -> dict[str, Any]:
     `hf auth login` stored), HF_HUB_CACHE and HF_HOME are honoured.
     Raises ModelUnavailableError for a gated or missing id and without a network.
     """
-    cached = _cached(model_id)
+    cached = cached_file(model_id, "config.json")
     if cached is not None:
         return read_config(cached)
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise _unavailable(model_id, "HF_HUB_OFFLINE is set and it is not in the local cache")
     return parse_config(_fetched(model_id), f"config.json of {model_id}")
+
+
+def cached_file(model_id: str, name: str) -> Path | None:
+    """The newest snapshot's file in the hub's own cache layout."""
+    cache = os.environ.get("HF_HUB_CACHE")
+    root = Path(os.path.expanduser(cache)) if cache else _home() / "hub"
+    folder = root / ("models--" + model_id.replace("/", "--")) / "snapshots"
+    try:
+        found = sorted(folder.glob(f"*/{name}"), key=lambda path: path.stat().st_mtime)
+    except OSError:
+        return None
+    return found[-1] if found else None
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -56,18 +68,6 @@ def _home() -> Path:
     """Where the hub's own library keeps its cache and its token."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.path.expanduser(os.environ.get("HF_HOME") or f"{base}/huggingface"))
-
-
-def _cached(model_id: str) -> Path | None:
-    """The newest snapshot's config.json in the hub's own cache layout."""
-    cache = os.environ.get("HF_HUB_CACHE")
-    root = Path(os.path.expanduser(cache)) if cache else _home() / "hub"
-    folder = root / ("models--" + model_id.replace("/", "--")) / "snapshots"
-    try:
-        found = sorted(folder.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-    except OSError:
-        return None
-    return found[-1] if found else None
 
 
 def _token() -> str | None:
