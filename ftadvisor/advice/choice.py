@@ -124,9 +124,30 @@ def allowed(question: Question, e: Evaluated) -> Any:
     return found
 
 
+def fits_unquantized(question: Question, found: Found) -> bool | None:
+    """Whether LoRA on a 16-bit base is among what can be run; None: it was not weighed."""
+    own = [
+        e
+        for e in found.evaluated
+        if e.structure.technique.id == "lora" and e.settings.quantization == "none"
+    ]
+    return any(bool(allowed(question, e).any()) for e in own) if own else None
+
+
+def _savings(question: Question, e: Evaluated) -> float:
+    """Points that a structure must be worth besides, for what it risks to save memory."""
+    return sum(
+        points
+        for name, by_value in question.worth.needed_only.items()
+        for value, points in by_value.items()
+        if getattr(e.settings, name) == value and name not in question.options
+    )
+
+
 def _best_of(question: Question, e: Evaluated, quality: float) -> Candidate | None:
     import numpy
 
+    quality -= _savings(question, e)
     value = numpy.where(allowed(question, e), quality + utility(question, e), NEVER)
     index = int(value.argmax())
     top = float(value[index])

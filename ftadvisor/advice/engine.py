@@ -71,8 +71,12 @@ class Verdicts:
 
 
 def holding(rules: Iterable[Rule], facts: Facts) -> Verdicts:
-    """The rules whose clauses all hold, the strongest first."""
-    return Verdicts(facts, tuple(sorted((r for r in rules if holds(r.when, facts)), key=strength)))
+    """The rules whose clauses all hold, the strongest first.
+
+    Those of physics have no clauses: what is computed decides when they hold.
+    """
+    found = (r for r in rules if r.layer != "physics" and holds(r.when, facts))
+    return Verdicts(facts, tuple(sorted(found, key=strength)))
 
 
 def holds(when: Sequence[Clause], facts: Facts) -> bool:

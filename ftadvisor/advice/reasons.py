@@ -150,8 +150,9 @@ def warnings(
     question: Question, chosen: Chosen, verdicts: Verdicts, pooled: Pooled
 ) -> Iterator[str]:
     """Sentences that the plan's owner must read."""
-    for _, effect in verdicts.effects(Warn):
-        yield effect.sentence
+    for rule, effect in verdicts.effects(Warn):
+        if chosen.best is None or _concerns(rule, chosen.best.technique):
+            yield effect.sentence
     for _, first in verdicts.effects(FirstTry):
         yield f"Before fine-tuning try {first.what}: {first.sign}"
     if chosen.best is None:
@@ -168,6 +169,13 @@ def warnings(
             )
     if chosen.points.get(chosen.best.technique) is None:
         yield f"How good {chosen.best.technique} is here is unknown: nobody has published it."
+
+
+def _concerns(rule: Rule, technique: str) -> bool:
+    """Whether a warning is about the plan, not about a technique that was left out."""
+    named = [n for e in rule.effects if isinstance(e, Avoid | Recommend) for n in e.techniques]
+    named += [n for e in rule.effects if isinstance(e, Quality) for n in (e.technique, e.versus)]
+    return not named or technique in named
 
 
 def _ties(fired: Iterable[tuple[str, Fired]]) -> Iterator[str]:

@@ -23,10 +23,7 @@ def alternatives(
     assert chosen.best is not None
     picks: list[tuple[str, Candidate]] = []
     if question.offers:
-        spent: Callable[[Evaluated], Any] = lambda e: (
-            e.gpu_hours if e.total_usd is None else e.total_usd
-        )
-        picks += _least(question, found, chosen, "cheapest", spent)
+        picks += _least(question, found, chosen, "cheapest", _spent)
         picks += _least(question, found, chosen, "fastest", lambda e: e.total_seconds)
     picks += _best_quality(chosen)
     picks += _least(question, found, chosen, "least memory", lambda e: e.device_bytes)
@@ -36,15 +33,19 @@ def alternatives(
         if pick[:2] == chosen.best[:2]:
             continue
         points = chosen.points.get(pick.technique)
-        known = points is not None and own is not None
+        gain = None if points is None or own is None else points - own
         rows.append(
             Alternative(
                 label=label,
                 plan=plan_of(situation, question, pick),
-                quality_points=points - own if known else None,  # pyright: ignore[reportOptionalOperand]
+                quality_points=gain,
             )
         )
     return tuple(rows)
+
+
+def _spent(e: Evaluated) -> Any:
+    return e.gpu_hours if e.total_usd is None else e.total_usd
 
 
 def _least(

@@ -16,9 +16,9 @@ from ftadvisor.units import format_share
 
 OUTSIDE = ("price", "technique", "learning_rate", "global_batch_size")
 """Given options that are no settings of the estimate."""
-GENERATED = frozenset({"grpo", "rloo", "distillation"})
-FEW_EXAMPLES_KEPT = 0.5
-"""From this share of repeated rows on a dataset is smaller than it looks."""
+UNBALANCED = 5
+"""Rows of the largest class over those of the smallest from which accuracy alone misleads."""
+MANY_NEAR_DUPLICATES = 0.05
 
 
 def plan_of(situation: Situation, question: Question, best: Candidate) -> Plan:
@@ -94,10 +94,10 @@ def dataset_of(profile: DatasetProfile | None) -> Iterator[str]:
         return
     rows = max(profile.num_rows, 1)
     if profile.duplicate_rows:
-        share = profile.duplicate_rows / rows
+        repeated = profile.duplicate_rows
         yield (
-            f"{profile.duplicate_rows:,} of {rows:,} rows repeat another one exactly"
-            f" ({format_share(share)}): {rows - profile.duplicate_rows:,} are distinct. Remove them."
+            f"{repeated:,} of {rows:,} rows repeat another one exactly"
+            f" ({format_share(repeated / rows)}): {rows - repeated:,} are distinct. Remove them."
         )
     if profile.broken_rows:
         first = "; ".join(f"line {p.line}: {p.what}" for p in profile.problems[:3])
@@ -105,16 +105,16 @@ def dataset_of(profile: DatasetProfile | None) -> Iterator[str]:
     if profile.empty_rows:
         yield f"{profile.empty_rows:,} empty rows are left out."
     if profile.leaked_rows:
-        yield f"{profile.leaked_rows:,} rows also stand in the evaluation split: the score will flatter."
+        yield f"{profile.leaked_rows:,} rows also stand in the evaluation split, which flatters."
     if profile.format is None and len(profile.formats) > 1:
         kinds = ", ".join(f"{count:,} {name}" for name, count in profile.formats.items())
         yield f"Rows of several formats ({kinds}): only one kind can be trained on at a time."
     counts = list(profile.class_counts.values())
-    if len(counts) > 1 and min(counts) * 5 < max(counts):
+    if len(counts) > 1 and min(counts) * UNBALANCED < max(counts):
         yield (
             f"Classes are unbalanced: {max(counts):,} rows of the largest,"
             f" {min(counts):,} of the smallest. Look at F1, not at accuracy alone."
         )
     near = profile.near_duplicates
-    if near.low > 0.05:
+    if near.value > MANY_NEAR_DUPLICATES:
         yield f"About {format_share(near.value)} of the rows nearly repeat another one."

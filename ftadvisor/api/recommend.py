@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 from ftadvisor.advice import reasons as why
-from ftadvisor.advice.choice import Candidate, Chosen, choose, pareto
+from ftadvisor.advice.choice import Candidate, Chosen, choose, fits_unquantized, pareto
 from ftadvisor.advice.engine import Verdicts, holding
 from ftadvisor.advice.flips import flips
 from ftadvisor.advice.quality import Pooled, pooled_quality
@@ -18,7 +18,6 @@ from ftadvisor.api.alternatives import alternatives
 from ftadvisor.api.plans import dataset_of, plan_of
 from ftadvisor.api.remedies import remedies
 from ftadvisor.api.situation import (
-    ANY,
     CPU,
     Situation,
     candidates,
@@ -35,6 +34,7 @@ from ftadvisor.schema.plan import Plan, Recommendation, Standing
 from ftadvisor.sources.goals import goal_worths
 from ftadvisor.sources.rules import rules_with
 from ftadvisor.sources.techniques import find_task
+from ftadvisor.units import format_usd
 
 MOST_PROPOSALS = 5
 """Models that are tried where none is named."""
@@ -146,12 +146,14 @@ def _something_to_work_on(model: str | None, situation: Situation) -> None:
 
 def answer(question: Question, proposed: str = "") -> Answer:
     """Search one question and choose."""
-    verdicts = holding(question.rules, question.facts)
-    pooled = pooled_quality(verdicts)
     found = search(question)
     refusal = why.refusal_of_all(found)
     if refusal is not None:
         raise refusal
+    facts = replace(question.facts, fits_unquantized=fits_unquantized(question, found))
+    question = replace(question, facts=facts)
+    verdicts = holding(question.rules, facts)
+    pooled = pooled_quality(verdicts)
     return Answer(
         question, found, verdicts, pooled, choose(question, found, verdicts, pooled), proposed
     )
@@ -213,7 +215,8 @@ def _warnings(situation: Situation, a: Answer, plan: Plan | None) -> Iterable[st
     if budget is not None and cost is None:
         yield "The budget could not be checked: no price of this GPU is known (--price sets one)."
     if budget is not None and cost is not None and cost.total_high_usd > budget:
-        yield f"The cost may exceed the budget: its 90 % interval ends at ${cost.total_high_usd:,.2f}."
+        high = format_usd(cost.total_high_usd)
+        yield f"The cost may exceed the budget: its 90 % interval ends at {high}."
     if deadline is not None and time is not None and time.total_high_seconds > deadline:
         yield "The run may miss the deadline: the upper end of its 90 % interval is later."
     if situation.on_cpu:
@@ -229,6 +232,3 @@ def _assumptions(situation: Situation, a: Answer, plan: Plan | None) -> tuple[st
         unruled = a.chosen.best.evaluated.structure.hyper.unruled if a.chosen.best else ()
         said += [f"{name} {plan.settings.get(name)}: no rule speaks of it" for name in unruled]
     return tuple(dict.fromkeys(said))
-
-
-__all__ = ["ANY", "Answer", "answer", "recommend", "replace", "situation_of"]

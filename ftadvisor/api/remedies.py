@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 from ftadvisor.advice.question import Question
@@ -15,6 +16,7 @@ from ftadvisor.sources.gpus import all_gpus
 from ftadvisor.sources.prices import cheapest_price
 
 MOST_GPUS = 16
+FOUR_BIT = {"technique": "qlora", "quantization": "nf4-dq"}
 
 
 def remedies(situation: Situation, question: Question) -> tuple[Remedy, ...]:
@@ -98,8 +100,6 @@ def _larger_cards(
     question: Question, base: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """The smallest larger cards that can be rented."""
-    from datetime import date
-
     own = max(o.gpu.usable_bytes for o in question.offers)
     larger = [
         g

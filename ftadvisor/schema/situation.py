@@ -48,6 +48,9 @@ class Facts:
     budget_usd: float | None = None
     deadline_hours: float | None = None
 
+    fits_unquantized: bool | None = None
+    """LoRA on the base in 16 bits fits, within budget and deadline."""
+
     objective: str | None = None
     technique: str | None = None
     quantization: str | None = None

@@ -16,6 +16,8 @@ class GoalWorth(NamedTuple):
     memory: float
     recommended: float
     """What a convention is worth."""
+    needed_only: dict[str, dict[str, float]]
+    """Settings that are taken only where they are needed: setting, value, points."""
 
 
 @cache
@@ -24,7 +26,7 @@ def goal_worths() -> dict[Any, GoalWorth]:
     content = read_json("rules/goals.json")
     extra = float(content["recommended_points"])
     return {
-        goal: GoalWorth(row["time"], row["cost"], row["memory"], extra)
+        goal: GoalWorth(row["time"], row["cost"], row["memory"], extra, content["needed_only"])
         for goal, row in content["points_per_halving"].items()
     }
 
