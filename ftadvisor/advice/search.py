@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -254,7 +254,9 @@ def _grid(question: Question, batch: int, counts: Sequence[int]) -> Grid | None:
 
 
 def _generations(given: Mapping[str, Any]) -> int:
-    return int(given.get("num_generations", Settings.num_generations))
+    # The class of a slotted record has no defaults as attributes.
+    default = next(f.default for f in fields(Settings) if f.name == "num_generations")
+    return int(given.get("num_generations", default))
 
 
 def _lengths(question: Question, one: Settings, micro: Number) -> dict[str, Number]:
