@@ -237,7 +237,9 @@ def _grid(question: Question, batch: int, counts: Sequence[int]) -> Grid | None:
     import numpy
 
     given = question.options
-    micro = [given["micro_batch_size"]] if "micro_batch_size" in given else MICRO_BATCHES
+    # KTO pairs the answers of a micro-batch: one alone is refused.
+    sizes = MICRO_BATCHES[1:] if question.objective == "kto" else MICRO_BATCHES
+    micro = [given["micro_batch_size"]] if "micro_batch_size" in given else sizes
     steps = given.get("gradient_accumulation_steps")
     rows: list[tuple[int, int, int]] = []
     for size, gpus in itertools.product(micro, counts):
