@@ -167,7 +167,11 @@ class MissingExtraError(FtadvisorError):
 
 def quoted(value: object) -> str:
     """A value for an error message: on one line, without control characters, not endless."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python prints no integer of more than 4300 digits.
+        text = "a number of thousands of digits"
     return text if len(text) <= _LONGEST_QUOTE else text[: _LONGEST_QUOTE - 1] + "…"
 
 

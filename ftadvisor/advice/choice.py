@@ -10,11 +10,16 @@ from ftadvisor.advice.engine import Verdicts
 from ftadvisor.advice.quality import TIED_POINTS, Pooled
 from ftadvisor.advice.question import Question
 from ftadvisor.advice.search import Evaluated, Found
+from ftadvisor.configuration.settings import FOUR_BIT
 from ftadvisor.schema.rule import Avoid, Recommend
 
 NEVER = float("-inf")
 SPOILT_POINTS = 100.0
 """What an avoided technique is short of: it is taken only where nothing else can be."""
+MEMORY_WITHOUT_GPU = 0.25
+"""Points for a halving of memory where no card is named."""
+TIED_SHARE = 0.5
+"""Of a difference within the noise: it counts, but half."""
 UNKNOWN_POINTS = 50.0
 """The same for one whose quality nobody has compared."""
 
@@ -78,7 +83,7 @@ def choose(question: Question, found: Found, verdicts: Verdicts, pooled: Pooled)
     names = list(dict.fromkeys(e.structure.technique.id for e in found.evaluated))
     points = {n: s.points if (s := pooled.standings.get(n)) else None for n in names}
     avoided = _avoided(question, verdicts)
-    recommended = _recommended(verdicts)
+    recommended = _recommended(question, verdicts)
     asked = "technique" in question.options
     worth = {
         n: 0.0 if asked else _quality(n, points, avoided, recommended, question) for n in names
@@ -91,7 +96,8 @@ def choose(question: Question, found: Found, verdicts: Verdicts, pooled: Pooled)
         candidates = [c for e in own if (c := _best_of(question, e, worth[name])) is not None]
         if candidates:
             best[name] = max(candidates, key=lambda c: c.utility)
-    chosen = max(best.values(), key=lambda c: c.utility, default=None)
+    open_to = [c for name, c in best.items() if question.technique in (None, name)]
+    chosen = max(open_to, key=lambda c: c.utility, default=None)
     return Chosen(chosen, best, limits, points, avoided, recommended)
 
 
@@ -103,11 +109,13 @@ def utility(question: Question, e: Evaluated) -> Any:
     import numpy
 
     worth = question.worth
-    found: Any = -worth.memory * numpy.log2(e.device_bytes)
     if e.offer is None:
-        # Without a GPU there is no time: the smallest run is the one that most cards can do.
-        return -numpy.log2(e.device_bytes)
-    found = found - worth.time * numpy.log2(e.total_seconds)
+        # Without a GPU there is no time: a smaller run is one that more cards can do.
+        return -max(worth.memory, MEMORY_WITHOUT_GPU) * numpy.log2(e.device_bytes)
+    found: Any = -worth.memory * numpy.log2(e.device_bytes)
+    doubling = worth.gpus["at_hand" if e.offer.at_hand else "rented"]
+    found = found - doubling * numpy.log2(e.settings.num_gpus)
+    found = found - worth.time * numpy.log2(e.total_seconds + worth.unfelt_seconds)
     spent = e.gpu_hours if e.total_usd is None else e.total_usd
     return found - worth.cost * numpy.log2(spent)
 
@@ -165,13 +173,15 @@ def _quality(
     known = [p for n, p in points.items() if p is not None and n not in avoided]
     own = points[name]
     if own is None:
-        short = UNKNOWN_POINTS
+        # What nobody compared is taken where a convention vouches for it.
+        short = 0.0 if name in recommended else UNKNOWN_POINTS
     else:
         short = max(known, default=own) - own
-        short = short if short >= TIED_POINTS or question.goal == "quality" else 0.0
+        if short < TIED_POINTS and question.goal != "quality":
+            short *= TIED_SHARE
     if name in avoided:
         short += SPOILT_POINTS
-    return (question.worth.recommended if name in recommended else 0.0) - short
+    return question.worth.recommended * min(len(recommended.get(name, ())), 2) - short
 
 
 def _avoided(question: Question, verdicts: Verdicts) -> dict[str, str]:
@@ -182,11 +192,14 @@ def _avoided(question: Question, verdicts: Verdicts) -> dict[str, str]:
     return found
 
 
-def _recommended(verdicts: Verdicts) -> dict[str, tuple[str, ...]]:
+def _recommended(question: Question, verdicts: Verdicts) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for rule, effect in verdicts.effects(Recommend):
         for name in effect.techniques:
             found[name] = (*found.get(name, ()), rule.id)
+    if question.options.get("quantization") in FOUR_BIT:
+        # On a base that is in four bits anyway, LoRA goes by the name of QLoRA.
+        found["qlora"] = (*found.get("qlora", ()), *found.get("lora", ()))
     return found
 
 

@@ -59,10 +59,12 @@ def with_dataset(facts: Facts, profile: DatasetProfile) -> Facts:
     """The facts of a dataset added; what the person said outranks what was read."""
     lengths = profile.lengths
     classes = len(profile.class_counts)
+    # A row that stands twice teaches nothing the second time.
+    distinct = float(max(1, profile.num_examples - profile.duplicate_rows))
     read = {
         "data_format": profile.format,
         "has_labels": None if profile.format is None else profile.format in LABELLED_FORMATS,
-        "num_examples": float(profile.num_examples),
+        "num_examples": distinct,
         "mean_tokens": lengths.mean if lengths else None,
         "num_tokens": lengths.mean * profile.num_examples if lengths else None,
         "num_classes": float(classes) if classes else None,

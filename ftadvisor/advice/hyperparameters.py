@@ -9,6 +9,7 @@ from typing import Any
 
 from ftadvisor.advice.engine import Fired, Verdicts, holding
 from ftadvisor.advice.question import Question
+from ftadvisor.estimation.objectives import ANSWERS_IN_GROUPS
 from ftadvisor.schema.options import Options
 from ftadvisor.schema.rule import Rule
 
@@ -50,11 +51,15 @@ class Hyperparameters:
     @property
     def options(self) -> dict[str, Any]:
         """Those that the estimate reads too."""
-        return {
+        own = {
             k: v
             for k, v in self.values.items()
             if k in OF_THE_ESTIMATE and k not in ("num_train_epochs", "max_length")
         }
+        if self.verdicts.facts.objective in ANSWERS_IN_GROUPS:
+            # A weight of zero on the distance to the reference needs none.
+            own.setdefault("reference_model", self.values.get("beta", 0.0) > 0)
+        return own
 
     @property
     def training_only(self) -> dict[str, Any]:

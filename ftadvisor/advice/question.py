@@ -24,6 +24,8 @@ class Offer(NamedTuple):
     counts: tuple[int, ...]
     """How many of them at once."""
     usd_per_gpu_hour: float | None
+    at_hand: bool = True
+    """The person named it; else it is one of the price list."""
 
 
 class Fitted(NamedTuple):
@@ -56,5 +58,11 @@ class Question:
     """Settings that the person fixed, checked."""
     max_length: int
     """Tokens at which examples are cut."""
+    longest_tokens: float = 0.0
+    """Of nearly all examples."""
+    technique: str | None = None
+    """The one that the person named; the others are weighed to compare."""
+    asked: frozenset[str] = frozenset()
+    """technique, objective and settings that the person named."""
     budget_usd: float | None = None
     deadline_seconds: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ftadvisor.advice.choice import Candidate, Chosen
@@ -16,12 +17,18 @@ from ftadvisor.schema.rule import (
     FirstTry,
     Measure,
     Note,
+    Objectives,
     Quality,
     Recommend,
     Rule,
     Warn,
 )
 from ftadvisor.units import format_bytes, format_duration, format_usd
+
+COMPARISONS_SHOWN = 8
+"""Of two techniques, the strongest first."""
+PLAN_FACTS = frozenset({"technique", "quantization", "lora_r", "num_steps", "global_batch_size"})
+"""What only a candidate has."""
 
 
 def reason(rule: Rule, overrides: tuple[str, ...] = ()) -> Reason:
@@ -34,10 +41,15 @@ def reasons(question: Question, chosen: Chosen, verdicts: Verdicts) -> tuple[Rea
     by_id = {rule.id: rule for rule in question.rules}
     found: list[Reason] = [reason(by_id[id_]) for id_ in _computed(question, chosen)]
     objective = verdicts.objective()
-    if objective is not None and "objective" not in question.options:
+    if objective is not None and question.objective in objective.value:
         found.append(reason(objective.rule, objective.overridden))
+    found += [
+        reason(r)
+        for r, effect in verdicts.effects(Objectives)
+        if question.objective in effect.objectives
+    ]
     if chosen.best is not None:
-        found += _of_technique(chosen.best, verdicts)
+        found += _of_technique(chosen.best, verdicts, set(chosen.limits))
         found += _of_settings(chosen.best)
     found += [reason(r) for kind in (Warn, Note, FirstTry) for r, _ in verdicts.effects(kind)]
     return tuple({r.rule: r for r in reversed(found)}.values())[::-1]
@@ -45,7 +57,7 @@ def reasons(question: Question, chosen: Chosen, verdicts: Verdicts) -> tuple[Rea
 
 def _computed(question: Question, chosen: Chosen) -> Iterator[str]:
     """Physics and wishes that left something out."""
-    if {"technique", "objective", "quantization"} & question.options.keys():
+    if question.asked:
         yield "user-asked"
     if any(not limits.fits for limits in chosen.limits.values()):
         yield "does-not-fit"
@@ -59,19 +71,22 @@ def _computed(question: Question, chosen: Chosen) -> Iterator[str]:
         yield "quantized-base"
     if question.facts.family == "encoder":
         yield "encoder-only-objective"
-    longest = question.workload.longest_tokens
     limit = question.model.max_position_embeddings
-    if limit and longest and longest > limit:
+    if limit and question.longest_tokens > limit:
         yield "context-too-long"
 
 
-def _of_technique(best: Candidate, verdicts: Verdicts) -> Iterator[Reason]:
+def _of_technique(best: Candidate, verdicts: Verdicts, names: set[str]) -> Iterator[Reason]:
     for rule, effect in verdicts.effects(Recommend):
         if best.technique in effect.techniques:
             yield reason(rule)
+    compared: Counter[str] = Counter()
     for rule, effect in verdicts.effects(Quality):
-        if best.technique in (effect.technique, effect.versus):
-            yield reason(rule)
+        ends = {effect.technique, effect.versus}
+        for other in ends - {best.technique} if best.technique in ends else ():
+            compared[other] += 1
+            if other in names and compared[other] <= COMPARISONS_SHOWN:
+                yield reason(rule)
     for rule, _ in verdicts.effects(Avoid):
         yield reason(rule)
     # What speaks for other techniques too is part of the situation.
@@ -85,8 +100,13 @@ def _of_settings(best: Candidate) -> Iterator[Reason]:
         yield reason(fired.rule, fired.overridden)
     for _, rule in hyper.moved:
         yield reason(rule)
-    for kind in (Warn, Note):
-        yield from (reason(rule) for rule, _ in hyper.verdicts.effects(kind))
+    for rule, effect in hyper.verdicts.effects(Recommend):
+        if best.technique in effect.techniques:
+            yield reason(rule)
+    for kind in (Warn, Note, Quality):
+        for rule, _ in hyper.verdicts.effects(kind):
+            if any(c.fact in PLAN_FACTS for c in rule.when):
+                yield reason(rule)
 
 
 def rejected(
@@ -94,9 +114,10 @@ def rejected(
 ) -> tuple[Rejected, ...]:
     """One entry for each technique that was weighed and not chosen."""
     best = chosen.best
+    quantized = question.options.get("quantization", "none") != "none"
+    refusing = "quantized-base" if quantized else "not-executable"
     rows = [
-        Rejected(refusal.technique, refusal.error.message, "not-executable")
-        for refusal in found.refused
+        Rejected(refusal.technique, refusal.error.message, refusing) for refusal in found.refused
     ]
     for name in chosen.limits:
         if best is None or name != best.technique:
@@ -120,6 +141,8 @@ def _rejected(question: Question, chosen: Chosen, name: str) -> Rejected:
         least, allowed = limits.least_seconds, question.deadline_seconds
         why = f"takes {format_duration(least)}, the deadline is {format_duration(allowed)}"
         return Rejected(name, why, "over-deadline", least, allowed)
+    if question.technique is not None and best is not None:
+        return Rejected(name, f"{best.technique} was asked for", "user-asked")
     if name in chosen.avoided:
         rule = next(r for r in question.rules if r.id == chosen.avoided[name])
         return Rejected(name, rule.reason, rule.id)
@@ -158,8 +181,15 @@ def warnings(
     if chosen.best is None:
         return
     hyper = chosen.best.evaluated.structure.hyper
-    for _, effect in hyper.verdicts.effects(Warn):
-        yield effect.sentence
+    for rule, effect in hyper.verdicts.effects(Warn):
+        if _concerns(rule, chosen.best.technique):
+            yield effect.sentence
+    limit = question.model.max_position_embeddings
+    if limit and question.longest_tokens > limit:
+        yield (
+            f"Some examples are longer than the model's context of {limit:,} tokens: they are cut"
+            " there. A model with a longer context would see their ends."
+        )
     yield from _ties(hyper.fired.items())
     for c in pooled.contradictions:
         if chosen.best.technique == c.technique:
@@ -196,6 +226,9 @@ def evaluation(verdicts: Verdicts) -> tuple[Measurement, ...]:
     return tuple(found.values())
 
 
-def refusal_of_all(found: Found) -> FtadvisorError | None:
-    """The first reason where no technique could even be evaluated."""
-    return found.refused[0].error if found.refused and not found.evaluated else None
+def refusal(question: Question, found: Found) -> FtadvisorError | None:
+    """Why the technique that was asked for, or every technique, could not even be evaluated."""
+    for refused in found.refused:
+        if question.technique in (refused.technique, None if not found.evaluated else ""):
+            return refused.error
+    return None

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 
 from ftadvisor.advice.hyperparameters import Hyperparameters, hyperparameters
 from ftadvisor.advice.question import Offer, Question
+from ftadvisor.configuration.effects import of_technique
 from ftadvisor.configuration.settings import resolve
 from ftadvisor.errors import FtadvisorError
 from ftadvisor.estimation.cost import run_cost
+from ftadvisor.estimation.objectives import ANSWERS_IN_GROUPS
 from ftadvisor.estimation.prediction import adapter_of, predict_memory
 from ftadvisor.estimation.time import run_time, step_time
 from ftadvisor.schema.settings import Number, Settings
@@ -27,7 +29,6 @@ from ftadvisor.units import HOUR
 
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 PACKABLE = frozenset({"sft", "clm", "cpt"})
-GENERATING = frozenset({"grpo", "rloo"})
 ONE_GPU = ("none",)
 SEVERAL_GPUS = ("ddp", "zero2", "zero3", "fsdp")
 BITSANDBYTES = frozenset({"cuda", "rocm", "xpu", "cpu", None})
@@ -200,7 +201,7 @@ def _settings(
     question: Question, structure: Structure, counts: Sequence[int]
 ) -> tuple[Settings | None, Technique, Grid]:
     """Settings with arrays for the numbers; None where no batch divides so."""
-    given = question.options
+    given = of_technique(dict(question.options), structure.technique)
     batch = structure.hyper.global_batch_size
     options: dict[str, Any] = {
         **structure.hyper.options,
@@ -220,7 +221,10 @@ def _settings(
         options, question.model, structure.technique, question.objective, question.trainer, gpu,
         question.workload,
     )  # fmt: skip
-    grid = _grid(question, batch, counts)
+    together = 1
+    if question.objective in ANSWERS_IN_GROUPS:
+        together = int(resolved.settings.num_generations)
+    grid = _grid(question, batch, counts, together)
     if grid is None:
         return None, resolved.technique, Grid(1, 1, 1)
     settings = replace(
@@ -233,16 +237,19 @@ def _settings(
     return settings, resolved.technique, grid
 
 
-def _grid(question: Question, batch: int, counts: Sequence[int]) -> Grid | None:
+def _grid(question: Question, batch: int, counts: Sequence[int], together: int) -> Grid | None:
+    """Micro-batches and GPUs that make about the batch; `together`: answers of one prompt."""
     import numpy
 
     given = question.options
-    micro = [given["micro_batch_size"]] if "micro_batch_size" in given else MICRO_BATCHES
+    # KTO pairs the answers of a micro-batch: one alone is refused.
+    sizes = MICRO_BATCHES[1:] if question.objective == "kto" else MICRO_BATCHES
+    micro = [given["micro_batch_size"]] if "micro_batch_size" in given else sizes
     steps = given.get("gradient_accumulation_steps")
     rows: list[tuple[int, int, int]] = []
     for size, gpus in itertools.product(micro, counts):
         accumulation = steps or max(1, round(batch / (size * gpus)))
-        if question.objective in GENERATING and (size * gpus * accumulation) % _generations(given):
+        if (size * gpus * accumulation) % together:
             continue
         # A step must not hold more than was meant, unless one sequence on each GPU already does.
         if size == micro[0] or size * gpus <= batch:
@@ -251,10 +258,6 @@ def _grid(question: Question, batch: int, counts: Sequence[int]) -> Grid | None:
         return None
     columns: Any = numpy.array(rows).T
     return Grid(*columns)
-
-
-def _generations(given: Mapping[str, Any]) -> int:
-    return int(given.get("num_generations", Settings.num_generations))
 
 
 def _lengths(question: Question, one: Settings, micro: Number) -> dict[str, Number]:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ftadvisor.api.listing import (
         list_gpus,
         list_models,
+        list_objectives,
+        list_optimizers,
         list_prices,
         list_techniques,
         list_trainers,
@@ -24,6 +26,8 @@ __all__ = [
     "estimates",
     "list_gpus",
     "list_models",
+    "list_objectives",
+    "list_optimizers",
     "list_prices",
     "list_techniques",
     "list_trainers",

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Unpack
 
+from ftadvisor.configuration.contradictions import check_batch
+from ftadvisor.configuration.effects import (
+    asked_of,
+    check_some_technique,
+    check_subject,
+    check_technique,
+    of_technique,
+)
 from ftadvisor.configuration.objectives import objective_of
-from ftadvisor.configuration.options import check_options
+from ftadvisor.configuration.options import check_options, check_text
 from ftadvisor.configuration.settings import resolve
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.cost import run_cost
@@ -25,6 +33,7 @@ from ftadvisor.schema.hardware import Gpu, Price
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.options import Options
 from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
 from ftadvisor.sources.coefficients import (
@@ -77,10 +86,10 @@ def estimate(
     when none is given. Raises FtadvisorError (UnknownNameError, InvalidSettingError, ...) for what
     cannot be answered; its message says what to write instead.
     """
-    chosen, purpose = find_task(technique, objective)
+    chosen, purpose = _task(technique, objective)
     subject = subject_of(model, gpu, purpose, dict(options))
     said = () if chosen else (f"technique {DEFAULT_TECHNIQUE}: none was given",)
-    return estimate_subject(subject, chosen or DEFAULT_TECHNIQUE, said)
+    return _asked(subject, chosen or DEFAULT_TECHNIQUE, said)
 
 
 def estimates(
@@ -93,25 +102,45 @@ def estimates(
 ) -> tuple[Estimate, ...]:
     """The same for one technique, or for all sensible ones when none is given.
 
-    Techniques that the other options exclude are left out; when they exclude all, the first
-    reason is raised.
+    Techniques that the other options exclude are left out; when they exclude all (or all that have
+    the settings which only some have), the first reason is raised.
     """
-    chosen, purpose = find_task(technique, objective)
+    chosen, purpose = _task(technique, objective)
     subject = subject_of(model, gpu, purpose, dict(options))
     if chosen:
-        return (estimate_subject(subject, chosen, ()),)
+        return (_asked(subject, chosen, ()),)
     found: list[Estimate] = []
     refused: list[FtadvisorError] = []
+    check_some_technique(subject.options)
+    answered = False
     for candidate in all_techniques():
         if not candidate.sensible:
             continue
+        asked = asked_of(subject.options, candidate)
         try:
-            found.append(estimate_subject(subject, candidate.id, ()))
+            row = replace(subject, options=of_technique(subject.options, candidate))
+            found.append(estimate_subject(row, candidate, ()))
         except FtadvisorError as error:
-            refused.append(error)
-    if not found:
+            refused += [error] if asked else []
+        else:
+            answered = answered or asked
+    if refused and not answered:
         raise refused[0]
     return tuple({e.technique: e for e in found}.values())
+
+
+def _asked(subject: Subject, technique_id: str, said: tuple[str, ...]) -> Estimate:
+    """One technique, asked for by name: a setting that it has not is a mistake."""
+    technique = find_technique(technique_id)
+    check_technique(subject.options, technique)
+    return estimate_subject(subject, technique, said)
+
+
+def _task(technique: str | None, objective: str | None) -> tuple[str | None, str | None]:
+    for name, value in (("technique", technique), ("objective", objective)):
+        if value is not None:
+            check_text(name, value)
+    return find_task(technique, objective)
 
 
 def subject_of(
@@ -119,14 +148,21 @@ def subject_of(
 ) -> Subject:
     """Names to records. Raises FtadvisorError for those that mean nothing."""
     given = check_options(options)
+    check_text("model", model)
+    if gpu is not None:
+        check_text("gpu", gpu)
     found = find_model(model)
     purpose, assumed = objective_of(found.spec, objective)
+    check_subject(given, found.spec, purpose)
     matched = match_gpu(gpu) if gpu is not None else None
     workload = _workload(given)
     usual = TRAINERS_OF_OBJECTIVES.get(purpose, DEFAULT_TRAINER)
     said = [*found.assumptions, *assumed]
     if matched is not None:
-        said += [_said_of(workload), *([matched.assumption] if matched.assumption else [])]
+        said += [
+            _said_of(workload, given.get("mean_length")),
+            *([matched.assumption] if matched.assumption else []),
+        ]
     return Subject(
         name=found.spec.id,
         model=found.spec,
@@ -157,8 +193,8 @@ def _workload(options: dict[str, Any]) -> Workload:
     return reference_workload(epochs)
 
 
-def _said_of(workload: Workload) -> str:
-    """What is trained on, in one sentence."""
+def _said_of(workload: Workload, mean_length: float | None) -> str:
+    """What is trained on, in one sentence; with a mean length of the user's, as long samples."""
     padding = workload.padded_over_mean
     sorted_by_length = f", {padding - 1:.0%} padding" if padding else ""
     epochs = f"{workload.num_train_epochs:g} epoch" + "s" * (workload.num_train_epochs != 1)
@@ -170,21 +206,26 @@ def _said_of(workload: Workload) -> str:
     )
     broken = workload.broken_rows
     left_out = f"; {broken:,} rows that cannot be used are left out" if broken else ""
+    mean = mean_length or workload.mean_tokens
+    as_many = "as many tokens as " if mean_length else ""
+    examples = workload.num_examples * workload.mean_tokens / mean
     return (
-        f"time and cost are for {workload.name}: {workload.num_examples:,.0f} examples of"
-        f" {workload.mean_tokens:.0f} tokens on average, {epochs},"
+        f"time and cost are for {as_many}{workload.name}: {examples:,.0f} examples of"
+        f" {mean:.0f} tokens on average, {epochs},"
         f" {format_count(workload.num_tokens)} tokens{sorted_by_length}{guessed}{left_out}"
     )
 
 
-def estimate_subject(subject: Subject, technique_id: str, said: tuple[str, ...]) -> Estimate:
+def estimate_subject(
+    subject: Subject, technique: Technique, said: tuple[str, ...] = ()
+) -> Estimate:
     """The estimate of one technique for a subject; `said` is assumed besides."""
     model, gpu, trainer = subject.model, subject.gpu, subject.trainer
-    technique = find_technique(technique_id)
     resolved = resolve(
         subject.options, model, technique, subject.objective, trainer, gpu, subject.workload
     )
     settings, technique = resolved.settings, resolved.technique
+    check_batch(settings)
     adapter = adapter_of(model, settings, trainer, technique)
     usable = gpu.usable_bytes if gpu else None
     fitted = memory_coefficients(), memory_intervals()

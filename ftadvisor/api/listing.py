@@ -9,6 +9,7 @@ from typing import Any
 from ftadvisor.sources.gpus import all_gpus, match_gpu
 from ftadvisor.sources.models import catalogue_rows, find_model
 from ftadvisor.sources.models import model_config as model_config
+from ftadvisor.sources.optimizers import objective_rows, optimizer_rows
 from ftadvisor.sources.prices import all_prices, prices_of
 from ftadvisor.sources.techniques import all_techniques
 from ftadvisor.sources.trainers import find_trainer, trainer_rows
@@ -35,6 +36,16 @@ def list_techniques(pattern: str | None = None) -> list[dict[str, Any]]:
     keys = ("id", "name", "family", "sentence", "settings", "source")
     rows = [{key: getattr(t, key) for key in keys} for t in all_techniques()]
     return _matching(rows, pattern, "id", "name", "sentence")
+
+
+def list_objectives(pattern: str | None = None) -> list[dict[str, Any]]:
+    """What a training can be for, as rows."""
+    return _matching(objective_rows(), pattern, "id", "name", "sentence")
+
+
+def list_optimizers(pattern: str | None = None) -> list[dict[str, Any]]:
+    """Optimizers, as rows; `also` are other names that mean them."""
+    return _matching(optimizer_rows().values(), pattern, "id", "sentence", "also")
 
 
 def list_trainers(pattern: str | None = None) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from ftadvisor.advice.choice import Candidate
 from ftadvisor.advice.question import Question
 from ftadvisor.api.estimate import Subject, estimate_subject
 from ftadvisor.api.situation import Situation
+from ftadvisor.configuration.effects import of_technique
 from ftadvisor.schema.dataset import DatasetProfile
 from ftadvisor.schema.plan import Plan, PlanDataset, PlanHardware
 from ftadvisor.units import format_share
@@ -35,7 +36,7 @@ def plan_of(situation: Situation, question: Question, best: Candidate) -> Plan:
         options=options,
         assumptions=(),
     )
-    estimate = estimate_subject(subject, structure.technique.id, ())
+    estimate = estimate_subject(subject, structure.technique)
     trained = {k: v for k, v in structure.hyper.training_only.items() if k != "global_batch_size"}
     settings = {**estimate.settings, **trained}
     for name in ("learning_rate",):
@@ -63,7 +64,8 @@ def plan_of(situation: Situation, question: Question, best: Candidate) -> Plan:
 def candidate_options(question: Question, best: Candidate) -> dict[str, Any]:
     """The candidate as options of `estimate`."""
     structure = best.evaluated.structure
-    given = {k: v for k, v in question.options.items() if k not in OUTSIDE}
+    given = of_technique(dict(question.options), structure.technique)
+    given = {k: v for k, v in given.items() if k not in OUTSIDE}
     options: dict[str, Any] = {
         **structure.hyper.options,
         **{k: v for k, v in structure.options.items() if k != "strategy"},

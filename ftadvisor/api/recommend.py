@@ -105,8 +105,6 @@ def situation_of(
     profile = _profile(dataset, progress)
     num_gpus = given.pop("num_gpus", None)
     offers = offers_of(gpu, num_gpus, given.get("price"))
-    if chosen is not None:
-        given["technique"] = chosen
     return Situation(
         wish=wish,
         options=given,
@@ -147,7 +145,7 @@ def _something_to_work_on(model: str | None, situation: Situation) -> None:
 def answer(question: Question, proposed: str = "") -> Answer:
     """Search one question and choose."""
     found = search(question)
-    refusal = why.refusal_of_all(found)
+    refusal = why.refusal(question, found)
     if refusal is not None:
         raise refusal
     facts = replace(question.facts, fits_unquantized=fits_unquantized(question, found))

@@ -9,11 +9,13 @@ from typing import Any
 from ftadvisor.advice.question import Question
 from ftadvisor.api.estimate import estimate
 from ftadvisor.api.situation import Situation
+from ftadvisor.configuration.effects import of_technique
 from ftadvisor.errors import FtadvisorError
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Remedy
 from ftadvisor.sources.gpus import all_gpus
 from ftadvisor.sources.prices import cheapest_price
+from ftadvisor.sources.techniques import find_technique
 
 MOST_GPUS = 16
 FOUR_BIT = {"technique": "qlora", "quantization": "nf4-dq"}
@@ -43,13 +45,12 @@ def _base(situation: Situation, question: Question) -> dict[str, Any]:
     given = {k: v for k, v in question.options.items() if k not in ("learning_rate", "price")}
     given.pop("global_batch_size", None)
     offer = max(question.offers, key=lambda o: o.gpu.usable_bytes, default=None)
-    technique = given.pop("technique", None) or "lora"
-    base: dict[str, Any] = {
+    technique = question.technique or "lora"
+    base: dict[str, Any] = of_technique(given, find_technique(technique)) | {
         "technique": technique,
         "objective": question.objective,
         "micro_batch_size": 1,
         "max_length": question.max_length,
-        **given,
     }
     if technique != "prefix_tuning":
         base.setdefault("gradient_checkpointing", "full")

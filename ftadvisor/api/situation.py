@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -13,6 +13,7 @@ from ftadvisor.advice.facts import size_class, with_dataset, with_gpu, with_mode
 from ftadvisor.advice.question import Fitted, Offer, Question
 from ftadvisor.api.wishes import Wish
 from ftadvisor.configuration.objectives import objective_of
+from ftadvisor.configuration.settings import FOUR_BIT
 from ftadvisor.errors import InvalidSettingError, UnsupportedError
 from ftadvisor.schema.dataset import DatasetProfile
 from ftadvisor.schema.model import ModelSpec
@@ -39,7 +40,7 @@ COUNTS = (1, 2, 4, 8)
 """Of GPUs in one machine, where any may be had."""
 CPU = "cpu"
 ANY = "any"
-LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+LENGTHS = tuple(2**power for power in range(7, 18))
 P99_OVER_MEAN = 3.6
 """99th percentile over mean of lognormal lengths with a deviation of 0.7 of the mean
 (`sources.lengths.DEVIATION_OVER_MEAN`): exp(2.33 x 0.63 - 0.2)."""
@@ -84,7 +85,7 @@ def offers_of(gpu: Any, num_gpus: int | None, price: float | None) -> tuple[Offe
     if gpu == ANY:
         counts = COUNTS if num_gpus is None else _counts(num_gpus)
         rows = ((g, cheapest_price(g.id, today)) for g in all_gpus())
-        return tuple(Offer(g, counts, p.usd_per_gpu_hour) for g, p in rows if p is not None)
+        return tuple(Offer(g, counts, p.usd_per_gpu_hour, False) for g, p in rows if p is not None)
     names = [gpu] if isinstance(gpu, str) else list(gpu)
     if not names or not all(isinstance(name, str) for name in names):
         raise InvalidSettingError.of("gpu", gpu, "be a GPU's name, several, or any", ["rtx4090"])
@@ -193,6 +194,11 @@ def question_of(situation: Situation, model: str) -> Question:
         ),
         options={**options, **situation.wish.fixed},
         max_length=_max_length(situation, spec, objective),
+        longest_tokens=_wanted_length(situation),
+        technique=_technique(situation),
+        asked=frozenset(situation.options)
+        | ({"objective"} if situation.objective else set[str]())
+        | ({"technique"} if situation.technique else set[str]()),
         budget_usd=situation.wish.budget_usd,
         deadline_seconds=situation.wish.deadline_seconds,
     )
@@ -251,13 +257,16 @@ def _objective(situation: Situation, spec: ModelSpec, facts: Facts) -> str:
     return objective
 
 
+def _technique(situation: Situation) -> str | None:
+    """The technique that was asked for, as its base makes it: lora on four bits is qlora."""
+    asked = situation.technique
+    four_bit = situation.options.get("quantization") in FOUR_BIT
+    return "qlora" if asked == "lora" and four_bit else asked
+
+
 def _techniques(situation: Situation) -> tuple[Technique, ...]:
-    if situation.technique is not None:
-        return (find_technique(situation.technique),)
-    names: Sequence[str] = weighed_techniques()
-    if situation.options.get("quantization", "none") not in ("none", None):
-        names = ["qlora", "lora"]
-    return tuple(find_technique(name) for name in names)
+    asked = [situation.technique] if situation.technique is not None else []
+    return tuple(find_technique(name) for name in dict.fromkeys([*asked, *weighed_techniques()]))
 
 
 def _max_length(situation: Situation, spec: ModelSpec, objective: str) -> int:
@@ -268,10 +277,14 @@ def _max_length(situation: Situation, spec: ModelSpec, objective: str) -> int:
         return int(given)
     if objective in ("cpt", "clm"):
         return min(PACKED_LENGTH, limit)
-    profile, workload = situation.profile, situation.workload
-    if profile is not None and profile.lengths is not None:
-        wanted = profile.lengths.percentiles[99]
-    else:
-        wanted = P99_OVER_MEAN * workload.mean_tokens
+    wanted = _wanted_length(situation)
     fitting = next((n for n in LENGTHS if n >= wanted), LENGTHS[-1])
     return min(fitting, limit)
+
+
+def _wanted_length(situation: Situation) -> float:
+    """Tokens of all but one example in a hundred."""
+    profile = situation.profile
+    if profile is not None and profile.lengths is not None:
+        return profile.lengths.percentiles[99]
+    return P99_OVER_MEAN * situation.workload.mean_tokens

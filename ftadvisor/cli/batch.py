@@ -29,7 +29,7 @@ def answer_lines(file: str, given: dict[str, Any], command: Command, out: IO[str
     fits = False
     for number, line in _lines(file):
         try:
-            estimate = api.estimate(**{**given, **_question(line, command)})
+            estimate = api.estimate(**_question(line, given, command))
         except Exception as error:
             # One line in a thousand is no reason to lose the others.
             bad += 1
@@ -56,7 +56,8 @@ def _lines(file: str) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _question(line: bytes, command: Command) -> dict[str, Any]:
+def _question(line: bytes, given: dict[str, Any], command: Command) -> dict[str, Any]:
+    """What one line asks, `given` where it says nothing; null says nothing."""
     try:
         found: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -67,9 +68,11 @@ def _question(line: bytes, command: Command) -> dict[str, Any]:
     for name in question:
         if name not in command.options or name == "json":
             raise unknown_option(command, name, lambda option: option.name)
-    if "model" not in question:
-        raise InvalidSettingError("model is missing.", ['"model": "llama-7b"'])
-    return {name: value for name, value in question.items() if value is not None}
+    said = {name: value for name, value in question.items() if value is not None}
+    if "model" not in {**given, **said}:
+        problem = "is null" if "model" in question else "is missing"
+        raise InvalidSettingError(f"model {problem}.", ['"model": "llama-7b"'])
+    return {**given, **said}
 
 
 def _error(error: Exception, number: int) -> dict[str, dict[str, object]]:

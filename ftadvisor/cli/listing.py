@@ -7,7 +7,7 @@ from typing import Any
 from ftadvisor.cli.command import Argument, Command, Group
 from ftadvisor.cli.options import JSON
 
-KINDS = ("models", "gpus", "techniques", "trainers", "prices")
+KINDS = ("models", "gpus", "techniques", "objectives", "optimizers", "trainers", "prices")
 
 
 def run(given: dict[str, Any]) -> int:
@@ -18,6 +18,8 @@ def run(given: dict[str, Any]) -> int:
         "models": api.list_models,
         "gpus": api.list_gpus,
         "techniques": api.list_techniques,
+        "objectives": api.list_objectives,
+        "optimizers": api.list_optimizers,
         "trainers": api.list_trainers,
         "prices": api.list_prices,
     }
@@ -37,8 +39,9 @@ def run(given: dict[str, Any]) -> int:
 
 COMMAND = Command(
     name="list",
-    summary="Models, GPUs, techniques, trainers and prices that have a name here.",
-    usage="list models|gpus|techniques|trainers|prices [PATTERN]",
+    summary="What has a name here: models, GPUs, techniques, objectives, optimizers, trainers and "
+    "prices.",
+    usage=f"list {'|'.join(KINDS)} [PATTERN]",
     arguments=(
         Argument("kind", "|".join(KINDS), "Which catalogue.", required=True, choices=KINDS),
         Argument("pattern", "PATTERN", "Only names that hold this."),

@@ -52,7 +52,7 @@ TASK = Group(
             "objective",
             text,
             "O",
-            "What the training is for (default: sft).",
+            "What the training is for (`ftadvisor list objectives`; default: sft).",
             choices="Objective",
             also=("task", "task_type", "stage", "loss_type", "use_case"),
         ),
@@ -146,7 +146,8 @@ NUMERICS = Group(
             "optim",
             text,
             "NAME",
-            "The optimizer, as Transformers names it (adamw_torch_fused, adamw_8bit, adafactor).",
+            "The optimizer, as Transformers names it: adamw_torch_fused, adamw_8bit, adafactor ... "
+            "(`ftadvisor list optimizers`).",
             also=("optimizer",),
         ),
         Option("max_grad_norm", number, "X", "Gradient clipping; 0: none.", also=("grad_clip",)),

@@ -14,6 +14,10 @@ OF_FAMILIES: Final = {
     "encdec": ("seq2seq", "it has an encoder and a decoder"),
 }
 """Objective and reason, where it is not DEFAULT_OBJECTIVE."""
+GROUPED: Final = ("grpo", "rloo")
+"""Several answers to one prompt are compared."""
+GENERATING: Final = (*GROUPED, "ppo", "distillation")
+"""Answers are generated before they are trained on."""
 
 
 def objective_of(model: ModelSpec, objective: str | None) -> tuple[str, tuple[str, ...]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, cast
 
-from ftadvisor.errors import InvalidSettingError, UnknownNameError
-from ftadvisor.estimation.states import OPTIMIZERS
+from ftadvisor.errors import InvalidSettingError, UnknownNameError, quoted
 from ftadvisor.schema.options import Options
+from ftadvisor.sources.optimizers import check_optimizer
 
 PRECISIONS: dict[str, dict[str, str]] = {
     "bf16": {"weights_dtype": "bf16", "autocast": "none"},
@@ -42,14 +43,18 @@ LARGEST: dict[str, float] = {
 """Above these a number is a typo, not a setting."""
 
 LARGEST_REAL: dict[str, float] = {
-    "mean_length": 1e8,
-    "longest_length": 1e8,
     "lora_alpha": 1e7,
     "num_tokens": 1e18,
     "num_train_epochs": 1e6,
     "price": 1e6,
 }
 """The same for figures that need not be whole; they must be above 0."""
+LONGEST = 1e8
+LENGTHS = ("mean_length", "longest_length")
+"""Tokens of a sequence, on average or at most: no sequence has less than one."""
+STEEPEST = 1e9
+"""No gradient norm is above it."""
+TEXTS = ("optim", "trainer")
 SWITCHES = (
     "prepare_kbit",
     "packing",
@@ -74,21 +79,37 @@ def check_options(options: dict[str, Any]) -> dict[str, Any]:
         elif name in LARGEST:
             given[name] = _whole(name, value)
         elif name in LARGEST_REAL:
-            _positive(name, value, LARGEST_REAL[name])
+            if not _is_number(value) or not 0 < value <= LARGEST_REAL[name]:
+                most = f"{LARGEST_REAL[name]:,.0f}"
+                raise InvalidSettingError.of(name, value, f"be a number above 0, at most {most}")
+        elif name in LENGTHS:
+            if not _is_number(value) or not 1 <= value <= LONGEST:
+                raise InvalidSettingError.of(name, value, f"be a number from 1 to {LONGEST:,.0f}")
         elif name in SWITCHES:
             if not isinstance(value, bool):
                 raise InvalidSettingError.of(name, value, "be true or false")
+        elif name in TEXTS:
+            check_text(name, value)
         elif name not in _NAMES:
             raise UnknownNameError("setting", name, _NAMES, see=_HELP)
-        elif name == "optim" and value not in OPTIMIZERS:
-            raise UnknownNameError("optimizer", value, OPTIMIZERS)
+    if "optim" in given:
+        check_optimizer(given["optim"])
     _check_rest(given)
     return given
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise InvalidSettingError for a name that is no text: a number in JSON, null, a list."""
+    if not isinstance(value, str):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        quotes = [f'"{quoted(value)}"'] if number else []
+        raise InvalidSettingError.of(name, value, "be text", quotes)
 
 
 def _choice(name: str, value: object) -> str:
     if name == "gradient_checkpointing" and isinstance(value, bool):
         return "full" if value else "none"
+    check_text(name, value)
     if value not in CHOICES[name]:
         raise UnknownNameError(name, value, CHOICES[name], see=_HELP)
     return str(value)
@@ -108,32 +129,38 @@ def _whole(name: str, value: object) -> int:
     return int(value)
 
 
-def _positive(name: str, value: object, largest: float) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not 0 < value <= largest
-    ):
-        raise InvalidSettingError.of(name, value, f"be a number above 0, at most {largest:,.0f}")
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_rest(given: dict[str, Any]) -> None:
     dropout, norm = given.get("lora_dropout", 0.0), given.get("max_grad_norm", 0.0)
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+    if not _is_number(dropout) or not 0 <= dropout < 1:
         raise InvalidSettingError.of("lora_dropout", dropout, "be a number from 0 to below 1")
-    if isinstance(norm, bool) or not isinstance(norm, int | float) or not 0 <= norm < math.inf:
-        raise InvalidSettingError.of("max_grad_norm", norm, "be 0 (none) or a number above it")
+    if not _is_number(norm) or not 0 <= norm <= STEEPEST:
+        raise InvalidSettingError.of(
+            "max_grad_norm", norm, f"be 0 (none) or a number above it, at most {STEEPEST:,.0f}"
+        )
     targets = given.get("lora_target_modules")
     if targets is not None:
-        names = (targets,) if isinstance(targets, str) else tuple(targets)
-        if not names or not all(isinstance(n, str) and n for n in names):
-            raise InvalidSettingError.of(
-                "lora_target_modules", targets, "be names of modules", ["all-linear"]
-            )
-        given["lora_target_modules"] = names
-    config = given.get("peft_config")
+        given["lora_target_modules"] = module_names(targets)
+    dataset = given.get("dataset")
+    if dataset is not None and not isinstance(dataset, str | PathLike):
+        raise InvalidSettingError.of("dataset", dataset, "be the path of a file")
+    config: Any = given.get("peft_config")
     if config is not None:
-        if not isinstance(config, dict):
-            raise InvalidSettingError.of("peft_config", config, "be an object of PEFT's options")
-        given["peft_config"] = dict(config)  # pyright: ignore[reportUnknownArgumentType]
+        if not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config):  # pyright: ignore[reportUnknownVariableType]
+            raise InvalidSettingError.of("peft_config", config, "be an object of PEFT's options")  # pyright: ignore[reportUnknownArgumentType]
+        given["peft_config"] = dict(cast("Mapping[str, Any]", config))
+
+
+def module_names(given: object) -> tuple[str, ...]:
+    """One name or several, as a tuple. Raises InvalidSettingError for anything else."""
+    names: object = (given,) if isinstance(given, str) else given
+    if isinstance(names, list | tuple | set | frozenset):
+        found = tuple(cast("list[object]", names))
+        if found and all(isinstance(name, str) and name for name in found):
+            return cast("tuple[str, ...]", found)
+    raise InvalidSettingError.of(
+        "lora_target_modules", given, "be names of modules", ["all-linear"]
+    )

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ftadvisor.configuration.contradictions import (
+    check_attention,
+    check_hardware,
+    check_technique_options,
+    set_strategy,
+)
+from ftadvisor.configuration.lengths import set_lengths
 from ftadvisor.configuration.options import PRECISIONS
+from ftadvisor.configuration.peft_config import with_peft_config
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
@@ -13,7 +21,6 @@ from ftadvisor.schema.settings import MAX_TARGET_LENGTH, Settings
 from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
-from ftadvisor.sources.lengths import batch_lengths
 from ftadvisor.sources.techniques import find_technique
 
 BITSANDBYTES = frozenset({"nf4", "nf4-dq", "int8"})
@@ -64,6 +71,8 @@ def resolve(
     said: list[str] = []
     given = options
     technique = _on_its_base(technique, given)
+    if given.get("peft_config") and not technique.trains_base:
+        given = with_peft_config(given, technique, said)
     chosen: dict[str, Any] = dict(trainer.defaults)
     chosen.update(trainer.objective_defaults.get(objective, {}))
     trained_dtype = chosen.pop("trained_weights_dtype", chosen["weights_dtype"])
@@ -77,11 +86,17 @@ def resolve(
     chosen.update((k, v) for k, v in given.items() if k in _FIELDS)
     chosen["technique"], chosen["objective"] = technique.id, objective
     _check_technique(chosen, given, technique, said)
-    _set_strategy(chosen, given, said)
-    _set_lengths(chosen, given, model, workload, said)
+    check_technique_options(chosen, given, technique, trainer, model)
+    set_strategy(chosen, given, said)
+    check_attention(chosen, given, model, trainer)
+    if gpu is not None:
+        check_hardware(chosen, given, gpu, said)
+    set_lengths(chosen, given, model, technique, workload, said)
     said += OBJECTIVE_SAYS.get(objective, ())
     if model.family == "encdec" and "max_target_length" not in given:
         said.append(f"max_target_length {MAX_TARGET_LENGTH}: Transformers' examples' default")
+    if model.family == "vlm" and "num_images" not in given:
+        said.append("num_images 0: text only; --num-images 1 counts the tower and its tokens")
     return Resolved(Settings(**chosen), technique, tuple(said))
 
 
@@ -129,7 +144,7 @@ def _fp8(given: dict[str, Any], gpu: Gpu | None, said: list[str]) -> bool:
     if gpu is not None and "fp8" not in gpu.flops_per_second:
         raise InvalidSettingError(
             f"precision fp8: {gpu.name} has no fp8 (compute capability {gpu.compute_capability}).",
-            ["--precision bf16"],
+            ["--precision bf16" if gpu.has_bf16 else "--precision fp16"],
         )
     said.append("fp8: matrix products at the fp8 rate; memory as for bf16, without fp8 copies")
     return True
@@ -192,54 +207,3 @@ def _check_technique(
             )
         chosen["gradient_checkpointing"] = "none"
         said.append(f"no gradient checkpointing: {technique.id} does not work with it")
-
-
-def _set_strategy(chosen: dict[str, Any], given: dict[str, Any], said: list[str]) -> None:
-    gpus = chosen.get("num_gpus", 1)
-    strategy = given.get("strategy")
-    if gpus == 1 and strategy not in (None, "none"):
-        raise InvalidSettingError(
-            f"strategy {strategy} with num_gpus 1: there is nothing to divide.",
-            ["--num-gpus 2", "--strategy none"],
-        )
-    if gpus > 1 and strategy in (None, "none"):
-        chosen["strategy"] = "ddp"
-        said.append(f"strategy ddp: every one of the {gpus} GPUs holds the whole model")
-
-
-def _set_lengths(
-    chosen: dict[str, Any],
-    given: dict[str, Any],
-    model: ModelSpec,
-    workload: Workload,
-    said: list[str],
-) -> None:
-    cap = chosen["max_length"]
-    limit = model.max_position_embeddings
-    if limit and cap > limit:
-        if "max_length" in given:
-            raise InvalidSettingError(
-                f"max_length {cap}: {model.id} takes at most {limit} tokens.",
-                [f"--max-length {limit}", "a model with a longer context"],
-            )
-        cap = chosen["max_length"] = limit
-        said.append(f"max_length {limit}: the model's context")
-    if chosen.get("packing"):
-        chosen["mean_length"] = chosen["mean_padded_length"] = chosen["longest_length"] = cap
-        return
-    mean = given.get("mean_length") or min(workload.mean_tokens, cap)
-    longest = given.get("longest_length") or workload.longest_tokens
-    found = batch_lengths(
-        cap=cap,
-        mean=mean,
-        deviation=workload.deviation_tokens,
-        longest=min(longest, cap) if longest else None,
-        micro_batch_size=int(chosen["micro_batch_size"]),
-    )
-    said.extend(found.assumptions)
-    chosen["mean_length"] = mean
-    chosen["longest_length"] = found.longest
-    chosen["typical_length"] = found.typical
-    padding = workload.padded_over_mean
-    padded = found.mean_padded if padding is None else min(mean * padding, found.longest)
-    chosen["mean_padded_length"] = padded

@@ -222,7 +222,9 @@ def layer_backward(t: Terms, *, first: bool) -> Phase:
     share = _accumulated(t) if first else largest(_gradient_share(t), _accumulated(t))
     base = static(t, gradients=share, gathered=gathered)
     checkpointed = t.settings.gradient_checkpointing != "none"
-    shared = t.tokens * min(x.activations.is_input for x in t.layers) if checkpointed else 0
+    shared: Number = 0
+    if checkpointed:
+        shared = t.tokens * smallest(*(x.activations.is_input for x in t.layers))
     if first:
         stack = saved_by_layers(t) - (shared if checkpointed else _last_saved(t))
     elif t.shard.retains_checkpoints and checkpointed:
@@ -314,7 +316,7 @@ def generation(t: Terms) -> Phase:
     rows = t.settings.micro_batch_size * micro_batches
     tokens = t.tokens * micro_batches
     prompts = tokens - rows * t.settings.max_completion_length
-    prefill = prompts * max(x.activations.forward for x in t.layers)
+    prefill = prompts * largest(*(x.activations.forward for x in t.layers))
     one_token = rows * t.vocab_size * (t.n.head + FP32_BYTES)
     activations = tokens * cached_per_token(t.model, t.n) + prefill
     return base._replace(activations=activations, logits=one_token)

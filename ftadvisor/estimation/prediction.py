@@ -62,7 +62,7 @@ def adapter_of(
         return AdapterBytes(*(value + 0 for value in found))
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise InvalidSettingError(
-            f"peft_config {quoted(settings.peft_config)} is not one of {technique.name}: {error}.",
+            f"peft_config {quoted(settings.peft_config)} is not one of {technique.name}'s.",
             ["the values' kinds as PEFT's config class gives them"],
         ) from error
 

@@ -27,6 +27,12 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Callable[[Any], str]], ...]] = {
         ("power_watts", "W", lambda v: f"{v:.0f}" if v else "–"),
     ),
     "techniques": (("id", "id", str), ("name", "name", str), ("sentence", "what it does", str)),
+    "objectives": (("id", "id", str), ("name", "name", str), ("sentence", "what it is", str)),
+    "optimizers": (
+        ("id", "id", str),
+        ("sentence", "what it is", str),
+        ("also", "also called", lambda v: ", ".join(v)),
+    ),
     "trainers": (
         ("id", "id", str),
         ("framework", "program", str),
@@ -42,7 +48,7 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Callable[[Any], str]], ...]] = {
         ("stale", "old", lambda v: "yes" if v else ""),
     ),
 }
-_FOLDED = {"also called", "what it does", "versions", "as of"}
+_FOLDED = {"also called", "what it does", "what it is", "versions", "as of"}
 _RIGHT = {"parameters", "context", "usable", "bf16/fp16 TFLOP/s", "GB/s", "W", "USD/h", "spot"}
 
 

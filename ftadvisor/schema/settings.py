@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
+Dtype = Literal["fp32", "bf16", "fp16"]
 Autocast = Literal["none", "bf16", "fp16"]
 Precision = Literal["bf16", "fp16", "amp-bf16", "amp-fp16", "fp32", "fp8"]
 """Presets of weights_dtype and autocast; no field of its own."""

@@ -16,6 +16,10 @@ class GoalWorth(NamedTuple):
     memory: float
     recommended: float
     """What a convention is worth."""
+    gpus: dict[str, float]
+    """What a doubling of the number of GPUs costs: at_hand, rented."""
+    unfelt_seconds: float
+    """Added to a time before its logarithm is taken [s]."""
     needed_only: dict[str, dict[str, float]]
     """Settings that are taken only where they are needed: setting, value, points."""
 
@@ -25,8 +29,12 @@ def goal_worths() -> dict[Any, GoalWorth]:
     """By goal."""
     content = read_json("rules/goals.json")
     extra = float(content["recommended_points"])
+    doubling = content["points_per_doubling_of_gpus"]
+    unfelt = float(content["unfelt_seconds"])
     return {
-        goal: GoalWorth(row["time"], row["cost"], row["memory"], extra, content["needed_only"])
+        goal: GoalWorth(
+            row["time"], row["cost"], row["memory"], extra, doubling, unfelt, content["needed_only"]
+        )
         for goal, row in content["points_per_halving"].items()
     }
 

@@ -1,4 +1,5 @@
-"""Techniques and objectives by name: `data/techniques.json`, `data/target_modules.json`."""
+"""Techniques and objectives by name: `data/techniques.json`, `target_modules.json` and
+`peft_options.json`."""
 
 from __future__ import annotations
 
@@ -96,6 +97,29 @@ def technique_option(technique: str, option: str) -> Any:
     return find_technique(technique).settings.get("peft_config", {}).get(option)
 
 
+@cache
+def peft_options(technique: str) -> dict[str, Any]:
+    """What peft_config may hold for a technique: the option's name and its kind.
+
+    A technique that is not PEFT's has the options that its own row names.
+    """
+    content = read_json("peft_options.json")
+    row: dict[str, Any] | None = content["techniques"].get(technique)
+    if row is None:
+        own: dict[str, Any] = find_technique(technique).settings.get("peft_config", {})
+        return dict.fromkeys(own, "any")
+    if "like" in row:
+        row = content["techniques"][row["like"]]
+    assert row is not None
+    return {**row, **dict.fromkeys(content["common"], "any")}
+
+
+@cache
+def peft_own_options() -> frozenset[str]:
+    """What every configuration class has and PEFT fills in itself."""
+    return frozenset(read_json("peft_options.json")["common"])
+
+
 def default_target_modules(technique: str, model_type: str) -> tuple[str, ...] | None:
     """The modules that PEFT adapts when nobody names them; None where it has no default."""
     found = target_table(technique).get(model_type)
@@ -123,7 +147,7 @@ def _task(axis: str, name: str | None) -> tuple[str | None, str | None]:
         return TASKS[bare]
     if axis == "objective" and bare not in _rows():
         names = (*OBJECTIVES, *(alias for alias, (_, goal) in TASKS.items() if goal))
-        raise UnknownNameError(axis, name, names)
+        raise UnknownNameError(axis, name, names, see="ftadvisor list objectives")
     return find_technique(name).id, None
 
 
