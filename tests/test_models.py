@@ -217,7 +217,7 @@ def test_every_row_is_right():
 def file(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The catalogue's file, to be broken."""
     content = copy.deepcopy(read_json("models.json"))
-    cached = (models.find_model, models._rows, models._names)  # pyright: ignore[reportPrivateUsage]
+    cached = (models.find_model, models._rows, models._exact, models._loose)  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(models, "read_json", lambda _: content)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     for function in cached:
         function.cache_clear()

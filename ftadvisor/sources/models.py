@@ -78,8 +78,7 @@ def model_config(name: str) -> dict[str, Any]:
 
 def catalogue_row(name: str) -> dict[str, Any] | None:
     """The catalogue's row of an id, an alias or a variant, in any spelling; None: not in it."""
-    names = _names()
-    row = names.get(name) or names.get(_bare(name))
+    row = _exact().get(name) or _loose().get(name) or _loose().get(_bare(name))
     return _checked(row) if row is not None else None
 
 
@@ -158,20 +157,27 @@ def check_models() -> None:
 
 
 @cache
-def _names() -> dict[str, dict[str, Any]]:
-    """Rows by id, alias, variant and the id without its owner; ids win over looser spellings."""
+def _exact() -> dict[str, dict[str, Any]]:
+    """Rows by id, alias and variant."""
     exact: dict[str, dict[str, Any]] = {}
-    loose: dict[str, dict[str, Any]] = {}
     for row in _rows():
         exact[row["id"]] = row
         for name in (*row["aliases"], *row.get("variants", ()), *row.get("quantized", ())):
             exact.setdefault(name, row)
+    return exact
+
+
+@cache
+def _loose() -> dict[str, dict[str, Any]]:
+    """Rows by looser spellings, and without the owner; ids win. Only other names need it."""
+    loose: dict[str, dict[str, Any]] = {}
+    for row in _rows():
         loose.setdefault(_bare(row["id"]), row)
         loose.setdefault(_bare(row["id"].partition("/")[2]), row)
-    for name, row in list(exact.items()):
+    for name, row in _exact().items():
         loose.setdefault(_bare(name), row)
         loose.setdefault(_bare(name.partition("/")[2] or name), row)
-    return loose | exact
+    return loose | _exact()
 
 
 def _bare(name: str) -> str:
