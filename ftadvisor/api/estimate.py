@@ -163,8 +163,9 @@ def _said_of(workload: Workload) -> str:
     guessed = (
         f", a token taken to be {CHARACTERS_PER_TOKEN:g} characters (±{error:.0%})" if error else ""
     )
+    examples = f"{workload.num_examples:,.0f}"
     return (
-        f"time and cost are for {workload.name}: {workload.num_examples:,.0f} examples of"
+        f"time and cost are for {workload.name}: {examples} example{'s' * (examples != '1')} of"
         f" {workload.mean_tokens:.0f} tokens on average, {epochs},"
         f" {format_count(workload.num_tokens)} tokens{sorted_by_length}{guessed}"
     )

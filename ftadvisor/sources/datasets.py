@@ -56,16 +56,16 @@ def _sizes(path: Path) -> Iterator[int]:
         if suffix in (".jsonl", ".ndjson"):
             yield from _jsonl_sizes(path)
         elif suffix == ".json":
-            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            content: Any = json.loads(path.read_text(encoding="utf-8-sig"))
             rows = cast("list[Any]", content) if isinstance(content, list) else [content]
             yield from (_characters(row) for row in rows)
         elif suffix in (".csv", ".tsv"):
             csv.field_size_limit(LONGEST_CELL)
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8-sig", newline="") as file:
                 table = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
                 yield from (_characters(row) for row in table)
         elif suffix in (".txt", ".md"):
-            with path.open(encoding="utf-8") as file:
+            with path.open(encoding="utf-8-sig") as file:
                 yield from (len(line.strip()) for line in file)
         else:
             raise InvalidSettingError(
@@ -77,7 +77,7 @@ def _sizes(path: Path) -> Iterator[int]:
 
 
 def _jsonl_sizes(path: Path) -> Iterator[int]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

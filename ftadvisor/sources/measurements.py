@@ -52,7 +52,7 @@ def read_measurements(path: Path | None = None) -> tuple[Measurement, ...]:
 
 def _read_file(path: Path) -> list[Measurement]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataFileError(
