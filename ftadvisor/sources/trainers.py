@@ -12,6 +12,7 @@ from ftadvisor.sources.data_files import read_json
 from ftadvisor.sources.field_checks import (
     NAMES,
     OBJECT,
+    SWITCH,
     TEXT,
     check_row,
     listed,
@@ -34,7 +35,7 @@ _NEEDED = {
     "id": TEXT, "framework": TEXT, "versions": TEXT, "facts": OBJECT, "defaults": OBJECT,
     "published_as": listed(OBJECT, "objects"),
 }  # fmt: skip
-_OPTIONAL = {"checked": TEXT, "note": TEXT, "facts_about_defaults": OBJECT}
+_OPTIONAL = {"checked": TEXT, "note": TEXT, "facts_about_defaults": OBJECT, "measured": SWITCH}
 _RULE = {
     "framework_config": TEXT, "id_prefix": NAMES, "transformers_min": TEXT,
     "transformers_max": TEXT,
@@ -77,7 +78,8 @@ def find_trainer(name: str = DEFAULT_TRAINER) -> Trainer:
         framework=row["framework"],
         versions=row["versions"],
         defaults=row["defaults"],
-        measured=bool(row["published_as"]),
+        # Most programs that a name is published for are those that rows were published of.
+        measured=row.get("measured", bool(row["published_as"])),
         **facts,
     )
 
