@@ -42,7 +42,12 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Callable[[Any], str]], ...]] = {
         ("stale", "old", lambda v: "yes" if v else ""),
     ),
 }
-_FOLDED = {"also called", "what it does", "versions", "as of"}
+_DROPPED = {
+    "W": 2, "capability": 1, "licence": 4, "model_type": 3, "context": 2, "also called": 1,
+    "measured": 1,
+}  # fmt: skip
+"""Left out where the terminal is too narrow, the highest number first."""
+_FOLDED = {"name", "program", "also called", "what it does", "versions", "as of"}
 _RIGHT = {"parameters", "context", "usable", "bf16/fp16 TFLOP/s", "GB/s", "W", "USD/h", "spot"}
 
 
@@ -54,7 +59,8 @@ def listing_document(
         return (paragraph(f"No name among the {kind} holds {pattern!r}.", "warn"),)
     columns = _COLUMNS[kind]
     heads = tuple(
-        Column(title, right=title in _RIGHT, fold=title in _FOLDED) for _, title, _ in columns
+        Column(title, title in _RIGHT, title in _FOLDED, _DROPPED.get(title, 0))
+        for _, title, _ in columns
     )
     cells = tuple(tuple(Words(form(row[key])) for key, _, form in columns) for row in rows)
     return (Table(heads, cells), paragraph(f"{len(rows)} {kind}", "dim"))
