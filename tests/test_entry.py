@@ -14,6 +14,7 @@ import pytest
 
 from ftadvisor.cli import main
 from ftadvisor.cli.entry import BAD_INPUT, OUTPUT_LOST
+from ftadvisor.cli.listing import KINDS
 
 QUESTION = '{"model": "gpt2"}'
 
@@ -99,3 +100,51 @@ def test_one_example_is_singular(tmp_path: Path, capsys: pytest.CaptureFixture[s
     path.write_text("hello\n")
     main(["estimate", "--model", "gpt2", "--gpu", "rtx3090", "--dataset", str(path)])
     assert "1 example of" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "holds"),
+    [
+        ("gpus", "rtx3090", "rtx-3090"),
+        ("gpus", "RTX 3090", "rtx-3090"),
+        ("gpus", "a100 80gb", "a100-sxm4-80gb"),
+        ("gpus", "a6000-ada", "rtx-6000-ada"),
+        ("models", "llama 7b", "huggyllama/llama-7b"),
+        ("models", "LLAMA-3.1", "meta-llama/Meta-Llama-3.1-8B"),
+        ("techniques", "Prompt Tuning", "prompt_tuning"),
+        ("techniques", "houlsby", "bottleneck"),
+        ("trainers", "TRL", "trl-1.16"),
+        ("prices", "RTX4090", "rtx-4090"),
+    ],
+)
+def test_lists_match_names_as_they_are_matched_elsewhere(
+    capsys: pytest.CaptureFixture[str], kind: str, pattern: str, holds: str
+) -> None:
+    assert main(["list", kind, pattern, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)[kind]
+    assert holds in {row.get("id") or row["gpu"] for row in rows}
+
+
+@pytest.mark.parametrize("pattern", ["[", "()", " ", "zzzz"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_odd_pattern_lists_nothing(
+    capsys: pytest.CaptureFixture[str], kind: str, pattern: str
+) -> None:
+    assert main(["list", kind, pattern, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {kind: []}
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern", "meant"),
+    [
+        ("gpus", "rtx3091", "rtx-3090"),
+        ("models", "lamma-7b", "llama-7b"),
+        ("prices", "rtx4091", "4090"),
+    ],
+)
+def test_an_unknown_pattern_gets_near_misses(
+    capsys: pytest.CaptureFixture[str], kind: str, pattern: str, meant: str
+) -> None:
+    assert main(["list", kind, pattern]) == 0
+    _, _, near = capsys.readouterr().out.partition("Did you mean: ")
+    assert meant in near

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from ftadvisor.errors import quoted
 from ftadvisor.render.document import Column, Document, Table, Words, paragraph
 from ftadvisor.units import GB, TERA, format_bytes, format_count
 
@@ -52,11 +53,15 @@ _RIGHT = {"parameters", "context", "usable", "bf16/fp16 TFLOP/s", "GB/s", "W", "
 
 
 def listing_document(
-    kind: str, rows: Sequence[dict[str, Any]], pattern: str | None = None
+    kind: str,
+    rows: Sequence[dict[str, Any]],
+    pattern: str | None = None,
+    near: Sequence[str] = (),
 ) -> Document:
-    """The rows of one catalogue as a table."""
+    """The rows of one catalogue as a table; where there are none, the names nearest the pattern."""
     if not rows:
-        return (paragraph(f"No name among the {kind} holds {pattern!r}.", "warn"),)
+        meant = f" Did you mean: {', '.join(near)}?" if near else ""
+        return (paragraph(f"No name among the {kind} holds {quoted(pattern)}.{meant}", "warn"),)
     columns = _COLUMNS[kind]
     heads = tuple(
         Column(title, title in _RIGHT, title in _FOLDED, _DROPPED.get(title, 0))

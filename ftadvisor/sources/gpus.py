@@ -92,6 +92,11 @@ def match_gpu(name: str) -> GpuMatch:
     )
 
 
+def fitting_ids(name: str) -> tuple[str, ...]:
+    """The ids of all GPUs that a name may mean; none where it means none."""
+    return tuple(row["id"] for row in _candidates(name))
+
+
 def gpu_ids() -> tuple[str, ...]:
     """The ids of all GPUs, in the file's order."""
     return tuple(_rows())

@@ -6,9 +6,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from ftadvisor.errors import DataFileError, UnknownNameError, UnsupportedError, quoted
+from ftadvisor.errors import (
+    DataFileError,
+    ModelUnavailableError,
+    UnknownNameError,
+    UnsupportedError,
+    quoted,
+)
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.sources.architectures import read_model
+from ftadvisor.sources.architectures.config import refused_family
 from ftadvisor.sources.data_files import read_json
 from ftadvisor.sources.field_checks import (
     NAMES,
@@ -203,9 +210,19 @@ def _config_outside(name: str) -> tuple[dict[str, Any], str]:
         raise DataFileError(str(path), None, None, "does not exist", "a directory that has one")
     if name.startswith((".", "/", "~")) or path.suffix in _FILE_SUFFIXES:
         raise DataFileError(name, None, None, "is not a config.json that exists", "its path")
+    family = refused_family(name)
     if name.count("/") == 1 and all(name.split("/")) and " " not in name:
-        config = hub_config(name)
+        try:
+            config = hub_config(name)
+        except ModelUnavailableError:
+            if family is None:
+                raise
+            raise UnsupportedError.of(quoted(name), family, [LIST]) from None
         if "model_type" not in config:
+            if family is not None:
+                raise UnsupportedError.of(quoted(name), family, [LIST])
             raise UnsupportedError.of(quoted(name), "its config.json has no model_type", ())
         return config, name
+    if family is not None:
+        raise UnsupportedError.of(quoted(name), family, [LIST])
     raise UnknownNameError("model", name, model_names(), see=LIST)

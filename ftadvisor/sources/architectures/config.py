@@ -61,6 +61,20 @@ def traits_of(model_type: str) -> Traits:
     return Traits(**row_of(model_type).get("traits", {}))
 
 
+def refused_family(name: str) -> str | None:
+    """Why models of that name are not estimated, where it begins as a refused type's do."""
+    spelt = _hyphens(name.rpartition("/")[2])
+    for model_type, row in architectures().items():
+        names = [model_type, *row_of(model_type).get("names", ())] if "refused" in row else ()
+        if any(f"{spelt}-".startswith(f"{_hyphens(start)}-") for start in names):
+            return row["refused"]
+    return None
+
+
+def _hyphens(name: str) -> str:
+    return "-".join(name.casefold().replace("_", " ").replace("-", " ").replace(".", " ").split())
+
+
 def row_type(config: object, file: str, layout: str | None = None) -> str:
     """The row of data/architectures.json that describes a configuration.
 

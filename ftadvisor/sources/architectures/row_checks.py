@@ -204,7 +204,7 @@ _THEN_NEEDS: Final = {
     ("vision", "any", True): ("layout",),
 }
 """Further fields of an object that has a certain value."""
-REFUSED: Final = {"refused": TEXT, "nearest": NAMES}
+REFUSED: Final = {"refused": TEXT, "nearest": NAMES, "names": NAMES}
 
 
 def all_fields() -> set[str]:
