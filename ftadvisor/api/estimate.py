@@ -24,6 +24,7 @@ from ftadvisor.schema.estimate import CostEstimate, Estimate, MemoryEstimate, Ti
 from ftadvisor.schema.hardware import Gpu, Price
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.options import Options
+from ftadvisor.schema.read_only import read_only
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
@@ -197,7 +198,7 @@ def _estimate(subject: _Subject, technique_id: str, said: tuple[str, ...]) -> Es
         trainer=trainer.id,
         technique=technique.id,
         objective=settings.objective,
-        settings={name: getattr(settings, name) for name in SETTING_NAMES},
+        settings=read_only({name: getattr(settings, name) for name in SETTING_NAMES}),
         verdict=verdict(memory, usable) if usable else None,
         memory=_memory(memory),
         time=_time(time) if time else None,
@@ -240,7 +241,7 @@ def _memory(memory: MemoryPrediction) -> MemoryEstimate:
         device_bytes=round(memory.device.value),
         device_low_bytes=round(memory.device.low),
         device_high_bytes=round(memory.device.high),
-        parts=parts,
+        parts=read_only(parts),
         peak_phase=phase,
     )
 
