@@ -125,6 +125,11 @@ def test_lists_match_names_as_they_are_matched_elsewhere(
     assert holds in {row.get("id") or row["gpu"] for row in rows}
 
 
+def test_one_row_is_singular(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list", "gpus", "3060-12gb"])
+    assert capsys.readouterr().out.endswith("\n1 gpu\n")
+
+
 @pytest.mark.parametrize("pattern", ["[", "()", " ", "zzzz"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_odd_pattern_lists_nothing(

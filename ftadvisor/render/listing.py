@@ -68,7 +68,8 @@ def listing_document(
         for _, title, _ in columns
     )
     cells = tuple(tuple(Words(form(row[key])) for key, _, form in columns) for row in rows)
-    return (Table(heads, cells), paragraph(f"{len(rows)} {kind}", "dim"))
+    noun = kind.removesuffix("s") if len(rows) == 1 else kind
+    return (Table(heads, cells), paragraph(f"{len(rows)} {noun}", "dim"))
 
 
 def row_document(row: dict[str, Any]) -> Document:
