@@ -19,6 +19,8 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 _LONGEST_QUOTE = 80
+_LONG_NUMBER = 3
+"""Digits from which on a number is a model's rather than a size."""
 
 
 class FtadvisorError(Exception):
@@ -179,7 +181,8 @@ def near_misses(value: str, names: Iterable[str], limit: int = 5) -> list[str]:
     """Those of `names` that a person who typed `value` may have meant, best first.
 
     Case and punctuation do not count. Names that contain the value (or lie in it) come first,
-    shortest first; then those spelt alike.
+    shortest first; then those spelt alike, of which the same number of a model or a size decides
+    before spelling.
     """
     # difflib costs a start-up that only a wrong name should pay.
     from difflib import get_close_matches
@@ -194,12 +197,21 @@ def near_misses(value: str, names: Iterable[str], limit: int = 5) -> list[str]:
         bare for bare in by_bare if wanted in bare or (len(bare) >= 3 and wanted.startswith(bare))
     ]
     inside.sort(key=lambda bare: (abs(len(bare) - len(wanted)), bare))
-    alike = get_close_matches(wanted[:_LONGEST_QUOTE], by_bare, n=limit, cutoff=0.6)
+    alike = get_close_matches(wanted[:_LONGEST_QUOTE], by_bare, n=3 * limit, cutoff=0.6)
+    numbers = _numbers(value)
+    # What a long number names, as in rtx-4090-laptop, is meant however the rest is spelt.
+    long = {number for number in numbers if len(number) >= _LONG_NUMBER}
+    alike += [bare for bare in by_bare if long and long & _numbers(by_bare[bare])]
+    alike.sort(key=lambda bare: -len(numbers & _numbers(by_bare[bare])))
     return [by_bare[bare] for bare in dict.fromkeys([*inside, *alike])][:limit]
 
 
 def _bare(name: str) -> str:
     return "".join(char for char in name.casefold() if char.isalnum())
+
+
+def _numbers(name: str) -> set[str]:
+    return set("".join(char if char.isdecimal() else " " for char in name).split())
 
 
 def _rebuild(

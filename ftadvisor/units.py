@@ -30,9 +30,12 @@ def format_bytes(num_bytes: float) -> str:
     return f"{gib:.2f} GiB" if round(abs(gib), 2) < 10 else f"{gib:,.1f} GiB"
 
 
-def format_duration(seconds: float) -> str:
-    """Print seconds in the unit that reads best: `85 ms`, `42.0 s`, `12.5 min`, `3.1 days`."""
-    size = abs(seconds)
+def format_duration(seconds: float, beside: float | None = None) -> str:
+    """Print seconds in the unit that reads best: `85 ms`, `42.0 s`, `12.5 min`, `3.1 days`.
+
+    `beside`: the duration whose unit it gets instead, as the ends of an interval get its middle's.
+    """
+    size = abs(seconds if beside is None else beside)
     if size < 0.9995:  # from here on three digits would print 1e+03
         return f"{seconds / MILLISECOND:.3g} ms"
     if size < 2 * MINUTE:

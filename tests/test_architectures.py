@@ -420,6 +420,17 @@ def test_tokens_of_an_image(model_type: str, tokens: int, patches: int) -> None:
         ({"model_type": "gpt2", "n_embd": 0}, "n_embd"),
         ({"model_type": "gemma2", "layer_types": "all"}, "not a list"),
         ({"model_type": "gemma2", "layer_types": ["full_attention"]}, "1 of 26"),
+        ({"model_type": "gemma2", "layer_types": ["full_attention"] * 27}, "27 of 26"),
+        ({"model_type": "llama", "layer_types": ["full_attention"]}, "1 of 32"),
+        ({"model_type": "llama", "hidden_act": "sliu"}, "hidden_act'"),
+        ({"model_type": "mixtral", "hidden_act": "zzz"}, "hidden_act'"),
+        ({"model_type": "t5", "feed_forward_proj": "x"}, "feed_forward_proj'"),
+        ({"model_type": "t5", "feed_forward_proj": "gated-x"}, "feed_forward_proj'"),
+        ({"model_type": "bart", "activation_function": "gated-gelu"}, "activation_function'"),
+        ({"model_type": "qwen2", "sliding_window": -4}, "sliding_window'"),
+        ({"model_type": "llama", "sliding_window": -4}, "sliding_window'"),
+        ({"model_type": "llama", "tie_word_embeddings": -1}, "tie_word_embeddings'"),
+        ({"model_type": "llama", "tie_word_embeddings": 2}, "tie_word_embeddings'"),
         ({"model_type": "mixtral", "num_experts_per_tok": 9}, "9 of 8"),
         ({"model_type": "llava", "text_config": 3}, "not an object"),
         ({"model_type": "llava", "text_config": {"model_type": "bert"}}, "no decoder"),
@@ -445,9 +456,11 @@ def test_kinds_that_are_not_described_are_refused(model_type: str, nearest: str)
     assert nearest in caught.value.suggestions
 
 
-def test_linear_attention_among_the_layers_is_refused() -> None:
-    config = {"model_type": "gemma2", "layer_types": ["linear_attention"] * 26}
-    with pytest.raises(UnsupportedError, match="linear_attention"):
+@pytest.mark.parametrize("model_type", ["gemma2", "llama"])
+@pytest.mark.parametrize("kind", ["linear_attention", "zzz"])
+def test_other_layers_than_attention_are_refused(model_type: str, kind: str) -> None:
+    config = {"model_type": model_type, "layer_types": [kind] * 26}
+    with pytest.raises(UnsupportedError, match=f"{kind}' in layer_types"):
         read_model(config, "x")
 
 
@@ -496,8 +509,8 @@ def test_every_field_is_explained_and_used() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("qvk", ["q_proj"], "row 'llama', field 'qvk': is no field of a model type. Write: qkv"),
-        ("traits", {"plaice": "pre"}, "field 'plaice': is no field of Traits. Write: place"),
+        ("qvk", ["q_proj"], "row 'llama', field 'qvk': is no known field. Write: qkv"),
+        ("traits", {"plaice": "pre"}, "field 'traits.plaice': is no known field. Write: place"),
     ],
 )
 def test_a_typo_in_the_data_is_named(

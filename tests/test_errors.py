@@ -79,6 +79,12 @@ def test_the_nearest_name_comes_first(typed: str, meant: str):
     assert errors.near_misses(typed, GPUS)[0] == meant
 
 
+def test_the_same_number_counts_more_than_the_spelling():
+    names = ["rtx-4060-ti-8gb", "rtx-4080-super", "rtx-4090", "rtx-4090-laptop"]
+    assert errors.near_misses("rtx4090-48gb", names)[:2] == ["rtx-4090", "rtx-4090-laptop"]
+    assert errors.near_misses("mistrl-7b", ["mistral-3b", "mistral-7b"])[0] == "mistral-7b"
+
+
 def test_nothing_near_gives_nothing():
     assert errors.near_misses("mi300x", ["rtx-3090"]) == []
     assert errors.near_misses("", GPUS) == []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import operator
+import pickle
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from ftadvisor.errors import (
     InvalidSettingError,
     UnknownNameError,
 )
+from ftadvisor.render.serial import as_json
 from ftadvisor.units import GIB, HOUR
 
 
@@ -146,3 +150,33 @@ def test_sharding_never_raises_model_state() -> None:
         return sum(parts.get(name, 0) for name in ("weights", "gradients", "optimizer"))
 
     assert state("zero3") < state("zero2") <= state("zero1") < state("ddp")
+
+
+def test_an_answer_cannot_be_changed_and_hashes_pickles_and_copies() -> None:
+    options: dict[str, Any] = {
+        "technique": "lora",
+        "peft_config": {"target_modules": ["c_attn"], "r": 8},
+    }
+    found = estimate("gpt2", gpu="rtx3090", **options)
+    for mapping in (found.settings, found.memory.parts, found.settings["peft_config"]):
+        changeable: Any = mapping
+        changes = (
+            lambda m=changeable: m.__setitem__("lora_r", 1),
+            lambda m=changeable: m.update(lora_r=1),
+            lambda m=changeable: m.pop(next(iter(m))),
+            lambda m=changeable: operator.ior(m, {"lora_r": 1}),
+            lambda m=changeable: m.clear(),
+        )
+        for change in changes:
+            with pytest.raises(TypeError, match="cannot be changed"):
+                change()
+    again = estimate("gpt2", gpu="rtx3090", **options)
+    assert (again, hash(again)) == (found, hash(found))
+    for same in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
+        assert (same, hash(same)) == (found, hash(found))
+        assert type(same.settings) is type(found.settings)
+    plain = found.as_dict()
+    assert type(plain["settings"]) is type(plain["memory"]["parts"]) is dict
+    plain["settings"]["peft_config"]["r"] = 1
+    assert found.settings["peft_config"]["r"] == 8
+    assert json.loads(json.dumps(found.as_dict())) == json.loads(as_json(found))

@@ -15,7 +15,24 @@ from ftadvisor.sources.models import find_model
 
 CONTENT: Any = json.loads((Path(__file__).parent / "golden" / "situations.json").read_text())
 CASES: list[dict[str, Any]] = CONTENT if isinstance(CONTENT, list) else CONTENT["cases"]
-WORDS = "the model reads each line and writes what a careful person would have said of it".split()
+WORDS = [
+    "the",
+    "model",
+    "reads",
+    "each",
+    "line",
+    "and",
+    "writes",
+    "what",
+    "a",
+    "careful",
+    "person",
+    "would",
+    "have",
+    "said",
+    "of",
+    "it",
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])

@@ -275,9 +275,13 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         ("fp16_tflop", 8.9, "is no field of a GPU"),
         ("torch_total_gib", 9, "more than memory_gib"),
         ("usable_as", "gdr", "gddr or gddr-ecc"),
-        ("arch", "", "text"),
-        ("arch", None, "text"),
-        ("compute_capability", 6.1, "text"),
+        ("arch", "", "pascal or volta"),
+        ("arch", None, "pascal or volta"),
+        ("arch", "zzz", "pascal or volta"),
+        ("kind", "zzz", "consumer or laptop"),
+        ("vendor", "zzz", "nvidia or amd"),
+        ("compute_capability", 6.1, "such as 8.6"),
+        ("compute_capability", "zzz", "such as 8.6"),
         ("link_gb_per_second", [], "a number above 0"),
         ("confidence", "sure", "high or medium or low"),
         ("source", "nv-geforce", "has source 'nv-geforce'"),
@@ -301,6 +305,12 @@ def test_bad_rows_name_file_row_and_field(
     named = "arch" if isinstance(value, dict) else field
     assert caught.value.field == named
     assert caught.value.suggestions
+
+
+def test_a_share_that_nobody_needs_is_looked_at_too(broken: Callable[..., None]):
+    broken(torch_total_gib=7.9, usable_as="zzz")
+    with pytest.raises(DataFileError, match="gddr or gddr-ecc"):
+        check_gpus()
 
 
 def test_a_bad_row_is_found_when_it_is_asked_for(broken: Callable[..., None]):

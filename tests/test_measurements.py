@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ftadvisor.errors import DataFileError, InvalidSettingError, UnsupportedError
+from ftadvisor.estimation.states import OPTIMIZERS
 from ftadvisor.schema.measurement import Measurement
 from ftadvisor.sources.data_files import data_dir
 from ftadvisor.sources.datasets import CHARACTERS_PER_TOKEN, read_workload
@@ -81,6 +82,12 @@ def test_a_good_row_keeps_what_was_published(tmp_path: Path):
         ({"quantization_group_size": "x"}, "quantization_group_size", "a whole number from 1"),
         ({"length_statistics": {"mean": "long"}}, "length_statistics", "an object of numbers"),
         ({"gradient_checkpointing": 1}, "gradient_checkpointing", "true, false, null"),
+        ({"gradient_checkpointing": "x"}, "gradient_checkpointing", "selective or full"),
+        ({"sequence_fill": "x"}, "sequence_fill", "full, padded-to-longest, padding-free"),
+        ({"sequence_fill": 1}, "sequence_fill", "padding-free or null"),
+        ({"attn_implementation": "x"}, "attn_implementation", "eager, sdpa, flash"),
+        ({"lora_r": 0}, "lora_r", "a number from 1 on"),
+        ({"lora_r": "0", "technique": "DoRA"}, "lora_r", "a number from 1 on"),
     ],
 )
 def test_a_bad_field_is_named_with_its_line(
@@ -155,6 +162,106 @@ def test_what_no_setting_expresses_is_refused_with_the_reason(
 ):
     with pytest.raises(UnsupportedError, match=reason):
         situation(one(tmp_path, **changed))
+
+
+def setting(tmp_path: Path, name: str, **changed: Any) -> tuple[object, str]:
+    """One of a row's settings, and what was assumed."""
+    found = situation(one(tmp_path, **changed))
+    return getattr(found.settings, name), "; ".join(found.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("field", "published", "name", "value", "assumed"),
+    [
+        ("optimizer", "AdamW_HF", "optim", "adamw_torch", ""),
+        ("optimizer", "adamw_apex_fused", "optim", "adamw_torch_fused", ""),
+        ("optimizer", "FusedAdam", "optim", "adamw_torch_fused", ""),
+        ("optimizer", "AdamW8bit", "optim", "adamw_bnb_8bit", ""),
+        ("optimizer", "adamw_8bit", "optim", "adamw_bnb_8bit", ""),
+        ("optimizer", "PagedAdamW8bit", "optim", "paged_adamw_8bit", ""),
+        ("optimizer", "Lion", "optim", "lion_32bit", ""),
+        ("quantization", "4bit", "quantization", "nf4", "which 4-bit variant"),
+        ("quantization", "bnb-nf4", "quantization", "nf4", ""),
+        ("quantization", "INT4", "quantization", "nf4", "which 4-bit variant"),
+        ("quantization", "fp4", "quantization", "nf4", "as many bytes"),
+        ("quantization", "gptq", "quantization", "gptq-int4", "GPTQ's usual width"),
+        ("quantization", "AWQ", "quantization", "awq-int4", "AWQ's usual width"),
+        ("quantization", "8bit", "quantization", "int8", ""),
+        ("technique", "LoRA", "technique", "lora", ""),
+        ("technique", "QLoRA", "technique", "qlora", ""),
+        ("technique", "Full", "objective", "clm", ""),
+        ("technique", "PiSSA", "technique", "lora", "another start"),
+        ("technique", "LoRA+", "technique", "lora", "two learning rates"),
+        ("strategy", "FSDP", "strategy", "fsdp", ""),
+        ("strategy", "fsdp2", "strategy", "fsdp", ""),
+        ("strategy", "ZeRO-3", "strategy", "zero3", ""),
+        ("strategy", "zero-3", "strategy", "zero3", ""),
+        ("strategy", "DP", "strategy", "ddp", ""),
+        ("precision", {"weights": "bfloat16"}, "weights_dtype", "bf16", ""),
+        ("precision", {"weights": "float16"}, "weights_dtype", "fp16", ""),
+        ("precision", {"weights": "float32", "compute": "bfloat16"}, "autocast", "bf16", ""),
+        ("lora_target_modules", "ALL", "lora_target_modules", ("all-linear",), ""),
+        ("lora_target_modules", ["all"], "lora_target_modules", ("all-linear",), ""),
+        ("gradient_checkpointing", "full", "gradient_checkpointing", "full", ""),
+        ("gradient_checkpointing", "Selective op", "gradient_checkpointing", "selective", ""),
+        ("attn_implementation", "Flash2", "attn_implementation", "flash_attention_2", ""),
+        ("sequence_fill", "Padding-Free", "packing", True, ""),
+    ],
+)
+def test_spellings_of_others(
+    tmp_path: Path, field: str, published: Any, name: str, value: object, assumed: str
+):
+    found, said = setting(tmp_path, name, **{"num_gpus": 2, field: published})
+    assert found == value
+    assert assumed in said
+    assert (f"published as {published}" in said) == bool(assumed)
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_every_optimizer_may_be_spelt_as_transformers_does(tmp_path: Path, optim: str):
+    found, _ = setting(tmp_path, "optim", optimizer=optim)
+    assert OPTIMIZERS[str(found)] == OPTIMIZERS[optim]
+
+
+@pytest.mark.parametrize("technique", ["QDoRA", "qdora"])
+def test_a_technique_that_is_not_described_is_refused_by_name(tmp_path: Path, technique: str):
+    with pytest.raises(UnsupportedError, match=technique):
+        situation(one(tmp_path, technique=technique))
+
+
+def test_hybrid_sharding_is_refused_by_name(tmp_path: Path):
+    found = situation(one(tmp_path, strategy="HSDP", num_gpus=8))
+    assert "HSDP: hybrid sharding" in str(found.memory_unsupported)
+
+
+@pytest.mark.parametrize(
+    ("framework", "version", "trainer"),
+    [
+        ("TRL", None, "trl-2024"),
+        ("trl 0.12", None, "trl-2024"),
+        ("TRL SFTTrainer", "4.47", "trl-2024"),
+        ("trl", "5.1.0", "trl-1.16"),
+        ("transformers", "4.40.2", "transformers-4.40"),
+        ("HF Trainer", None, "transformers-4.48"),
+        ("transformers Trainer", "4.51", "transformers-4.48"),
+        ("Transformers", "5.0", "transformers-5"),
+        ("trlx", None, "transformers-4.48"),
+    ],
+)
+def test_the_trainer_follows_from_the_programs_name_and_version(
+    tmp_path: Path, framework: str, version: str | None, trainer: str
+):
+    versions = {"transformers": version} if version else {}
+    found = situation(one(tmp_path, framework=framework, versions=versions))
+    assert (found.trainer.id, found.trainer.stand_in) == (trainer, framework == "trlx")
+    # A known name alone is no measurement.
+    assert found.trainer.measured == (trainer == "transformers-4.40")
+
+
+def test_a_byte_order_mark_begins_no_row(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(GOOD), encoding="utf-8-sig")
+    assert read_measurements(path)[0].id == GOOD["id"]
 
 
 @pytest.mark.parametrize("config", [{"r": "x"}, {"r": [1]}, {"r": {}}])

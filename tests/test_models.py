@@ -217,7 +217,7 @@ def test_every_row_is_right():
 def file(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The catalogue's file, to be broken."""
     content = copy.deepcopy(read_json("models.json"))
-    cached = (models.find_model, models._rows, models._names)  # pyright: ignore[reportPrivateUsage]
+    cached = (models.find_model, models._rows, models._exact, models._loose)  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(models, "read_json", lambda _: content)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     for function in cached:
         function.cache_clear()
@@ -293,6 +293,31 @@ def test_what_cannot_be_described_is_refused_by_name(tmp_path: Path, kind: str):
     path.write_text(json.dumps({"model_type": kind, "hidden_size": 64}))
     with pytest.raises(UnsupportedError, match=f"'{kind}'"):
         find_model(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("mamba-2.8b", "state-space"),
+        ("jamba", "state-space"),
+        ("Jamba_1.5_mini", "state-space"),
+        ("recurrentgemma-2b", "state-space"),
+        ("state-spaces/mamba-130m", "state-space"),
+        ("qwen3.5-9b", "linear attention"),
+        ("whisper-large-v3", "speech"),
+    ],
+)
+def test_well_known_models_are_refused_by_name(name: str, reason: str):
+    with pytest.raises(UnsupportedError, match=reason) as caught:
+        find_model(name)
+    assert name in str(caught.value)
+    assert caught.value.suggestions == ("ftadvisor list models",)
+
+
+def test_a_name_that_only_looks_like_a_family_is_unknown():
+    for name in ("mambo-2.8b", "jambalaya", "clipper"):
+        with pytest.raises(UnknownNameError):
+            find_model(name)
 
 
 def test_state_spaces_are_among_them():

@@ -82,7 +82,7 @@ LENGTHS: list[tuple[Question, str]] = [
     ({"mean_length": 1e-300}, "mean_length is 1e-300"),
     ({"mean_length": 500, "packing": True}, "no effect with packing"),
     ({"objective": "grpo", "max_completion_length": 5000}, "takes at most 2048"),
-    ({"objective": "grpo", "max_length": 2000}, "--max-length 1792"),
+    ({"objective": "grpo", "max_length": 2000}, "--max-length 1536"),
     *(
         ({"model": "gpt2", **config(t, num_virtual_tokens=200_000)}, "takes at most 1024")
         for t in PROMPTS
@@ -116,7 +116,7 @@ NO_EFFECT: list[tuple[Question, str]] = [
     ({"technique": "ia3", "lora_r": 8}, "lora_r 8 has no effect with technique ia3"),
     ({"num_images": 1}, "reads no images"),
     ({"num_generations": 4}, "belongs to grpo, rloo"),
-    ({"max_completion_length": 64}, "belongs to grpo, rloo, ppo"),
+    ({"max_completion_length": 64}, "belongs to grpo, rloo, ppo, distillation"),
     ({"reference_model": True}, "objective sft"),
     ({"max_target_length": 64}, "encoder-decoders"),
     ({"prepare_kbit": True}, "quantised base"),

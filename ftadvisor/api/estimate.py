@@ -32,6 +32,7 @@ from ftadvisor.schema.estimate import CostEstimate, Estimate, MemoryEstimate, Ti
 from ftadvisor.schema.hardware import Gpu, Price
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.options import Options
+from ftadvisor.schema.read_only import read_only
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.trainer import Trainer
@@ -208,10 +209,10 @@ def _said_of(workload: Workload, mean_length: float | None) -> str:
     left_out = f"; {broken:,} rows that cannot be used are left out" if broken else ""
     mean = mean_length or workload.mean_tokens
     as_many = "as many tokens as " if mean_length else ""
-    examples = workload.num_examples * workload.mean_tokens / mean
+    examples = f"{workload.num_examples * workload.mean_tokens / mean:,.0f}"
     return (
-        f"time and cost are for {as_many}{workload.name}: {examples:,.0f} examples of"
-        f" {mean:.0f} tokens on average, {epochs},"
+        f"time and cost are for {as_many}{workload.name}: {examples} example"
+        f"{'s' * (examples != '1')} of {mean:.0f} tokens on average, {epochs},"
         f" {format_count(workload.num_tokens)} tokens{sorted_by_length}{guessed}{left_out}"
     )
 
@@ -245,7 +246,7 @@ def estimate_subject(
         trainer=trainer.id,
         technique=technique.id,
         objective=settings.objective,
-        settings={name: getattr(settings, name) for name in SETTING_NAMES},
+        settings=read_only({name: getattr(settings, name) for name in SETTING_NAMES}),
         verdict=verdict(memory, usable) if usable else None,
         memory=_memory(memory),
         time=_time(time) if time else None,
@@ -288,7 +289,7 @@ def _memory(memory: MemoryPrediction) -> MemoryEstimate:
         device_bytes=round(memory.device.value),
         device_low_bytes=round(memory.device.low),
         device_high_bytes=round(memory.device.high),
-        parts=parts,
+        parts=read_only(parts),
         peak_phase=phase,
     )
 

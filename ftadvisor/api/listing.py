@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from datetime import date
-from typing import Any
+from typing import Any, cast
 
-from ftadvisor.sources.gpus import all_gpus, match_gpu
-from ftadvisor.sources.models import catalogue_rows, find_model
+from ftadvisor.errors import UnknownNameError
+from ftadvisor.sources.gpus import all_gpus, fitting_ids, match_gpu
+from ftadvisor.sources.models import catalogue_row, catalogue_rows, find_model
 from ftadvisor.sources.models import model_config as model_config
 from ftadvisor.sources.optimizers import objective_rows, optimizer_rows
 from ftadvisor.sources.prices import all_prices, prices_of
-from ftadvisor.sources.techniques import all_techniques
+from ftadvisor.sources.techniques import all_techniques, find_technique
 from ftadvisor.sources.trainers import find_trainer, trainer_rows
 
 
 def list_models(pattern: str | None = None) -> list[dict[str, Any]]:
-    """Models of the catalogue whose id or alias holds `pattern`, as rows."""
-    return _matching(catalogue_rows(), pattern, "id", "aliases", "model_type")
+    """Models of the catalogue whose id or alias holds `pattern`, as rows.
+
+    Here as in the other lists, case and punctuation of the pattern do not count.
+    """
+    row = catalogue_row(pattern) if pattern else None
+    also = [row["id"]] if row else []
+    return _matching(catalogue_rows(), pattern, "id", "aliases", "model_type", also=also)
 
 
 def list_gpus(pattern: str | None = None) -> list[dict[str, Any]]:
@@ -28,14 +35,17 @@ def list_gpus(pattern: str | None = None) -> list[dict[str, Any]]:
         "link", "link_bytes_per_second", "power_watts",
     )  # fmt: skip
     rows = [{key: getattr(gpu, key) for key in keys} for gpu in all_gpus()]
-    return _matching(rows, pattern, "id", "name")
+    return _matching(rows, pattern, "id", "name", also=fitting_ids(pattern) if pattern else ())
 
 
 def list_techniques(pattern: str | None = None) -> list[dict[str, Any]]:
     """Techniques, as rows."""
     keys = ("id", "name", "family", "sentence", "settings", "source")
     rows = [{key: getattr(t, key) for key in keys} for t in all_techniques()]
-    return _matching(rows, pattern, "id", "name", "sentence")
+    also: list[str] = []
+    with suppress(UnknownNameError):
+        also += [find_technique(pattern).id] if pattern else []
+    return _matching(rows, pattern, "id", "name", "sentence", also=also)
 
 
 def list_objectives(pattern: str | None = None) -> list[dict[str, Any]]:
@@ -121,9 +131,26 @@ def show_gpu(name: str) -> dict[str, Any]:
 
 
 def _matching(
-    rows: Iterable[dict[str, Any]], pattern: str | None, *keys: str
+    rows: Iterable[dict[str, Any]], pattern: str | None, *keys: str, also: Container[str] = ()
 ) -> list[dict[str, Any]]:
+    """The rows that hold the pattern where case and punctuation do not count, and those `also`."""
     if not pattern:
         return list(rows)
-    wanted = pattern.lower()
-    return [row for row in rows if any(wanted in str(row.get(key, "")).lower() for key in keys)]
+    wanted = _bare(pattern)
+    return [
+        row
+        for row in rows
+        if row.get("id", "") in also
+        or (wanted and any(wanted in text for text in _texts(row, keys)))
+    ]
+
+
+def _texts(row: dict[str, Any], keys: Iterable[str]) -> Iterator[str]:
+    for key in keys:
+        value: Any = row.get(key) or ""
+        yield from map(_bare, cast("list[str]", value) if isinstance(value, list) else [str(value)])
+
+
+def _bare(text: str) -> str:
+    # A point and a slash tell names apart: llama-3.1, owner/model.
+    return "".join(char for char in text.casefold() if char.isalnum() or char in "./")

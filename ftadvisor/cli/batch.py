@@ -14,6 +14,7 @@ from ftadvisor.cli.parsing import unknown_option
 from ftadvisor.errors import FtadvisorError, InvalidSettingError, quoted
 
 BAD_LINE = 2
+_EXAMPLE = '{"model": "llama-7b", "gpu": "rtx3060"}'
 
 
 def answer_lines(file: str, given: dict[str, Any], command: Command, out: IO[str]) -> int:
@@ -25,9 +26,10 @@ def answer_lines(file: str, given: dict[str, Any], command: Command, out: IO[str
     from ftadvisor import api
     from ftadvisor.render.serial import as_line
 
-    bad = 0
+    bad = asked = 0
     fits = False
     for number, line in _lines(file):
+        asked += 1
         try:
             estimate = api.estimate(**_question(line, given, command))
         except Exception as error:
@@ -37,10 +39,17 @@ def answer_lines(file: str, given: dict[str, Any], command: Command, out: IO[str
             continue
         fits = fits or estimate.verdict != "does_not_fit"
         print(as_line(estimate), file=out)
+    if not asked:
+        raise InvalidSettingError(f"{_name(file)} holds no question.", [_EXAMPLE])
     if bad:
-        print(f"ftadvisor: {bad} lines of {file} could not be answered.", file=sys.stderr)
+        lines = "line" if bad == 1 else "lines"
+        print(f"ftadvisor: {bad} {lines} of {_name(file)} could not be answered.", file=sys.stderr)
         return BAD_LINE
     return 0 if fits else 1
+
+
+def _name(file: str) -> str:
+    return "standard input" if file == "-" else quoted(file)
 
 
 def _lines(file: str) -> Iterator[tuple[int, bytes]]:
@@ -60,13 +69,22 @@ def _question(line: bytes, given: dict[str, Any], command: Command) -> dict[str,
     """What one line asks, `given` where it says nothing; null says nothing."""
     try:
         found: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        # Its own "line 1" is not the line of the file.
+        problem = f"not JSON: {error.msg} at character {error.pos + 1}."
+        raise InvalidSettingError(problem, [_EXAMPLE]) from None
     except (ValueError, RecursionError) as error:
-        raise InvalidSettingError(f"not JSON: {error}.") from None
+        raise InvalidSettingError(f"not JSON: {error}.", [_EXAMPLE]) from None
     if not isinstance(found, dict):
-        raise InvalidSettingError("not a JSON object.", ['{"model": "llama-7b", "gpu": "rtx3060"}'])
+        raise InvalidSettingError("not a JSON object.", [_EXAMPLE])
     question = cast("dict[str, Any]", found)
     for name in question:
-        if name not in command.options or name == "json":
+        if name == "json":
+            raise InvalidSettingError(
+                "json is no key of a question: every answer of a file is JSON.",
+                [_EXAMPLE],
+            )
+        if name not in command.options:
             raise unknown_option(command, name, lambda option: option.name)
     said = {name: value for name, value in question.items() if value is not None}
     if "model" not in {**given, **said}:

@@ -14,6 +14,8 @@ from ftadvisor.errors import FtadvisorError, UnknownNameError
 BAD_INPUT = 2
 FAULT = 70
 """EX_SOFTWARE of sysexits.h: something that ftadvisor did not foresee."""
+OUTPUT_LOST = 74
+"""EX_IOERR: what was to be printed could not be."""
 STOPPED = 130
 READER_GONE = 141
 """What a shell reports for a process that SIGINT or SIGPIPE has ended: 128 + 2, 128 + 13."""
@@ -30,6 +32,11 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; nothing is raised."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison]
+        # print would take standard output instead.
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
+        return _unwritten("standard output is closed")
     for stream in (sys.stdout, sys.stderr):
         # What an encoding lacks is printed as "?", not as a traceback.
         reconfigure = getattr(stream, "reconfigure", None)
@@ -44,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return READER_GONE
     except OSError as error:
         _drop_output()
-        print(f"ftadvisor: the output cannot be written: {error}", file=sys.stderr)
-        return FAULT
+        return _unwritten(error.strerror or str(error))
 
 
 def load(name: str) -> Command:
@@ -61,12 +67,18 @@ def _answer(words: list[str]) -> int:
         code = _run(words)
     except FtadvisorError as error:
         code = _refuse(error.as_dict(), str(error), words)
-    except BrokenPipeError:
-        raise
     except Exception as error:
+        # A file that was opened has a name; output has none.
+        if isinstance(error, OSError) and error.filename is None:
+            raise
         code = _confess(error, words)
     sys.stdout.flush()
     return code
+
+
+def _unwritten(reason: str) -> int:
+    print(f"ftadvisor: the output cannot be written: {reason}.", file=sys.stderr)
+    return OUTPUT_LOST
 
 
 def _drop_output() -> None:

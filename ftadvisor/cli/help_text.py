@@ -13,12 +13,16 @@ from ftadvisor.schema import settings
 WIDEST = 100
 _MARGIN = 2
 _OPTION_WIDTH = 32
+_TWO_COLUMNS = 70
+"""From this width on, options and their sentences stand beside each other."""
 
 
 def overview(summaries: Iterable[tuple[str, str]], version: str) -> str:
     """What `ftadvisor --help` prints; `summaries` has each command's name and sentence."""
     lines = [
-        f"ftadvisor {version}: memory, time and cost of fine-tuning a model, before it is run.",
+        *_paragraph(
+            f"ftadvisor {version}: memory, time and cost of fine-tuning a model, before it is run."
+        ),
         "",
         "Usage: ftadvisor COMMAND [options]",
         "",
@@ -37,7 +41,9 @@ def overview(summaries: Iterable[tuple[str, str]], version: str) -> str:
             ]
         ),
         "",
-        "Exit codes: 0 something fits, 1 nothing fits, 2 the question cannot be answered.",
+        *_paragraph(
+            "Exit codes: 0 something fits, 1 nothing fits, 2 the question cannot be answered."
+        ),
     ]
     return "\n".join(lines)
 
@@ -45,7 +51,7 @@ def overview(summaries: Iterable[tuple[str, str]], version: str) -> str:
 def terminal_help(command: Command) -> str:
     """What `ftadvisor COMMAND --help` prints."""
     lines = [
-        f"Usage: ftadvisor {command.usage}",
+        *_command(f"Usage: ftadvisor {command.usage}", ""),
         "",
         *textwrap.wrap(command.summary, _width()),
     ]
@@ -101,8 +107,12 @@ def _markdown_table(head: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]
 def _row(left: str, right: str, width: int) -> list[str]:
     """An entry of a two-column list; a long left side stands on a line of its own."""
     margin = " " * _MARGIN
+    if _width() < _TWO_COLUMNS:
+        hang = margin * 3
+        wrapped = textwrap.wrap(right, max(1, _width() - len(hang)))
+        return [*_command(margin + left, ""), *(hang + line for line in wrapped)]
     hang = " " * (width + _MARGIN)
-    wrapped = textwrap.wrap(right, max(20, _width() - len(hang))) or [""]
+    wrapped = textwrap.wrap(right, _width() - len(hang)) or [""]
     if len(left) + 2 > width:
         return [margin + left, *(hang + line for line in wrapped)]
     return [margin + left.ljust(width) + wrapped[0], *(hang + line for line in wrapped[1:])]
@@ -110,8 +120,25 @@ def _row(left: str, right: str, width: int) -> list[str]:
 
 def _examples(examples: Iterable[tuple[str, str]]) -> Iterator[str]:
     for line, answer in examples:
-        yield f"  # {answer}"
-        yield f"  {line}"
+        yield from textwrap.wrap(answer, _width(), initial_indent="  # ", subsequent_indent="  # ")
+        yield from _command(f"  {line}", " \\")
+
+
+def _paragraph(text: str) -> list[str]:
+    return textwrap.wrap(text, _width())
+
+
+def _command(line: str, end: str) -> list[str]:
+    """A command line, not broken inside a word; `end` stands behind all lines but the last."""
+    margin = line[: len(line) - len(line.lstrip())]
+    lines = textwrap.wrap(
+        line,
+        _width() - len(end),
+        subsequent_indent=f"{margin}    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [*(part + end for part in lines[:-1]), lines[-1]]
 
 
 def _width() -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ftadvisor.cli.command import Argument, Command, Group
 from ftadvisor.cli.options import JSON
+from ftadvisor.errors import near_misses
 
 KINDS = ("models", "gpus", "techniques", "objectives", "optimizers", "trainers", "prices")
 
@@ -33,8 +35,15 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor.render.listing import listing_document
     from ftadvisor.render.terminal import print_document
 
-    print_document(listing_document(kind, rows, given.get("pattern")))
+    pattern = given.get("pattern")
+    near = near_misses(pattern, _names(listed[kind]())) if pattern and not rows else ()
+    print_document(listing_document(kind, rows, pattern, near))
     return 0
+
+
+def _names(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    for row in rows:
+        yield from (row.get("id") or row["gpu"], *row.get("aliases", ()))
 
 
 COMMAND = Command(
@@ -44,7 +53,9 @@ COMMAND = Command(
     usage=f"list {'|'.join(KINDS)} [PATTERN]",
     arguments=(
         Argument("kind", "|".join(KINDS), "Which catalogue.", required=True, choices=KINDS),
-        Argument("pattern", "PATTERN", "Only names that hold this."),
+        Argument(
+            "pattern", "PATTERN", "Only names that hold this; case and punctuation do not count."
+        ),
     ),
     groups=(Group("Output", (JSON,)),),
     examples=(

@@ -48,7 +48,7 @@ def mapping(option: str, word: str) -> dict[str, Any]:
     content = word
     if not word.lstrip().startswith("{"):
         try:
-            content = Path(word).read_text(encoding="utf-8")
+            content = Path(word).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError, ValueError):
             raise InvalidSettingError.of(
                 option, word, "be a JSON object, or a file with one", [f"{option} '{{\"r\": 8}}'"]

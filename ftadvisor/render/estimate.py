@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ftadvisor.render.document import (
@@ -55,7 +56,7 @@ def with_interval(value: float, low: float, high: float, form: Callable[[float],
     center = form(value)
     between = format_range(low, high, form)
     _, _, unit = center.rpartition(" ")
-    if unit != center and between.count(f" {unit}") == 1:
+    if unit != center and between.count(" ") == 1:
         between = between.removesuffix(f" {unit}")
     return Words(center, "", between.replace("$", ""))
 
@@ -101,8 +102,8 @@ def _table(found: Sequence[Estimate]) -> Table:
     priced = any(estimate.cost for estimate in found)
     columns = [Column("technique")]
     columns += [Column("verdict")] if on_gpu else []
-    columns += [Column("peak memory"), Column("by part, in GiB")]
-    columns += [Column("tokens/s", right=True), Column("time")] if timed else []
+    columns += [Column("peak memory"), Column("by part, in GiB", drop=2)]
+    columns += [Column("tokens/s", right=True, drop=1), Column("time")] if timed else []
     columns += [Column("cost")] if priced else []
     columns += [] if on_gpu else [Column("fits on", fold=True)]
     scale = _scale(found)
@@ -163,9 +164,8 @@ def _time(estimate: Estimate) -> Words:
     if estimate.time is None:
         return _NONE
     t = estimate.time
-    words = with_interval(
-        t.total_seconds, t.total_low_seconds, t.total_high_seconds, format_duration
-    )
+    seconds = (t.total_seconds, t.total_low_seconds, t.total_high_seconds)
+    words = with_interval(*seconds, partial(format_duration, beside=t.total_seconds))
     return words._replace(tone=_tone(estimate))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from ftadvisor.errors import quoted
 from ftadvisor.render.document import Column, Document, Table, Words, paragraph
 from ftadvisor.units import GB, TERA, format_bytes, format_count
 
@@ -48,22 +49,33 @@ _COLUMNS: dict[str, tuple[tuple[str, str, Callable[[Any], str]], ...]] = {
         ("stale", "old", lambda v: "yes" if v else ""),
     ),
 }
-_FOLDED = {"also called", "what it does", "what it is", "versions", "as of"}
+_DROPPED = {
+    "W": 2, "capability": 1, "licence": 4, "model_type": 3, "context": 2, "also called": 1,
+    "measured": 1,
+}  # fmt: skip
+"""Left out where the terminal is too narrow, the highest number first."""
+_FOLDED = {"name", "program", "also called", "what it does", "what it is", "versions", "as of"}
 _RIGHT = {"parameters", "context", "usable", "bf16/fp16 TFLOP/s", "GB/s", "W", "USD/h", "spot"}
 
 
 def listing_document(
-    kind: str, rows: Sequence[dict[str, Any]], pattern: str | None = None
+    kind: str,
+    rows: Sequence[dict[str, Any]],
+    pattern: str | None = None,
+    near: Sequence[str] = (),
 ) -> Document:
-    """The rows of one catalogue as a table."""
+    """The rows of one catalogue as a table; where there are none, the names nearest the pattern."""
     if not rows:
-        return (paragraph(f"No name among the {kind} holds {pattern!r}.", "warn"),)
+        meant = f" Did you mean: {', '.join(near)}?" if near else ""
+        return (paragraph(f"No name among the {kind} holds {quoted(pattern)}.{meant}", "warn"),)
     columns = _COLUMNS[kind]
     heads = tuple(
-        Column(title, right=title in _RIGHT, fold=title in _FOLDED) for _, title, _ in columns
+        Column(title, title in _RIGHT, title in _FOLDED, _DROPPED.get(title, 0))
+        for _, title, _ in columns
     )
     cells = tuple(tuple(Words(form(row[key])) for key, _, form in columns) for row in rows)
-    return (Table(heads, cells), paragraph(f"{len(rows)} {kind}", "dim"))
+    noun = kind.removesuffix("s") if len(rows) == 1 else kind
+    return (Table(heads, cells), paragraph(f"{len(rows)} {noun}", "dim"))
 
 
 def row_document(row: dict[str, Any]) -> Document:

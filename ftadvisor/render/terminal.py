@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -36,7 +37,10 @@ READING_WIDTH = 100
 """Sentences are not set wider than this."""
 ONE_LINE_WIDTH = 130
 """From this width on a row takes one line."""
+_COLUMNS_WIDTH = 70
+"""Below it nothing is left out to keep columns: each row becomes a list."""
 _GAP = 2
+_INDENT = 2
 _NARROWEST_BAR, _WIDEST_BAR = 12, 36
 _NARROWEST_FOLD = 20
 _FIGURES_WIDTH = 40
@@ -46,7 +50,12 @@ def print_document(document: Document, console: Console | None = None) -> None:
     """Print the blocks, a blank line between them."""
     console = console or make_console()
     with console.capture() as captured:
+        bars_shown = True
         for number, block in enumerate(document):
+            if isinstance(block, Table):
+                bars_shown = _shows_bars(block, console)
+            if isinstance(block, Legend) and not bars_shown:
+                continue
             if number:
                 console.print()
             console.print(_renderable(block, console))
@@ -107,9 +116,11 @@ def _legend(block: Legend, console: Console) -> Text:
     return text
 
 
-def _table(table: Table, console: Console) -> RichTable:
-    one_line = console.width >= ONE_LINE_WIDTH
-    kept, widths = _layout(table, console.width, one_line=one_line)
+def _table(table: Table, console: Console) -> RenderableType:
+    one_line, found = _fitted(table, console.width)
+    if found is None:
+        return _row_by_row(table, console)
+    kept, widths = found
     grid = RichTable(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
     if table.title:
         grid.title = Text(table.title, style="bold")
@@ -121,14 +132,55 @@ def _table(table: Table, console: Console) -> RichTable:
             justify="right" if column.right else "left",
             width=widths[index],
             no_wrap=not column.fold,
+            overflow="fold",
         )
     for row in table.rows:
         grid.add_row(*(_cell(row[i], widths[i], console, one_line=one_line) for i in kept))
     return grid
 
 
-def _layout(table: Table, width: int, *, one_line: bool) -> tuple[list[int], dict[int, int]]:
-    """The columns that are shown, by index, and how many characters each gets."""
+def _row_by_row(table: Table, console: Console) -> RenderableType:
+    """Where the columns do not fit beside each other: each row as a list, a fact a line."""
+    blocks: list[RenderableType] = []
+    if table.title:
+        blocks.append(Text(table.title, style="bold"))
+    columns = table.columns[1:]
+    titles = min(max((cell_len(c.title) for c in columns), default=0), console.width // 2)
+    free = max(1, console.width - _INDENT - (titles + _GAP if titles else 0))
+    for number, (first, *cells) in enumerate(table.rows):
+        if number and titles:
+            blocks.append(Text(""))
+        blocks.append(_cell(first, free, console, one_line=True))
+        grid = RichTable.grid(padding=(0, _GAP, 0, 0))
+        if titles:
+            grid.add_column(width=titles, style="dim")
+        grid.add_column(width=min(free, READING_WIDTH), overflow="fold")
+        for column, cell in zip(columns, cells, strict=True):
+            if isinstance(cell, Words):
+                value = _words(cell, one_line=True)
+            else:
+                bar = _bar(cell, min(free, _WIDEST_BAR), console)
+                value = Text("\n").join([bar, Text(bars.sentence(bars.figures(cell)))])
+            if value.plain:
+                grid.add_row(*([Text(column.title)] if titles else []), value)
+        blocks.append(Padding(grid, (0, 0, 0, _INDENT)))
+    return Group(*blocks)
+
+
+def _fitted(table: Table, width: int) -> tuple[bool, tuple[list[int], dict[int, int]] | None]:
+    """Whether a row takes one line, and its layout: two lines come before fewer columns."""
+    if width >= ONE_LINE_WIDTH:
+        found = _layout(table, width, one_line=True)
+        if found and len(found[0]) == len(table.columns):
+            return True, found
+    return False, _layout(table, width, one_line=False)
+
+
+def _layout(table: Table, width: int, *, one_line: bool) -> tuple[list[int], dict[int, int]] | None:
+    """The columns that are shown, by index, and how many characters each gets.
+
+    None: those that must be shown do not fit.
+    """
     least: list[int] = []
     for index, column in enumerate(table.columns):
         cells = [row[index] for row in table.rows]
@@ -137,8 +189,8 @@ def _layout(table: Table, width: int, *, one_line: bool) -> tuple[list[int], dic
     kept = list(range(len(table.columns)))
     while sum(least[i] + _GAP for i in kept) - _GAP > width:
         droppable = [i for i in kept if table.columns[i].drop]
-        if not droppable:
-            break
+        if not droppable or width < _COLUMNS_WIDTH:
+            return None
         kept.remove(max(droppable, key=lambda i: table.columns[i].drop))
     widths = {i: least[i] for i in kept}
     free = width - sum(least[i] + _GAP for i in kept) + _GAP
@@ -151,6 +203,13 @@ def _layout(table: Table, width: int, *, one_line: bool) -> tuple[list[int], dic
         widths[index] += extra
         free -= extra
     return kept, widths
+
+
+def _shows_bars(table: Table, console: Console) -> bool:
+    """Whether its bars, if it has any, are among the columns that there is room for."""
+    _, found = _fitted(table, console.width)
+    kept = range(len(table.columns)) if found is None else found[0]
+    return any(isinstance(row[index], Parts) for row in table.rows for index in kept)
 
 
 def _elastic(table: Table, index: int) -> bool:

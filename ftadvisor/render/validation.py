@@ -20,6 +20,8 @@ from ftadvisor.validation.scores import Summary
 
 WORST_ROWS = 10
 _HEADS = ("rows", "scored", "median", "90 %", "mean", "bias", "covered", "half-width", "score")
+_DROPPED = {"score": 4, "half-width": 3, "mean": 2, "rows": 1}
+"""Left out where the terminal is too narrow, the highest number first."""
 
 
 def report_document(report: Report) -> Document:
@@ -50,7 +52,8 @@ def _groups(report: Report, what: str) -> Table:
             rows.append((Words(name), *_figures(found)))
     whole = report.memory() if what == "memory" else report.time()
     rows.append((Words("all", "strong"), *_figures(whole)))
-    heads = (Column(report.by), *(Column(head, right=True) for head in _HEADS))
+    figures = (Column(head, right=True, drop=_DROPPED.get(head, 0)) for head in _HEADS)
+    heads = (Column(report.by), *figures)
     return Table(heads, tuple(rows), f"{what}, absolute errors")
 
 
@@ -88,7 +91,7 @@ def _worst(report: Report, what: str) -> Table:
         )
         for error, row in scored[:WORST_ROWS]
     )
-    heads = (Column("error", right=True), Column("row"), Column("model"))
+    heads = (Column("error", right=True), Column("row", fold=True), Column("model", fold=True))
     return Table((*heads, Column("technique"), Column("gpu")), rows, f"worst rows, {what}")
 
 
@@ -128,5 +131,5 @@ def _bounds(report: Report) -> Table:
         )
         for bound in report.bounds
     )
-    heads = (Column(""), Column("bound"), Column("value", right=True), Column("must be"))
+    heads = (Column(""), Column("bound", fold=True), Column("value", right=True), Column("must be"))
     return Table(heads, rows, "stated bounds")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+from ftadvisor.schema.read_only import writable
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
 
@@ -24,8 +27,9 @@ class MemoryEstimate:
     """What nvidia-smi shows: reserved, CUDA context and communication buffers."""
     device_low_bytes: int
     device_high_bytes: int
-    parts: dict[str, int]
-    """What the allocated peak consists of [bytes]; the values sum to `allocated_bytes`."""
+    parts: Mapping[str, int]
+    """What the allocated peak consists of [bytes]; the values sum to `allocated_bytes`.
+    Read-only."""
     peak_phase: str
     """The moment of the step at which the peak is."""
 
@@ -78,8 +82,8 @@ class Estimate:
     trainer: str
     technique: str
     objective: str
-    settings: dict[str, Any]
-    """Every setting by its name, resolved."""
+    settings: Mapping[str, Any]
+    """Every setting by its name, resolved. Read-only."""
     method: Literal["analytic", "simulated"] = "analytic"
     verdict: Verdict | None
     """None without a GPU."""
@@ -93,4 +97,4 @@ class Estimate:
 
     def as_dict(self) -> dict[str, Any]:
         """The record as `ftadvisor estimate --json` prints it: plain dictionaries and numbers."""
-        return asdict(self)
+        return cast("dict[str, Any]", writable(asdict(self)))

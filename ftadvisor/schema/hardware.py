@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Vendor = Literal["nvidia", "amd", "intel", "apple"]
+Arch = Literal[
+    "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell",
+    "cdna1", "cdna2", "cdna3", "cdna4", "rdna3", "rdna4", "xe-hpg", "xe-hpc", "xe2", "gaudi",
+    "apple",
+]  # fmt: skip
+"""GPUs of one architecture share efficiencies."""
+GpuKind = Literal["consumer", "laptop", "workstation", "datacenter", "unified"]
+"""unified: memory shared with the CPU."""
+Link = Literal["nvlink", "xgmi", "pcie", "ethernet", "thunderbolt"]
+"""How several GPUs are joined in one machine; thunderbolt for Apple's, one to a machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,11 +25,9 @@ class Gpu:
     id: str
     name: str
     """As its vendor writes it."""
-    vendor: str
-    arch: str
-    """ampere, ada, hopper, cdna3, ...: GPUs of one architecture share efficiencies."""
-    kind: str
-    """consumer, laptop, workstation, datacenter or unified (memory shared with the CPU)."""
+    vendor: Vendor
+    arch: Arch
+    kind: GpuKind
     compute_capability: str
     """NVIDIA's, `8.6`; empty for other vendors."""
     memory_bytes: int
@@ -29,9 +40,7 @@ class Gpu:
     flops_per_second: dict[str, float]
     """Dense matrix rate by compute dtype [FLOP/s]: fp32 (tf32 not used), tf32, fp16, bf16, fp8,
     fp4. A dtype that is missing does not exist on this GPU."""
-    link: str
-    """nvlink, xgmi, pcie or ethernet: how several of them are joined in one machine; thunderbolt
-    for Apple's, which are one to a machine."""
+    link: Link
     link_bytes_per_second: float
     """One direction, one GPU [bytes/s]."""
     host_link_bytes_per_second: float

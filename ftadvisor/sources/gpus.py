@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache, lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 from ftadvisor.errors import AmbiguousNameError, DataFileError, UnknownNameError, quoted
-from ftadvisor.schema.hardware import Gpu
+from ftadvisor.schema.hardware import Arch, Gpu, GpuKind, Link, Vendor
 from ftadvisor.sources.data_files import read_json
+from ftadvisor.sources.field_checks import NULL, TEXT, Kind, any_of, check_value, one_of
 from ftadvisor.units import GB, GIB, TERA
 
 _FILE = "gpus.json"
 _SEE = "ftadvisor list gpus"
 _DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp4")
 _RATES = {dtype: f"{dtype}_tflops" for dtype in _DTYPES}
-_TEXTS = (
-    "id", "name", "vendor", "arch", "kind", "compute_capability", "usable_as", "link", "source",
-)  # fmt: skip
-_EMPTY_TEXTS = ("compute_capability",)
+_CAPABILITY = re.compile(r"(\d{1,2}\.\d)?")
+_TEXTS: dict[str, Kind] = {
+    "id": TEXT, "name": TEXT, "source": TEXT, "usable_as": TEXT,
+    "pcie": any_of(TEXT, NULL),
+    "vendor": one_of(get_args(Vendor)), "arch": one_of(get_args(Arch)),
+    "kind": one_of(get_args(GpuKind)), "link": one_of(get_args(Link)),
+    "compute_capability": Kind(
+        "NVIDIA's, such as 8.6; empty for others",
+        lambda v: isinstance(v, str) and _CAPABILITY.fullmatch(v) is not None,
+    ),
+}  # fmt: skip
 _NUMBERS = ("memory_gib", "memory_bandwidth_gb_per_second", "link_gb_per_second")
 _UNKNOWABLE = ("torch_total_gib", "power_watts", *_RATES.values())
 _CONFIDENCES = ("high", "medium", "low")
 _FIELDS = frozenset(
     (
         *_TEXTS, *_NUMBERS, *_UNKNOWABLE,
-        "aliases", "pcie", "confidence", "sources", "verified_by", "note",
+        "aliases", "confidence", "sources", "verified_by", "note",
     )
 )  # fmt: skip
 
@@ -81,6 +90,11 @@ def match_gpu(name: str) -> GpuMatch:
     return GpuMatch(
         slowest, f"{quoted(name)} may also be {others}: {slowest.id}, the slowest, is assumed"
     )
+
+
+def fitting_ids(name: str) -> tuple[str, ...]:
+    """The ids of all GPUs that a name may mean; none where it means none."""
+    return tuple(row["id"] for row in _candidates(name))
 
 
 def gpu_ids() -> tuple[str, ...]:
@@ -261,15 +275,15 @@ def _check(row: dict[str, Any]) -> None:
         if key in _FIELDS:
             raise _wrong(name, key, "is missing", "the value, or null where it is unknown")
         raise _wrong(name, key, "is no field of a GPU", "one of " + ", ".join(sorted(_FIELDS)))
-    for key in _TEXTS:
-        if not isinstance(row[key], str) or not (row[key] or key in _EMPTY_TEXTS):
-            raise _wrong(name, key, f"is {quoted(row[key])}", "text")
+    for key, kind in _TEXTS.items():
+        check_value(_FILE, name, key, row[key], kind)
     for key in (*_NUMBERS, *_UNKNOWABLE):
         value = row[key]
         if value is None and key in _UNKNOWABLE:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
             raise _wrong(name, key, f"is {quoted(value)}", "a number above 0")
+    _usable_share(row)
     if (row["torch_total_gib"] or 0) > row["memory_gib"]:
         raise _wrong(name, "torch_total_gib", "is more than memory_gib", "what torch reports, GiB")
     if row["confidence"] not in _CONFIDENCES:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
-from ftadvisor.errors import DataFileError, quoted
+from ftadvisor.errors import DataFileError, UnknownNameError, quoted
+from ftadvisor.sources.techniques import find_technique
 
 REQUIRED = ("id", "source", "grade", "framework", "model", "technique", "gpu", "precision")
 GRADES = ("A", "B", "C")
@@ -17,9 +19,13 @@ METRICS = ("allocated", "reserved", "active", "device", "unknown")
 
 TEXTS = (
     "id", "source", "grade", "framework", "framework_config", "model", "technique", "gpu",
-    "gpu_as_published", "quantization", "optimizer", "sequence_fill", "attn_implementation",
-    "strategy", "memory_metric",
+    "gpu_as_published", "quantization", "optimizer", "strategy", "memory_metric",
 )  # fmt: skip
+WORDS = {
+    "sequence_fill": ("full", "padded-to-longest", "padding-free"),
+    "attn_implementation": ("eager", "sdpa", "flash", "flash2", "flash3", "flash_attention"),
+}
+CHECKPOINTING = ("selective", "full", "none")
 OBJECTS = ("precision", "peft_config", "versions", "inferred")
 SWITCHES = ("oom", "lower_bound", "cpu_offload")
 WHOLE = ("micro_batch_size", "gradient_accumulation_steps", "num_gpus")
@@ -86,6 +92,10 @@ def _error(file: str, bad: Sequence[Problem]) -> DataFileError:
 def _row(number: int, line: str) -> dict[str, Any] | Problem:
     try:
         row: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        # Its own "line 1" is not the line of the file.
+        problem = f"is not JSON: {error.msg} at character {error.pos + 1}"
+        return Problem(number, None, problem, "one object a line")
     except (ValueError, RecursionError) as error:
         return Problem(number, None, f"is not JSON: {error}", "one object a line")
     if not isinstance(row, dict):
@@ -98,6 +108,9 @@ def _row(number: int, line: str) -> dict[str, Any] | Problem:
         must = None if value is None else _must(name, value)
         if must is not None:
             return Problem(number, name, f"is {quoted(value)}", f"must be {must}")
+    if _lacks_rank(fields):
+        problem = f"is {quoted(fields['lora_r'])} with {fields['technique']}"
+        return Problem(number, "lora_r", problem, "must be a number from 1 on, or null")
     return fields
 
 
@@ -125,11 +138,32 @@ def _must(name: str, value: Any) -> str | None:
         return None if whole else "a whole number from 1 on, or -1 for a whole row"
     if name == "length_statistics":
         return None if _is_statistics(value) else 'an object of numbers, and a text "rule"'
+    if name in WORDS:
+        return None if _is_word(value, WORDS[name]) else f"{', '.join(WORDS[name])} or null"
     if name == "gradient_checkpointing":
-        return None if isinstance(value, bool | str) else "true, false, null or text"
+        right = isinstance(value, bool) or _is_word(value, CHECKPOINTING)
+        return None if right else f"true, false, null, {' or '.join(CHECKPOINTING)}"
     if name in NUMERIC:
         return None if _reads_as_number(value) else "a number or null"
     return None
+
+
+def _is_word(value: Any, words: Sequence[str]) -> bool:
+    """One of the words, which a remark may follow: `selective op`."""
+    if not isinstance(value, str):
+        return False
+    text = value.strip().lower()
+    return any(text == word or text.startswith((f"{word} ", f"{word}_")) for word in words)
+
+
+def _lacks_rank(row: dict[str, Any]) -> bool:
+    """A rank of 0 where the technique is made of that rank."""
+    rank = row.get("lora_r")
+    if rank is None or float(rank) >= 1:
+        return False
+    with suppress(UnknownNameError):
+        return find_technique(row["technique"]).family == "lora"
+    return False
 
 
 def _is_number(value: Any) -> bool:

@@ -13,32 +13,21 @@ from ftadvisor.schema.trainer import Trainer
 from ftadvisor.sources.data_files import data_dir
 from ftadvisor.sources.lengths import published_lengths
 from ftadvisor.sources.measurement_rows import read_rows
+from ftadvisor.sources.spellings import (
+    ALL_LINEAR,
+    ASSUMED,
+    DTYPES,
+    OPTIMIZERS,
+    QUANTIZATIONS,
+    REFUSED,
+    STRATEGIES,
+    TECHNIQUES,
+)
 from ftadvisor.sources.trainers import find_trainer, trainer_rows
 
-_OPTIMIZERS = {
-    "adamw": "adamw_torch",
-    "adamw (torch)": "adamw_torch",
-    "adam": "adamw_torch",
-    "decoupledadamw": "adamw_torch",
-    "lora-fa": "adamw_torch",
-    "galoreadamw": "galore_adamw",
-    "pagedadamw": "paged_adamw_32bit",
-    "pagedadamw (bnb)": "paged_adamw_32bit",
-    "adamw bf16 states + bf16 master": "adamw_torch",
-    "adamw fp32 states": "adamw_torch",
-}
-_OPTIM_NAMES = frozenset(
-    {
-        "adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit",
-        "paged_adamw_32bit", "adafactor", "sgd", "lion_32bit", "lion_8bit", "galore_adamw",
-    }
-)  # fmt: skip
-"""Rows of a user's own may spell an optimizer as Transformers does."""
+_WORDS = ("gradient_checkpointing", "sequence_fill", "attn_implementation")
 UNDATED = "4.48"
 """Transformers' version where a row states none: that of the largest source."""
-_DTYPES = {"fp32", "bf16", "fp16", "fp8"}
-_STRATEGIES = {"none", "ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"}
-_QUANTIZATIONS = {"none", "nf4", "nf4-dq", "int8", "gptq-int4", "gptq-int8", "awq-int4"}
 
 
 def read_measurements(path: Path | None = None) -> tuple[Measurement, ...]:
@@ -52,7 +41,7 @@ def read_measurements(path: Path | None = None) -> tuple[Measurement, ...]:
 
 def _read_file(path: Path) -> list[Measurement]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataFileError(
@@ -82,12 +71,11 @@ def situation(m: Measurement, *, stand_in: bool = False) -> Situation:
 
     `stand_in`: as if nothing were known of the program that ran it.
     """
-    row = m.row
     assumptions: list[str] = []
+    row = _in_our_words(m.row, assumptions)
     trainer = _stand_in(row, assumptions) if stand_in else _trainer(row, assumptions)
     if row.get("micro_batch_size") is None or row.get("max_length") is None:
         raise UnsupportedError.of(m.id, "its micro-batch size or length is not published", ())
-    quantization = _quantization(row, assumptions)
     precision = row["precision"]
     rank = int(float(row.get("lora_r") or 0))
     lengths = published_lengths(row)
@@ -108,7 +96,7 @@ def situation(m: Measurement, *, stand_in: bool = False) -> Situation:
         autocast=_autocast(precision),
         fp8=precision.get("compute") == "fp8",
         adapter_dtype=_adapter_dtype(trainer.adapter_dtype, precision),
-        quantization=quantization,
+        quantization=row["quantization"],
         quantization_group_size=row.get("quantization_group_size") or 128,
         optim=_optim(row, assumptions),
         gradient_checkpointing=_checkpointing(row),
@@ -147,20 +135,30 @@ def _stand_in(row: dict[str, Any], assumptions: list[str]) -> Trainer:
 
 
 def _trainer_id(row: dict[str, Any]) -> str | None:
-    """The trainer whose `published_as` matches the row most closely."""
-    best, best_score = None, -1
-    version = _transformers(row)
+    """The trainer whose `published_as` matches the row most closely.
+
+    A longer name is closer than a shorter one; for the same name, rows named by their ids come
+    before a variant of the program, and that before a range of versions.
+    """
+    best, best_score = None, (-1, False, False, False)
     for id_, trainer in trainer_rows().items():
         for rule in trainer["published_as"]:
-            if not row["framework"].startswith(rule["framework"]):
-                continue
-            score = len(rule["framework"]) + 100 * sum(1 for key in rule if key != "framework")
-            if score > best_score and _rule_holds(rule, row, version):
+            score = (
+                len(rule["framework"]),
+                "id_prefix" in rule,
+                "framework_config" in rule,
+                "transformers_min" in rule or "transformers_max" in rule,
+            )
+            if score > best_score and _rule_holds(rule, row):
                 best, best_score = id_, score
     return best
 
 
-def _rule_holds(rule: dict[str, Any], row: dict[str, Any], version: str) -> bool:
+def _rule_holds(rule: dict[str, Any], row: dict[str, Any]) -> bool:
+    name, start = row["framework"].strip().casefold(), rule["framework"].casefold()
+    # "trl 0.12" begins with trl, "trlx" does not.
+    if not name.startswith(start) or name[len(start) : len(start) + 1].isalnum():
+        return False
     config = rule.get("framework_config")
     if config and row.get("framework_config") != config:
         return False
@@ -170,7 +168,7 @@ def _rule_holds(rule: dict[str, Any], row: dict[str, Any], version: str) -> bool
     low, high = rule.get("transformers_min"), rule.get("transformers_max")
     if not low and not high:
         return True
-    number = _version(version or UNDATED)
+    number = _version(_transformers(row) or UNDATED)
     return (not low or number >= _version(low)) and (not high or number < _version(high))
 
 
@@ -187,18 +185,43 @@ def _version(text: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _quantization(row: dict[str, Any], assumptions: list[str]) -> Any:
+def _in_our_words(row: dict[str, Any], assumptions: list[str]) -> dict[str, Any]:
+    """The row with its quantization, technique, dtypes and words as ftadvisor spells them."""
+    precision: dict[str, Any] = row["precision"]
+    words = {key: row[key].lower() for key in _WORDS if isinstance(row.get(key), str)}
+    dtypes = {key: DTYPES.get(str(precision.get(key)).lower()) for key in ("weights", "compute")}
+    return {
+        **row,
+        **words,
+        "quantization": _quantization(row, assumptions),
+        "technique": _spelling("technique", str(row["technique"]), TECHNIQUES, assumptions),
+        "precision": precision | {key: name for key, name in dtypes.items() if name},
+    }
+
+
+def _spelling(what: str, published: str, table: dict[str, str], assumptions: list[str]) -> str:
+    """What a published name means; itself in lower case where the table has it not."""
+    name = published.strip().lower()
+    if name in REFUSED:
+        raise UnsupportedError.of(f"{what} {published}", REFUSED[name], ())
+    if name in ASSUMED:
+        assumptions.append(f"{what} {table[name]}: published as {published}, {ASSUMED[name]}")
+    return table.get(name, name)
+
+
+def _quantization(row: dict[str, Any], assumptions: list[str]) -> str:
     published = str(row.get("quantization") or "none")
     if published.startswith("nf4 ("):
         assumptions.append("quantization nf4: the published row does not say which 4-bit variant")
         return "nf4"
-    if published not in _QUANTIZATIONS:
+    found = _spelling("quantization", published, QUANTIZATIONS, assumptions)
+    if found not in QUANTIZATIONS.values():
         raise UnsupportedError.of(f"quantization {published}", "not modelled", ("nf4",))
-    return published
+    return found
 
 
 def _technique(row: dict[str, Any]) -> str:
-    technique = str(row["technique"])
+    technique: str = row["technique"]
     return {"adapter": "bottleneck" if "swift" in row["framework"] else "adapter"}.get(
         technique, technique
     )
@@ -206,8 +229,9 @@ def _technique(row: dict[str, Any]) -> str:
 
 def _weights_dtype(precision: dict[str, Any]) -> Any:
     found = precision.get("weights") or precision.get("compute") or "bf16"
-    if found not in _DTYPES:
-        raise UnsupportedError.of(f"weights dtype {found!r}", "not modelled", sorted(_DTYPES))
+    if found not in DTYPES.values():
+        known = sorted(set(DTYPES.values()))
+        raise UnsupportedError.of(f"weights dtype {found!r}", "not modelled", known)
     return found
 
 
@@ -227,22 +251,20 @@ def _adapter_dtype(rule: str, precision: dict[str, Any]) -> Any:
 def _optim(row: dict[str, Any], assumptions: list[str]) -> str:
     published = row.get("optimizer")
     if published is None:
-        quantized = row.get("quantization") not in (None, "none")
+        quantized = row["quantization"] != "none"
         found = "paged_adamw_32bit" if quantized else "adamw_torch"
         assumptions.append(f"optim {found}: the published row names none")
         return found
-    name = str(published).lower()
-    if name in _OPTIM_NAMES:
-        return name
-    if name not in _OPTIMIZERS:
+    name = str(published).strip().lower()
+    if name not in OPTIMIZERS:
         raise UnsupportedError.of(f"optimizer {published!r}", "not modelled", ())
-    return _OPTIMIZERS[name]
+    return OPTIMIZERS[name]
 
 
 def _checkpointing(row: dict[str, Any]) -> Any:
     value = row.get("gradient_checkpointing")
     if isinstance(value, str):
-        return "selective"
+        return value if value in ("full", "none") else "selective"
     return "full" if value else "none"
 
 
@@ -262,7 +284,9 @@ def _dropout(row: dict[str, Any], defaults: dict[str, Any]) -> float:
 
 
 def _targets(published: Any) -> tuple[str, ...]:
-    return (published,) if isinstance(published, str) else tuple(published or ())
+    names = (published,) if isinstance(published, str) else tuple(published or ())
+    everything = len(names) == 1 and names[0].lower() in ALL_LINEAR
+    return ("all-linear",) if everything else names
 
 
 def _kernels(row: dict[str, Any]) -> dict[str, Any]:
@@ -274,13 +298,16 @@ def _kernels(row: dict[str, Any]) -> dict[str, Any]:
         "loss_kernel": "fused_linear" if liger else "inplace" if foak or unsloth else "torch",
         "fused_norm": foak or unsloth,
         "fused_mlp": unsloth,
-        "fused_lora": foak and row.get("quantization") not in (None, "none"),
+        "fused_lora": foak and row["quantization"] != "none",
     }
 
 
 def _strategy(row: dict[str, Any]) -> tuple[str, str | None]:
     published = str(row.get("strategy") or "none")
-    if published in _STRATEGIES:
-        return published, None
+    name = published.strip().lower().replace("_", "-")
+    if name in STRATEGIES:
+        return STRATEGIES[name], None
     reason = f"the parallel layout is published as '{published}' only"
+    if name in REFUSED:
+        reason = f"strategy {published}: {REFUSED[name]}"
     return ("fsdp" if (row.get("num_gpus") or 1) > 1 else "none"), reason

@@ -6,30 +6,49 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from ftadvisor.errors import DataFileError, UnknownNameError, UnsupportedError, near_misses, quoted
+from ftadvisor.errors import (
+    DataFileError,
+    ModelUnavailableError,
+    UnknownNameError,
+    UnsupportedError,
+    quoted,
+)
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.sources.architectures import read_model
+from ftadvisor.sources.architectures.config import refused_family
 from ftadvisor.sources.data_files import read_json
+from ftadvisor.sources.field_checks import (
+    NAMES,
+    NULL,
+    OBJECT,
+    SWITCH,
+    TEXT,
+    Kind,
+    any_of,
+    check_row,
+    check_value,
+    one_of,
+    rows_by_id,
+    table,
+    whole,
+)
 from ftadvisor.sources.hub import hub_config, read_config
 
 LIST = "ftadvisor list models"
 _FILE = "models.json"
 _FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".gguf")
-_PYTHON: dict[str, type] = {
-    "a text": str, "true or false": bool, "a whole number": int, "a list of names": list,
-    "an object": dict,
+_NEEDED: dict[str, Kind] = {
+    "id": TEXT, "aliases": NAMES, "license": any_of(TEXT, NULL), "gated": SWITCH,
+    "modality": one_of(("text", "text+image", "image")), "context": any_of(whole(1), NULL),
+    "source": TEXT, "config": OBJECT,
 }  # fmt: skip
-_KINDS = {
-    "id": "a text", "aliases": "a list of names", "variants": "a list of names",
-    "quantized": "an object", "license": "a text", "gated": "true or false", "modality": "a text",
-    "context": "a whole number", "params_published": "a whole number",
-    "params_published_source": "a text", "params_differ": "a text", "note": "a text",
-    "source": "a text", "config": "an object",
+_OPTIONAL: dict[str, Kind] = {
+    "variants": NAMES, "quantized": table(TEXT, "texts"), "params_published": whole(1),
+    "params_published_source": TEXT, "params_differ": TEXT, "note": TEXT,
 }  # fmt: skip
-_FIELDS = frozenset(_KINDS)
-_REQUIRED = frozenset(
-    ("id", "aliases", "license", "gated", "modality", "context", "source", "config")
-)
+_FIELDS = _NEEDED.keys() | _OPTIONAL.keys()
+_NAMED = {name: (_NEEDED | _OPTIONAL)[name] for name in ("aliases", "variants", "quantized")}
+"""What a look-up reads of every row, whichever it is for."""
 
 
 class FoundModel(NamedTuple):
@@ -66,8 +85,8 @@ def model_config(name: str) -> dict[str, Any]:
 
 def catalogue_row(name: str) -> dict[str, Any] | None:
     """The catalogue's row of an id, an alias or a variant, in any spelling; None: not in it."""
-    names = _names()
-    return names.get(name) or names.get(_bare(name))
+    row = _exact().get(name) or _loose().get(name) or _loose().get(_bare(name))
+    return _checked(row) if row is not None else None
 
 
 def model_names() -> list[str]:
@@ -82,10 +101,11 @@ def catalogue_rows() -> list[dict[str, Any]]:
     return [
         {key: row[key] for key in keys}
         | {
-            "model_type": row["config"]["model_type"],
-            "num_params": find_model(row["id"]).spec.num_params,
+            "model_type": spec.model_type,
+            "num_params": spec.num_params,
         }
-        for row in _rows()
+        for row in map(_checked, _rows())
+        for spec in (find_model(row["id"]).spec,)
     ]
 
 
@@ -114,27 +134,28 @@ def _quantized(config: dict[str, Any], id: str) -> tuple[str, ...]:
 
 @cache
 def _rows() -> list[dict[str, Any]]:
-    try:
-        rows: list[dict[str, Any]] = read_json(_FILE)["models"]
-        if not isinstance(rows, list):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError
-        strange = [row for row in rows if not _REQUIRED <= row.keys() <= _FIELDS]
-    except (AttributeError, KeyError, TypeError):
-        raise DataFileError(_FILE, None, "models", "is no list of rows", "see docs") from None
-    for row in strange:
-        for field in sorted(row.keys() - _FIELDS):
-            near = near_misses(field, _FIELDS) or sorted(_FIELDS)
-            raise DataFileError(_FILE, row.get("id"), field, "is no field of a model", near[0])
-        for field in sorted(_REQUIRED - row.keys()):
-            raise DataFileError(_FILE, row.get("id"), field, "is missing", _KINDS[field])
-    return rows
+    content = read_json(_FILE)
+    models: Any = cast("dict[str, Any]", content).get("models") if type(content) is dict else None
+    rows = rows_by_id(_FILE, models, "models")
+    for id_, row in rows.items():
+        if not _NEEDED.keys() <= row.keys() <= _FIELDS:
+            _checked(row)
+        for name, kind in _NAMED.items():
+            if name in row:
+                check_value(_FILE, id_, name, row[name], kind)
+    return list(rows.values())
+
+
+def _checked(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, once all its fields are of their kinds."""
+    return check_row(_FILE, row.get("id"), row, _NEEDED, _OPTIONAL)
 
 
 def check_models() -> None:
     """Raise DataFileError at the first row of the catalogue that cannot be right."""
     taken: dict[str, str] = {}
     for row in _rows():
-        _check_kinds(row)
+        _checked(row)
         for name in {row["id"], *row["aliases"], *row.get("variants", ())}:
             if taken.setdefault(name, row["id"]) != row["id"]:
                 problem = f"{quoted(name)} names {taken[name]} too"
@@ -142,35 +163,28 @@ def check_models() -> None:
         read_model(row["config"], row["id"])
 
 
-def _check_kinds(row: dict[str, Any]) -> None:
-    """Values of the right kinds; texts and numbers that say something."""
-    for field, value in row.items():
-        kind = _KINDS[field]
-        if value is None and field in ("context", "license"):
-            continue
-        names = cast("list[object]", value) if kind == "a list of names" else ()
-        right = isinstance(value, _PYTHON[kind]) and all(isinstance(name, str) for name in names)
-        if kind == "a whole number" and (isinstance(value, bool) or not value):
-            right = False
-        if not right or value == "":
-            raise DataFileError(_FILE, row["id"], field, f"is {quoted(value)}", kind)
-
-
 @cache
-def _names() -> dict[str, dict[str, Any]]:
-    """Rows by id, alias, variant and the id without its owner; ids win over looser spellings."""
+def _exact() -> dict[str, dict[str, Any]]:
+    """Rows by id, alias and variant."""
     exact: dict[str, dict[str, Any]] = {}
-    loose: dict[str, dict[str, Any]] = {}
     for row in _rows():
         exact[row["id"]] = row
         for name in (*row["aliases"], *row.get("variants", ()), *row.get("quantized", ())):
             exact.setdefault(name, row)
+    return exact
+
+
+@cache
+def _loose() -> dict[str, dict[str, Any]]:
+    """Rows by looser spellings, and without the owner; ids win. Only other names need it."""
+    loose: dict[str, dict[str, Any]] = {}
+    for row in _rows():
         loose.setdefault(_bare(row["id"]), row)
         loose.setdefault(_bare(row["id"].partition("/")[2]), row)
-    for name, row in list(exact.items()):
+    for name, row in _exact().items():
         loose.setdefault(_bare(name), row)
         loose.setdefault(_bare(name.partition("/")[2] or name), row)
-    return loose | exact
+    return loose | _exact()
 
 
 def _bare(name: str) -> str:
@@ -196,9 +210,19 @@ def _config_outside(name: str) -> tuple[dict[str, Any], str]:
         raise DataFileError(str(path), None, None, "does not exist", "a directory that has one")
     if name.startswith((".", "/", "~")) or path.suffix in _FILE_SUFFIXES:
         raise DataFileError(name, None, None, "is not a config.json that exists", "its path")
+    family = refused_family(name)
     if name.count("/") == 1 and all(name.split("/")) and " " not in name:
-        config = hub_config(name)
+        try:
+            config = hub_config(name)
+        except ModelUnavailableError:
+            if family is None:
+                raise
+            raise UnsupportedError.of(quoted(name), family, [LIST]) from None
         if "model_type" not in config:
+            if family is not None:
+                raise UnsupportedError.of(quoted(name), family, [LIST])
             raise UnsupportedError.of(quoted(name), "its config.json has no model_type", ())
         return config, name
+    if family is not None:
+        raise UnsupportedError.of(quoted(name), family, [LIST])
     raise UnknownNameError("model", name, model_names(), see=LIST)

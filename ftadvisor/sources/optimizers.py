@@ -7,6 +7,7 @@ from typing import Any
 
 from ftadvisor.errors import UnknownNameError
 from ftadvisor.sources.data_files import read_json
+from ftadvisor.sources.field_checks import NAMES, TEXT, Kind, check_row, rows_by_id
 
 LIST = "ftadvisor list optimizers"
 
@@ -14,7 +15,8 @@ LIST = "ftadvisor list optimizers"
 @cache
 def optimizer_rows() -> dict[str, dict[str, Any]]:
     """The rows of the file by id, the best known first."""
-    return {row["id"]: row for row in read_json("optimizers.json")["optimizers"]}
+    needed = {"id": TEXT, "sentence": TEXT, "also": NAMES}
+    return _checked("optimizers.json", "optimizers", needed)
 
 
 def check_optimizer(name: str) -> None:
@@ -30,5 +32,11 @@ def check_optimizer(name: str) -> None:
 
 def objective_rows() -> list[dict[str, Any]]:
     """What a training can be for, as rows."""
-    rows: list[dict[str, Any]] = read_json("objectives.json")["objectives"]
-    return rows
+    needed = {"id": TEXT, "name": TEXT, "sentence": TEXT}
+    return list(_checked("objectives.json", "objectives", needed).values())
+
+
+def _checked(file: str, place: str, needed: dict[str, Kind]) -> dict[str, dict[str, Any]]:
+    content = read_json(file)
+    rows = rows_by_id(file, content.get(place) if isinstance(content, dict) else None, place)  # pyright: ignore[reportUnknownMemberType]
+    return {id_: check_row(file, id_, row, needed) for id_, row in rows.items()}

@@ -106,8 +106,8 @@ def _unique(rules: list[Rule], file: str = "rules") -> tuple[Rule, ...]:
 
 def _rules(file: str, content: Any, layer: Layer, needs: tuple[str, ...]) -> list[Rule]:
     rows: Any = cast("Any", content).get("rules") if isinstance(content, dict) else content
-    if not isinstance(rows, list):
-        raise DataFileError(file, None, "rules", "is no list", "a list of rules")
+    if not isinstance(rows, list) or not rows:
+        raise DataFileError(file, None, "rules", "is no list of rules", "[{id: ...}, ...]")
     return [
         _rule(file, number, row, layer, needs)
         for number, row in enumerate(cast("list[Any]", rows), start=1)
@@ -139,8 +139,14 @@ def _rule(file: str, number: int, row: Any, layer: Layer, needs: tuple[str, ...]
         layer=layer,
         when=_clauses(place, given["when"]),
         effects=_effects(place, given["effects"]),
-        contradicts=tuple(given.get("contradicts", ())),
+        contradicts=_contradicted(place, given.get("contradicts", [])),
     )
+
+
+def _contradicted(place: _Place, ids: Any) -> tuple[str, ...]:
+    if not isinstance(ids, list) or not all(isinstance(i, str) for i in cast("list[Any]", ids)):
+        raise place.wrong("contradicts", "is no list of ids", "a list of rules' ids")
+    return tuple(cast("list[str]", ids))
 
 
 def _clauses(place: _Place, when: Any) -> tuple[Clause, ...]:

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
-from ftadvisor.errors import InvalidSettingError, UnknownNameError
-from ftadvisor.schema.settings import Objective
+from ftadvisor.errors import DataFileError, InvalidSettingError, UnknownNameError, quoted
+from ftadvisor.schema.settings import Objective, Settings
 from ftadvisor.schema.technique import Technique
 from ftadvisor.sources.data_files import read_json
+from ftadvisor.sources.field_checks import NAMES, OBJECT, TEXT, check_row, record_kinds, rows_by_id
 
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
+_OPTIONS = "peft_options.json"
 
 TASKS: dict[str, tuple[str | None, str | None]] = {
     "adapters": ("bottleneck", "sft"),
@@ -43,9 +45,31 @@ TASKS: dict[str, tuple[str | None, str | None]] = {
 """Other names of techniques and objectives: which technique, which objective; None: open."""
 
 
+_FILE = "techniques.json"
+_TARGETS = "target_modules.json"
+
+
 @cache
 def _rows() -> dict[str, Technique]:
-    return {row["id"]: Technique(**row) for row in read_json("techniques.json")}
+    kinds = record_kinds(Technique)
+    rows = rows_by_id(_FILE, read_json(_FILE))
+    return {id_: Technique(**check_row(_FILE, id_, row, kinds)) for id_, row in rows.items()}
+
+
+@cache
+def _used(id_: str) -> Technique:
+    """The technique of an id, its settings checked: each row when it is first asked for."""
+    found = _rows()[id_]
+    check_row(_FILE, id_, found.settings, {}, record_kinds(Settings), inside="settings")
+    return found
+
+
+def check_techniques() -> None:
+    """Raise DataFileError at the first row of either file that cannot be right."""
+    for id_ in _rows():
+        _used(id_)
+    for technique in _tables():
+        target_table(technique)
 
 
 def technique_ids() -> tuple[str, ...]:
@@ -55,22 +79,21 @@ def technique_ids() -> tuple[str, ...]:
 
 def all_techniques() -> tuple[Technique, ...]:
     """All techniques, in the file's order."""
-    return tuple(_rows().values())
+    return tuple(_used(id_) for id_ in _rows())
 
 
 def find_technique(name: str) -> Technique:
     """The technique of that id or other name. Raises UnknownNameError with near misses."""
     rows = _rows()
-    found = rows.get(name)
-    if found is not None:
-        return found
+    if name in rows:
+        return _used(name)
     bare = _bare(name)
     known = bare if bare in rows else _by_bare().get(bare.replace("_", ""))
     alias = TASKS.get(bare, (None, None))[0]
-    if known is None and alias is None:
+    if known is None and alias not in rows:
         names = (*rows, *(alias for alias, (id_, _) in TASKS.items() if id_))
         raise UnknownNameError("technique", name, names, see="ftadvisor list techniques")
-    return rows[known or str(alias)]
+    return _used(known or str(alias))
 
 
 def find_task(technique: str | None, objective: str | None) -> tuple[str | None, str | None]:
@@ -103,7 +126,7 @@ def peft_options(technique: str) -> dict[str, Any]:
 
     A technique that is not PEFT's has the options that its own row names.
     """
-    content = read_json("peft_options.json")
+    content = read_json(_OPTIONS)
     row: dict[str, Any] | None = content["techniques"].get(technique)
     if row is None:
         own: dict[str, Any] = find_technique(technique).settings.get("peft_config", {})
@@ -114,10 +137,22 @@ def peft_options(technique: str) -> dict[str, Any]:
     return {**row, **dict.fromkeys(content["common"], "any")}
 
 
+def check_peft_options() -> None:
+    """Raise DataFileError at the first technique of the file that cannot be right."""
+    kinds = {"about": TEXT, "source": TEXT, "date": TEXT, "common": NAMES, "techniques": OBJECT}
+    content = check_row(_OPTIONS, None, read_json(_OPTIONS), kinds)
+    known = dict.fromkeys(_rows(), OBJECT)
+    for id_, row in check_row(_OPTIONS, None, content["techniques"], {}, known).items():
+        if row.get("like", id_) not in content["techniques"]:
+            raise DataFileError(
+                _OPTIONS, id_, "like", f"is {quoted(row['like'])}", "a technique of the file"
+            )
+
+
 @cache
 def peft_own_options() -> frozenset[str]:
     """What every configuration class has and PEFT fills in itself."""
-    return frozenset(read_json("peft_options.json")["common"])
+    return frozenset(read_json(_OPTIONS)["common"])
 
 
 def default_target_modules(technique: str, model_type: str) -> tuple[str, ...] | None:
@@ -129,12 +164,28 @@ def default_target_modules(technique: str, model_type: str) -> tuple[str, ...] |
 @cache
 def target_table(technique: str) -> dict[str, list[str]]:
     """The default modules of a technique by model type, as PEFT's mapping has them."""
-    tables: dict[str, dict[str, Any]] = read_json("target_modules.json")["tables"]
-    table = tables.get(technique, tables["lora"])
-    if "like" not in table:
-        return table
+    tables = _tables()
+    name = technique if technique in tables else "lora"
+    table = tables[name]
     own = {key: names for key, names in table.items() if key != "like"}
-    return {**tables[table["like"]], **own}
+    check_row(_TARGETS, name, own, {}, dict.fromkeys(own, NAMES))
+    like = table.get("like")
+    if like is None:
+        return own
+    others = [other for other in tables if "like" not in tables[other]]
+    if like not in others:
+        raise DataFileError(_TARGETS, name, "like", f"is {quoted(like)}", " or ".join(others))
+    return {**target_table(like), **own}
+
+
+@cache
+def _tables() -> dict[str, dict[str, Any]]:
+    content = read_json(_TARGETS)
+    tables: Any = cast("dict[str, Any]", content).get("tables") if type(content) is dict else None
+    rows = cast("dict[str, Any]", tables) if isinstance(tables, dict) else {}
+    if "lora" not in rows:
+        raise DataFileError(_TARGETS, None, "tables", "has no table lora", '{"lora": {...}, ...}')
+    return check_row(_TARGETS, None, rows, dict.fromkeys(rows, OBJECT), inside="tables")
 
 
 def _task(axis: str, name: str | None) -> tuple[str | None, str | None]:

@@ -7,7 +7,9 @@ from typing import Any, Final, cast
 
 from ftadvisor.errors import DataFileError, UnsupportedError, near_misses, quoted
 from ftadvisor.schema.model import Traits
+from ftadvisor.sources.architectures.row_checks import ACTIVATIONS, FILE, check_architecture
 from ftadvisor.sources.data_files import read_json
+from ftadvisor.sources.field_checks import OBJECT, table
 
 _LARGEST: Final = {
     "num_hidden_layers": 10_000,
@@ -23,44 +25,54 @@ _SIZES: Final = frozenset(
     ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 )
 
-_NAME: Final = "architectures.json"
-
 _MISSING: Final = object()
 
 
 @cache
-def _file() -> dict[str, Any]:
-    return read_json(_NAME)
-
-
 def architectures() -> dict[str, dict[str, Any]]:
-    """The rows of data/architectures.json by model type."""
-    return _file()["architectures"]
+    """The rows of data/architectures.json by model type, of which `row_of` checks one."""
+    content = read_json(FILE)
+    parts = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    rows: Any = parts.get("architectures")
+    if not table(OBJECT, "").holds(rows) or not rows:
+        write = "an object of rows by model type"
+        raise DataFileError(FILE, None, "architectures", "is no object of objects", write)
+    return rows
 
 
 @cache
 def row_of(model_type: str) -> dict[str, Any]:
-    """One row of data/architectures.json. Raises DataFileError for a field that no row has."""
-    row = architectures()[model_type]
-    fields: dict[str, str] = _file()["fields"]
-    for field in row:
-        if field not in fields:
-            near = near_misses(field, fields)
-            problem = "is no field of a model type"
-            raise DataFileError(_NAME, model_type, field, problem, near[0] if near else "")
+    """One row of data/architectures.json. Raises DataFileError where it cannot be right."""
+    rows = architectures()
+    row = rows[model_type]
+    check_architecture(model_type, row, [name for name, r in rows.items() if "refused" not in r])
     return row
+
+
+def check_architectures() -> None:
+    """Raise DataFileError at the first row of the file that cannot be right."""
+    for model_type in architectures():
+        row_of(model_type)
 
 
 @cache
 def traits_of(model_type: str) -> Traits:
     """How a type's modelling code writes a layer, before the configuration changes anything."""
-    stated: dict[str, Any] = row_of(model_type).get("traits", {})
-    for field in stated:
-        if field not in Traits.__slots__:
-            near = near_misses(field, Traits.__slots__)
-            problem = "is no field of Traits"
-            raise DataFileError(_NAME, model_type, field, problem, near[0] if near else "")
-    return Traits(**stated)
+    return Traits(**row_of(model_type).get("traits", {}))
+
+
+def refused_family(name: str) -> str | None:
+    """Why models of that name are not estimated, where it begins as a refused type's do."""
+    spelt = _hyphens(name.rpartition("/")[2])
+    for model_type, row in architectures().items():
+        names = [model_type, *row_of(model_type).get("names", ())] if "refused" in row else ()
+        if any(f"{spelt}-".startswith(f"{_hyphens(start)}-") for start in names):
+            return row["refused"]
+    return None
+
+
+def _hyphens(name: str) -> str:
+    return "-".join(name.casefold().replace("_", " ").replace("-", " ").replace(".", " ").split())
 
 
 def row_type(config: object, file: str, layout: str | None = None) -> str:
@@ -85,6 +97,7 @@ def row_type(config: object, file: str, layout: str | None = None) -> str:
             "data/architectures.json does not describe it",
             near_misses(model_type, [name for name, r in rows.items() if "refused" not in r]),
         )
+    row = row_of(model_type)
     if "refused" in row:
         raise UnsupportedError.of(
             f"The model type {quoted(model_type)}", row["refused"], row.get("nearest", [])
@@ -211,7 +224,11 @@ class Config:
         if wanted:
             return str(self.get(name)) == wanted
         value = self.get(name)
-        if value is None or isinstance(value, (bool, int)):
+        if value is None or isinstance(value, bool):
+            return bool(value)
+        # Where Transformers has a switch, a number is one by mistake.
+        most = 1 if isinstance(self.row["defaults"].get(self.key(name)), bool) else _LARGEST_WIDTH
+        if type(value) is int and 0 <= value <= most:
             return bool(value)
         raise self.fail(name, f"is {quoted(value)}", "true or false")
 
@@ -239,6 +256,19 @@ class Config:
         if not isinstance(value, str):
             raise self.fail(name, f"is {quoted(value)}, not a text")
         return value
+
+    def activation(self, name: str, default: str = "") -> str:
+        """The name of an activation that Transformers has, or the row itself."""
+        value = self.text(name, default)
+        if value != default:
+            self.known_activation(name, value)
+        return value
+
+    def known_activation(self, name: str, value: str) -> None:
+        """Raise DataFileError where `value`, which the key names, is no activation."""
+        if value not in ACTIVATIONS:
+            near = near_misses(value, ACTIVATIONS) or ["silu", "gelu", "relu"]
+            raise self.fail(name, f"names no activation: {quoted(value)}", " or ".join(near))
 
     def listed(self, name: str) -> list[Any] | None:
         """A list, or None where there is none."""

@@ -32,7 +32,7 @@ def dense(c: Config, h: int) -> tuple[Mlp, tuple[Linear, ...]]:
     mlp = Mlp(
         intermediate_size=size,
         gated=gated,
-        act=c.text(row.get("act", "hidden_act"), row.get("act_name", "")),
+        act=c.activation(row.get("act", "hidden_act"), row.get("act_name", "")),
         fused_gate_up=gated and len(names) == 2,
     )
     up = 2 * size if mlp.fused_gate_up else size
@@ -61,7 +61,7 @@ def mixture(c: Config, h: int) -> tuple[Mlp, tuple[Linear, ...]]:
     mlp = Mlp(
         intermediate_size=size,
         gated=True,
-        act=c.text(c.row.get("act", "hidden_act"), c.row.get("act_name", "")),
+        act=c.activation(c.row.get("act", "hidden_act"), c.row.get("act_name", "")),
         num_experts=experts,
         experts_per_token=chosen,
         shared_intermediate_size=shared,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ftadvisor.errors import UnsupportedError, quoted
 from ftadvisor.sources.architectures.config import Config
+
+_LAYER_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
 
 
 class Kind(NamedTuple):
@@ -30,6 +32,7 @@ def label(kind: Kind, kinds: Counter[Kind]) -> str:
 
 def kinds_of(c: Config, depth: int) -> Counter[Kind]:
     """How many layers of each kind a stack of `depth` layers has, in order of appearance."""
+    _check(c, depth)
     windows = _windows(c, depth)
     sparse = _sparse(c, depth)
     return Counter(Kind(w, s) for w, s in zip(windows, sparse, strict=True))
@@ -53,9 +56,7 @@ def _windows(c: Config, depth: int) -> list[int | None]:
     if window is None or (types is None and layers == "listed"):
         return [None] * depth
     if types is not None:
-        if len(types) < depth:
-            raise c.fail(rule.get("types", "layer_types"), f"lists {len(types)} of {depth} layers")
-        return [window if _slides(c, kind) else None for kind in types[:depth]]
+        return [window if kind != "full_attention" else None for kind in types]
     if layers == "all":
         return [window] * depth
     if layers == "neo":
@@ -83,14 +84,25 @@ def _attention_types(c: Config, depth: int) -> list[object]:
     return kinds[:depth]
 
 
-def _slides(c: Config, kind: object) -> bool:
-    if kind in ("sliding_attention", "chunked_attention"):
-        return True
-    if kind != "full_attention":
-        raise UnsupportedError.of(
-            f"The layer type {quoted(kind)} in {c.file}", "only attention layers are described"
-        )
-    return False
+def _check(c: Config, depth: int) -> None:
+    """What the file says of its layers, whether or not it decides anything."""
+    rule: dict[str, Any] = c.row.get("window", {})
+    size = rule.get("size", "sliding_window")
+    if rule.get("layers") != "except":
+        c.optional(size, least=0)
+    key = rule.get("types", "layer_types")
+    types = c.listed(key)
+    if types is None:
+        return
+    for kind in types:
+        if kind not in _LAYER_TYPES:
+            raise UnsupportedError.of(
+                f"The layer type {quoted(kind)} in {key} of {c.file}",
+                "only attention layers are described",
+                _LAYER_TYPES,
+            )
+    if len(types) != depth:
+        raise c.fail(key, f"lists {len(types)} of {depth} layers", "one entry a layer")
 
 
 def _sparse(c: Config, depth: int) -> list[bool]:

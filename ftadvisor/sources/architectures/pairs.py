@@ -129,7 +129,8 @@ def _mlp(c: Config, keys: dict[str, Any], h: int) -> tuple[Mlp, tuple[Linear, ..
     size = c.integer(keys["ffn"])
     act = c.text(row["act"])
     gate, _, gated_act = act.partition("-")
-    gated = gate == "gated"
+    gated = gate == "gated" and "mlp_gated" in row
+    c.known_activation(row["act"], gated_act if gated else act)
     *ups, down = row["mlp_gated" if gated else "mlp"]
     bias = row.get("bias", False)
     if gated:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
-from ftadvisor.errors import quoted
+from ftadvisor.errors import DataFileError, quoted
 from ftadvisor.schema.model import Block, ModelSpec
 from ftadvisor.sources.architectures.config import Config, row_type
 from ftadvisor.sources.architectures.decoders import decoder
 from ftadvisor.sources.architectures.layers import norm_bias, stack
 from ftadvisor.sources.architectures.projectors import PROJECTORS
+from ftadvisor.sources.architectures.row_checks import FILE
 
 
 class Tower(NamedTuple):
@@ -33,7 +34,11 @@ def vision_language(c: Config, id: str) -> ModelSpec:
     text = decoder(text_config, id)
     tower = _tower(vision_config)
     pieces, tokens = _image_tokens(c, tower)
-    projector = PROJECTORS[c.row["projector"]](c, vision_config, text_config)
+    kind: str = c.row["projector"]
+    if kind not in PROJECTORS:
+        known = " or ".join(PROJECTORS)
+        raise DataFileError(FILE, c.model_type, "projector", f"is {quoted(kind)}", known)
+    projector = PROJECTORS[kind](c, vision_config, text_config)
     return replace(
         text,
         model_type=c.model_type,
