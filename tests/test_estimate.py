@@ -155,7 +155,7 @@ def test_sharding_never_raises_model_state() -> None:
 def test_an_answer_cannot_be_changed_and_hashes_pickles_and_copies() -> None:
     options: dict[str, Any] = {
         "technique": "lora",
-        "peft_config": {"target_modules": ["c_attn"], "r": 8},
+        "peft_config": {"use_rslora": True, "bias": "none"},
     }
     found = estimate("gpt2", gpu="rtx3090", **options)
     for mapping in (found.settings, found.memory.parts, found.settings["peft_config"]):
@@ -177,6 +177,6 @@ def test_an_answer_cannot_be_changed_and_hashes_pickles_and_copies() -> None:
         assert type(same.settings) is type(found.settings)
     plain = found.as_dict()
     assert type(plain["settings"]) is type(plain["memory"]["parts"]) is dict
-    plain["settings"]["peft_config"]["r"] = 1
-    assert found.settings["peft_config"]["r"] == 8
+    plain["settings"]["peft_config"]["bias"] = "all"
+    assert found.settings["peft_config"]["bias"] == "none"
     assert json.loads(json.dumps(found.as_dict())) == json.loads(as_json(found))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ftadvisor.advice.engine import Verdicts
 from ftadvisor.advice.quality import TIED_POINTS, Pooled
-from ftadvisor.advice.question import Question
+from ftadvisor.advice.question import Offer, Question
 from ftadvisor.advice.search import Evaluated, Found
 from ftadvisor.configuration.settings import FOUR_BIT
 from ftadvisor.schema.rule import Avoid, Recommend
@@ -41,10 +42,16 @@ class Candidate(NamedTuple):
         return float(getattr(self.evaluated, name)[self.place])
 
     @property
+    def offer(self) -> Offer | None:
+        """The GPUs; None: none was named."""
+        index = int(self.evaluated.offer_index[self.place])
+        return self.evaluated.offers[index] if index >= 0 else None
+
+    @property
     def total_usd(self) -> float | None:
         """Expected cost; None: no price is known."""
-        usd = self.evaluated.total_usd
-        return None if usd is None else float(usd[self.place])
+        usd = self.number("total_usd")
+        return None if math.isnan(usd) else usd
 
     def setting(self, name: str) -> Any:
         """One of the settings' values here, as a plain number."""
@@ -109,24 +116,32 @@ def utility(question: Question, e: Evaluated) -> Any:
     import numpy
 
     worth = question.worth
-    if e.offer is None:
+    if not e.offers:
         # Without a GPU there is no time: a smaller run is one that more cards can do.
         return -max(worth.memory, MEMORY_WITHOUT_GPU) * numpy.log2(e.device_bytes)
     found: Any = -worth.memory * numpy.log2(e.device_bytes)
-    doubling = worth.gpus["at_hand" if e.offer.at_hand else "rented"]
+    doubling = worth.gpus["at_hand"]
+    doubling = doubling + e.rented * (worth.gpus["rented"] - doubling)
     found = found - doubling * numpy.log2(e.settings.num_gpus)
     found = found - worth.time * numpy.log2(e.total_seconds + worth.unfelt_seconds)
-    spent = e.gpu_hours if e.total_usd is None else e.total_usd
-    return found - worth.cost * numpy.log2(spent)
+    return found - worth.cost * numpy.log2(spent(e))
+
+
+def spent(e: Evaluated) -> Any:
+    """USD, or GPU-hours where no offer has a price: what a halving of cost is about."""
+    import numpy
+
+    return e.gpu_hours if numpy.isnan(e.total_usd).any() else e.total_usd
 
 
 def allowed(question: Question, e: Evaluated) -> Any:
     """Where a candidate fits and keeps to budget and deadline, an array."""
     found: Any = e.fits
-    if e.offer is None:
+    if not e.offers:
         return found
-    if question.budget_usd is not None and e.total_usd is not None:
-        found = found & (e.total_usd <= question.budget_usd)
+    if question.budget_usd is not None:
+        # Not a number: a price that is not known exceeds no budget.
+        found = found & ~(e.total_usd > question.budget_usd)
     if question.deadline_seconds is not None:
         found = found & (e.total_seconds <= question.deadline_seconds)
     return found
@@ -205,8 +220,9 @@ def _recommended(question: Question, verdicts: Verdicts) -> dict[str, tuple[str,
 
 def _limits(question: Question, own: Sequence[Evaluated]) -> Limits:
     fits = [e for e in own if e.fits.any()]
-    usd = [float(e.total_usd[e.fits].min()) for e in fits if e.total_usd is not None]
-    seconds = [float(e.total_seconds[e.fits].min()) for e in fits if e.offer is not None]
+    usd = [float(e.total_usd[e.fits].min()) for e in fits]
+    usd = [u for u in usd if not math.isnan(u)]
+    seconds = [float(e.total_seconds[e.fits].min()) for e in fits if e.offers]
     least_usd, least_seconds = min(usd, default=None), min(seconds, default=None)
     budget, deadline = question.budget_usd, question.deadline_seconds
     return Limits(

@@ -45,9 +45,9 @@ def _larger_card(question: Question, chosen: Chosen) -> Iterator[str]:
     """Techniques that would be chosen if they fitted."""
     best = chosen.best
     assert best is not None
-    if best.evaluated.offer is None:
+    if best.offer is None:
         return
-    usable = best.evaluated.offer.gpu.usable_bytes
+    usable = best.offer.gpu.usable_bytes
     own = chosen.points.get(best.technique) or 0.0
     for name, limits in chosen.limits.items():
         points = chosen.points.get(name)

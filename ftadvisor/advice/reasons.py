@@ -161,7 +161,7 @@ def _compared(name: str, other: Candidate, best: Candidate, chosen: Chosen) -> s
     """The numbers of two techniques, those that differ most first."""
     own, top = chosen.points.get(name) or 0.0, chosen.points.get(best.technique) or 0.0
     words = [f"{own - top:+.1f} points expected against {best.technique}"]
-    if best.evaluated.offer is not None:
+    if best.offer is not None:
         time = other.number("total_seconds") / best.number("total_seconds")
         words.append(f"{time:.2g} times its time")
     memory = other.number("device_bytes") / best.number("device_bytes")

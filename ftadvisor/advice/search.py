@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,11 +17,21 @@ from ftadvisor.advice.hyperparameters import Hyperparameters, hyperparameters
 from ftadvisor.advice.question import Offer, Question
 from ftadvisor.configuration.effects import of_technique
 from ftadvisor.configuration.settings import resolve
-from ftadvisor.errors import FtadvisorError
-from ftadvisor.estimation.cost import run_cost
+from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.objectives import ANSWERS_IN_GROUPS
-from ftadvisor.estimation.prediction import adapter_of, predict_memory
-from ftadvisor.estimation.time import run_time, step_time
+from ftadvisor.estimation.prediction import (
+    Bounded,
+    MemoryPrediction,
+    adapter_of,
+    on_card,
+    predict_memory,
+)
+from ftadvisor.estimation.rates import Rates, rates
+from ftadvisor.estimation.terms import AdapterBytes
+from ftadvisor.estimation.time import RunTime, run_time, step_time_at, time_kind
+from ftadvisor.estimation.uncertainty import interval
+from ftadvisor.schema.coefficients import Interval
+from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.technique import Technique
 from ftadvisor.sources.lengths import BatchLengths, batch_lengths
@@ -31,6 +41,8 @@ MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 PACKABLE = frozenset({"sft", "clm", "cpt"})
 ONE_GPU = ("none",)
 SEVERAL_GPUS = ("ddp", "zero2", "zero3", "fsdp")
+ADAPTERS_ON_SEVERAL = ("ddp", "zero3")
+"""An adapter's gradients and states are small: only the base is worth dividing."""
 BITSANDBYTES = frozenset({"cuda", "rocm", "xpu", "cpu", None})
 """Accelerators that bitsandbytes 0.50 has kernels for; None: not known yet."""
 
@@ -45,19 +57,24 @@ class Structure:
 
 
 class Evaluated(NamedTuple):
-    """A structure on one kind of GPU: arrays over micro-batch sizes and numbers of GPUs."""
+    """A structure: arrays over micro-batch sizes, numbers of GPUs and kinds of GPU."""
 
     structure: Structure
-    offer: Offer | None
     settings: Settings
     """Its numbers are arrays."""
+    offers: tuple[Offer, ...]
+    offer_index: Number
+    """Which of the offers; -1: no GPU was named."""
+    rented: Number
+    """1 where the GPUs are not at hand."""
     device_bytes: Number
     device_high_bytes: Number
     fits: Number
     total_seconds: Number
     total_high_seconds: Number
     gpu_hours: Number
-    total_usd: Number | None
+    total_usd: Number
+    """Not a number where no price is known."""
 
     @property
     def size(self) -> int:
@@ -112,7 +129,8 @@ def structures(question: Question, technique: Technique) -> Iterator[Structure]:
 def _axes(question: Question, technique: Technique) -> dict[str, Sequence[Any]]:
     bits = question.facts.accelerator in BITSANDBYTES
     counts = {n for offer in question.offers for n in offer.counts} or {1}
-    strategies = (ONE_GPU if 1 in counts else ()) + (SEVERAL_GPUS if max(counts) > 1 else ())
+    many = SEVERAL_GPUS if technique.trains_base else ADAPTERS_ON_SEVERAL
+    strategies = (ONE_GPU if 1 in counts else ()) + (many if max(counts) > 1 else ())
     packed = question.objective in PACKABLE and question.model.family == "decoder"
     axes: dict[str, Sequence[Any]] = {
         "quantization": ("none",),
@@ -142,51 +160,134 @@ def _fixed(options: Mapping[str, Any], name: str, values: Sequence[Any]) -> Sequ
 
 
 def evaluate(question: Question, structure: Structure) -> list[Evaluated]:
-    """Memory once, time on each offer. Raises FtadvisorError for what excludes each other."""
+    """All offers of one structure. Raises FtadvisorError for what excludes each other."""
     several = structure.options["strategy"] != "none"
-    offers = [(offer, [n for n in offer.counts if (n > 1) == several]) for offer in question.offers]
-    counts = sorted({n for _, own in offers for n in own}) or [1]
-    settings, technique, grid = _settings(question, structure, counts)
-    if settings is None:
-        return []
+    if not question.offers:
+        return [_without_gpu(question, structure)]
+    groups: dict[tuple[Any, ...], list[Offer]] = {}
+    for offer in question.offers:
+        if any((n > 1) == several for n in offer.counts):
+            groups.setdefault(_alike(offer), []).append(offer)
+    found = [_on_offers(question, structure, tuple(group)) for group in groups.values()]
+    return [e for e in found if e is not None]
+
+
+def _alike(offer: Offer) -> tuple[Any, ...]:
+    """GPUs that settings are the same for, and how many of them can be had."""
+    gpu = offer.gpu
+    return gpu.has_bf16, gpu.kind == "unified", gpu.compute_capability >= "8.0", offer.counts
+
+
+def _without_gpu(question: Question, structure: Structure) -> Evaluated:
+    settings, technique, grid = _settings(question, structure, (1,), None)
+    memory = _memory(question, settings, technique)
+    none = 0.0 * grid.num_gpus
+    return Evaluated(
+        replace(structure, technique=technique), settings, (), none.astype(int) - 1, none,
+        memory.device.value + none, memory.device.high + none, none == 0, none, none, none,
+        none + float("nan"),
+    )  # fmt: skip
+
+
+def _memory(question: Question, settings: Settings, technique: Technique) -> MemoryPrediction:
     model, trainer, fitted = question.model, question.trainer, question.fitted
     adapter = adapter_of(model, settings, trainer, technique)
-    found: list[Evaluated] = []
-    for offer, own in offers or [(None, [1])]:
-        usable = offer.gpu.usable_bytes if offer else None
-        if offer is not None and not own:
-            continue
-        memory = predict_memory(
-            model, settings, trainer, adapter, fitted.memory, fitted.memory_intervals, usable
-        )
-        fits = _isin(grid.num_gpus, own)
-        if usable is not None:
-            fits = fits & (memory.device.high <= usable)
-        zero = 0.0 * grid.num_gpus
-        seconds = high = hours = zero
-        usd = None
-        if offer is not None:
-            step = step_time(
-                model, settings, trainer, adapter, offer.gpu, fitted.time, fitted.time_intervals
-            )
-            workload = replace(question.workload, num_train_epochs=structure.hyper.num_train_epochs)
-            run = run_time(step, settings, workload, offer.gpu)
-            seconds, high = run.total_seconds, run.total_high_seconds
-            hours = seconds * grid.num_gpus / HOUR
-            if offer.usd_per_gpu_hour is not None:
-                usd = run_cost(run, grid.num_gpus, offer.usd_per_gpu_hour).total_usd
-        found.append(
-            Evaluated(
-                replace_technique(structure, technique), offer, settings, memory.device.value,
-                memory.device.high, fits, seconds + zero, high + zero, hours + zero, usd,
-            )
-        )  # fmt: skip
-    return found
+    return predict_memory(
+        model, settings, trainer, adapter, fitted.memory, fitted.memory_intervals, None
+    )
 
 
-def replace_technique(structure: Structure, technique: Technique) -> Structure:
-    """The structure under the technique's final name: lora on a 4-bit base is qlora."""
-    return replace(structure, technique=technique)
+def _on_offers(
+    question: Question, structure: Structure, offers: tuple[Offer, ...]
+) -> Evaluated | None:
+    """Memory once, then every GPU of the offers side by side."""
+    import numpy
+
+    several = structure.options["strategy"] != "none"
+    counts = [n for n in offers[0].counts if (n > 1) == several]
+    settings, technique, grid = _settings(question, structure, counts, offers[0].gpu)
+    memory = _memory(question, settings, technique)
+    size, many = grid.num_gpus.size, len(offers)
+    memory = on_card(
+        _repeated(memory, size, many),
+        numpy.repeat(numpy.array([o.gpu.usable_bytes for o in offers], float), size),
+    )
+    settings = _tiled(settings, size, many)
+    adapter = adapter_of(question.model, settings, question.trainer, technique)
+    run = _run(question, structure, settings, adapter, offers, size)
+    usable = numpy.repeat(numpy.array([o.gpu.usable_bytes for o in offers], float), size)
+    price = [float("nan") if (p := o.usd_per_gpu_hour) is None else p for o in offers]
+    hours = run.total_seconds * settings.num_gpus / HOUR
+    return Evaluated(
+        structure=replace(structure, technique=technique),
+        settings=settings,
+        offers=offers,
+        offer_index=numpy.repeat(numpy.arange(many), size),
+        rented=numpy.repeat(numpy.array([not o.at_hand for o in offers], float), size),
+        device_bytes=memory.device.value,
+        device_high_bytes=memory.device.high,
+        fits=memory.device.high <= usable,
+        total_seconds=run.total_seconds,
+        total_high_seconds=run.total_high_seconds,
+        gpu_hours=hours,
+        total_usd=hours * numpy.repeat(numpy.array(price), size),
+    )
+
+
+def _run(
+    question: Question,
+    structure: Structure,
+    settings: Settings,
+    adapter: AdapterBytes | None,
+    offers: tuple[Offer, ...],
+    size: int,
+) -> RunTime:
+    """Time of all candidates, each GPU's rates and interval beside the others."""
+    import numpy
+
+    c, trainer = question.fitted.time, question.trainer
+    each = [rates(o.gpu, settings, trainer, c) for o in offers]
+    found = [
+        interval(question.fitted.time_intervals, "time", time_kind(settings, trainer, o.gpu, c))
+        for o in offers
+    ]
+
+    def column(values: Sequence[float]) -> Any:
+        return numpy.repeat(numpy.array(values, float), size)
+
+    r = Rates(*(column(values) for values in zip(*each, strict=True)))
+    bounds = Interval(column([i.low for i in found]), column([i.high for i in found]), 0)
+    step = step_time_at(question.model, settings, trainer, adapter, r, c, bounds)
+    epochs = structure.hyper.num_train_epochs
+    workload = replace(question.workload, num_train_epochs=epochs)
+    return run_time(step, settings, workload, None)
+
+
+def _repeated(memory: MemoryPrediction, size: int, many: int) -> MemoryPrediction:
+    """The memory of one GPU's candidates, for several GPUs side by side."""
+    import numpy
+
+    def wide(bounded: Bounded) -> Bounded:
+        return Bounded(*(numpy.tile(numpy.broadcast_to(v, size), many) for v in bounded))
+
+    return memory._replace(
+        allocated=wide(memory.allocated),
+        reserved=wide(memory.reserved),
+        device=wide(memory.device),
+        needed=wide(memory.needed),
+    )
+
+
+def _tiled(settings: Settings, size: int, many: int) -> Settings:
+    """The settings with their arrays repeated for each GPU."""
+    import numpy
+
+    arrays = {
+        f.name: numpy.tile(value, many)
+        for f in fields(Settings)
+        if getattr(value := getattr(settings, f.name), "shape", ()) == (size,)
+    }
+    return replace(settings, **arrays)
 
 
 class Grid(NamedTuple):
@@ -198,9 +299,9 @@ class Grid(NamedTuple):
 
 
 def _settings(
-    question: Question, structure: Structure, counts: Sequence[int]
-) -> tuple[Settings | None, Technique, Grid]:
-    """Settings with arrays for the numbers; None where no batch divides so."""
+    question: Question, structure: Structure, counts: Sequence[int], gpu: Gpu | None
+) -> tuple[Settings, Technique, Grid]:
+    """Settings with arrays for the numbers. Raises InvalidSettingError where no batch divides."""
     given = of_technique(dict(question.options), structure.technique)
     batch = structure.hyper.global_batch_size
     options: dict[str, Any] = {
@@ -216,7 +317,6 @@ def _settings(
     if not several:
         options.pop("strategy", None)
         options.pop("num_gpus", None)
-    gpu = question.offers[0].gpu if question.offers else None
     resolved = resolve(
         options, question.model, structure.technique, question.objective, question.trainer, gpu,
         question.workload,
@@ -226,7 +326,10 @@ def _settings(
         together = int(resolved.settings.num_generations)
     grid = _grid(question, batch, counts, together)
     if grid is None:
-        return None, resolved.technique, Grid(1, 1, 1)
+        raise InvalidSettingError(
+            f"no micro-batch divides a batch of {batch} into groups of {together} answers.",
+            [f"--num-generations {together // 2 or 1}"],
+        )
     settings = replace(
         resolved.settings,
         micro_batch_size=grid.micro_batch_size,
@@ -295,9 +398,3 @@ def _batch_lengths(
     return batch_lengths(
         cap=cap, mean=mean, deviation=deviation, longest=longest, micro_batch_size=size
     )
-
-
-def _isin(values: Number, wanted: Sequence[int]) -> Number:
-    import numpy
-
-    return numpy.isin(values, wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ftadvisor.advice.choice import NEVER, Candidate, Chosen, allowed
+from ftadvisor.advice.choice import NEVER, Candidate, Chosen, allowed, spent
 from ftadvisor.advice.question import Question
 from ftadvisor.advice.search import Evaluated, Found
 from ftadvisor.api.plans import plan_of
@@ -23,7 +23,7 @@ def alternatives(
     assert chosen.best is not None
     picks: list[tuple[str, Candidate]] = []
     if question.offers:
-        picks += _least(question, found, chosen, "cheapest", _spent)
+        picks += _least(question, found, chosen, "cheapest", spent)
         picks += _least(question, found, chosen, "fastest", lambda e: e.total_seconds)
     picks += _best_quality(chosen)
     picks += _least(question, found, chosen, "least memory", lambda e: e.device_bytes)
@@ -42,10 +42,6 @@ def alternatives(
             )
         )
     return tuple(rows)
-
-
-def _spent(e: Evaluated) -> Any:
-    return e.gpu_hours if e.total_usd is None else e.total_usd
 
 
 def _least(

@@ -261,7 +261,7 @@ def _run_time(
 ) -> RunTime:
     fitted = time_coefficients(), time_intervals()
     step = step_time(subject.model, settings, subject.trainer, adapter, gpu, *fitted)
-    return run_time(step, settings, subject.workload, gpu)
+    return run_time(step, settings, subject.workload, gpu.power_watts)
 
 
 def _fits_on(memory: MemoryPrediction, settings: Settings) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ MANY_NEAR_DUPLICATES = 0.05
 
 def plan_of(situation: Situation, question: Question, best: Candidate) -> Plan:
     """The plan of one candidate."""
-    structure, offer = best.evaluated.structure, best.evaluated.offer
+    structure, offer = best.evaluated.structure, best.offer
     options = candidate_options(question, best)
     subject = Subject(
         name=question.model.id,

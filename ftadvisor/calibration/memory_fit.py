@@ -16,7 +16,7 @@ import numpy as np
 
 from ftadvisor.calibration.cases import Case, read_cases
 from ftadvisor.calibration.quantiles import percentile, residual_interval
-from ftadvisor.estimation.ladder import ladder, reserved_bytes, variation
+from ftadvisor.estimation.ladder import capped, ladder, logits_growth, reserved_bytes, variation
 from ftadvisor.estimation.phases import Phase
 from ftadvisor.estimation.uncertainty import OTHER, Kind, interval, kinds_of, memory_kind
 from ftadvisor.schema.coefficients import Interval, MemoryCoefficients
@@ -143,7 +143,8 @@ def _coefficients(values: np.ndarray) -> MemoryCoefficients:
 def _peak(target: Target, c: MemoryCoefficients) -> Phase:
     case = target.case
     s, trainer = case.situation.settings, case.situation.trainer
-    return max(case.phases.values(), key=lambda p: reserved_bytes(p, s, trainer, c))
+    growth = logits_growth(s, trainer, c)
+    return max(case.phases.values(), key=lambda p: reserved_bytes(p, trainer, c, growth))
 
 
 def _known(target: Target, c: MemoryCoefficients) -> float:
@@ -175,9 +176,11 @@ def predicted_bytes(case: Case, metric: str, c: MemoryCoefficients) -> float:
     if metric == "allocated":
         return case.allocated_bytes
     s, trainer = case.situation.settings, case.situation.trainer
-    usable = case.gpu.usable_bytes if case.gpu else None
-    found = ladder(case.phases, s, trainer, c, usable)
-    return float(found.reserved if metric == "reserved" else found.device)
+    found = ladder(case.phases, s, trainer, c)
+    reserved = found.reserved
+    if case.gpu:
+        reserved = capped(reserved, case.allocated_bytes, case.gpu.usable_bytes)
+    return float(reserved if metric == "reserved" else reserved + found.device - found.reserved)
 
 
 class Residual(NamedTuple):

@@ -37,47 +37,45 @@ growth of the cache fades out over the last tenth, so that one token more is nev
 
 
 def ladder(
-    phases: dict[str, Phase],
-    settings: Settings,
-    trainer: Trainer,
-    c: MemoryCoefficients,
-    usable_bytes: float | None,
+    phases: dict[str, Phase], settings: Settings, trainer: Trainer, c: MemoryCoefficients
 ) -> Ladder:
-    """Reserved and device memory of a run [bytes].
-
-    The allocator frees its cache before it reports out of memory, so neither exceeds the card when
-    what is allocated fits.
-    """
-    reserved = largest(*(reserved_bytes(p, settings, trainer, c) for p in phases.values()))
-    outside = outside_allocator_bytes(settings, c)
-    if usable_bytes is not None:
-        allocated = largest(*(phase.total for phase in phases.values()))
-        room = usable_bytes - CONTEXT_AT_LEAST_BYTES
-        reserved = largest(smallest(reserved, room), allocated)
-    return Ladder(reserved, reserved + outside)
+    """Reserved and device memory of a run on a card that is large enough [bytes]."""
+    growth = logits_growth(settings, trainer, c)
+    reserved = largest(*(reserved_bytes(p, trainer, c, growth) for p in phases.values()))
+    return Ladder(reserved, reserved + outside_allocator_bytes(settings, c))
 
 
-def reserved_bytes(
-    phase: Phase, settings: Settings, trainer: Trainer, c: MemoryCoefficients
-) -> Number:
+def capped(reserved: Number, allocated: Number, usable_bytes: Number) -> Number:
+    """What the allocator keeps on a card of this size: its cache goes first [bytes]."""
+    return largest(smallest(reserved, usable_bytes - CONTEXT_AT_LEAST_BYTES), allocated)
+
+
+def reserved_bytes(phase: Phase, trainer: Trainer, c: MemoryCoefficients, growth: Number) -> Number:
     """What the allocator holds at the end of a run whose peak is this phase [bytes].
 
-    Batches of one length: blocks are used again; a share of what a step allocates is lost to
-    rounding and splitting, and part of an fp32 copy of the logits stays free, too large for
-    anything else. Batches of varying length: each record length needs new blocks for its logits,
-    larger than all that are cached, and the older ones stay. The sum over record lengths, in units
-    of the longest, grows with how long a typical batch is (with 30 steps' records, a Monte Carlo
-    over lognormal lengths gives 2.4 + 1.3 times typical over longest); smaller tensors live in the
-    left-over blocks. Programs that empty the cache keep only a share of one step's logits.
+    A share of what a step allocates is lost to rounding and splitting; `growth` is what becomes of
+    the logits. Programs that empty the cache keep only a share of one step's logits.
     """
     if trainer.empties_cache:
         return phase.total + c.emptied_logits_fraction * phase.logits
     lost = c.working_fraction * (phase.activations + phase.temporaries)
+    return phase.total + lost + phase.logits * (growth - 1)
+
+
+def logits_growth(settings: Settings, trainer: Trainer, c: MemoryCoefficients) -> Number:
+    """What the allocator holds for logits, over what is alive of them.
+
+    Batches of one length: blocks are used again, and part of an fp32 copy of the logits stays free,
+    too large for anything else. Batches of varying length: each record length needs new blocks for
+    its logits, larger than all that are cached, and the older ones stay. The sum over record
+    lengths, in units of the longest, grows with how long a typical batch is (with 30 steps'
+    records, a Monte Carlo over lognormal lengths gives 2.4 + 1.3 times typical over longest);
+    smaller tensors live in the left-over blocks.
+    """
     varying, ratio = variation(settings, trainer)
     alike = 1 + c.logits_fraction
     grown = c.variable_length_constant + c.variable_length_slope * ratio
-    grown = alike + varying * largest(grown - alike, 0)
-    return phase.total + lost + phase.logits * (grown - 1)
+    return alike + varying * largest(grown - alike, 0)
 
 
 def variation(settings: Settings, trainer: Trainer) -> tuple[Number, Number]:
@@ -95,15 +93,14 @@ def variation(settings: Settings, trainer: Trainer) -> tuple[Number, Number]:
     return smallest((1 - ratio) / ALIKE_WITHIN, 1.0), ratio
 
 
-def needed_bytes(phases: dict[str, Phase], settings: Settings) -> Number:
+def needed_bytes(allocated: Number, settings: Settings) -> Number:
     """The least device memory that a run gets by with [bytes].
 
     Before it reports out of memory the allocator gives its cache back, so what earlier steps and
     other lengths left behind does not count.
     """
-    largest_phase = largest(*(phase.total for phase in phases.values()))
     several = select(settings.num_gpus > 1, NCCL_AT_LEAST_BYTES, 0)
-    return largest_phase + CONTEXT_AT_LEAST_BYTES + several
+    return allocated + CONTEXT_AT_LEAST_BYTES + several
 
 
 def outside_allocator_bytes(settings: Settings, c: MemoryCoefficients) -> Number:

@@ -50,18 +50,19 @@ def _phases(
     model: ModelSpec, settings: Settings, trainer: Trainer, adapter: AdapterBytes | None
 ) -> dict[str, Phase]:
     t = terms(model, settings, trainer, adapter)
+    base = phases.static(t)
     found = {
-        "loss_forward": phases.loss_forward(t),
-        "loss_backward": phases.loss_backward(t),
-        "first_layer_backward": phases.layer_backward(t, first=True),
-        "last_layer_backward": phases.layer_backward(t, first=False),
-        "end_of_backward": phases.end_of_backward(t),
-        "optimizer_step": phases.optimizer_step(t),
+        "loss_forward": phases.loss_forward(t, base),
+        "loss_backward": phases.loss_backward(t, base),
+        "first_layer_backward": phases.layer_backward(t, base, first=True),
+        "last_layer_backward": phases.layer_backward(t, base, first=False),
+        "end_of_backward": phases.end_of_backward(t, base),
+        "optimizer_step": phases.optimizer_step(t, base),
     }
     if t.n.trained:
-        found["head_gradient"] = phases.head_gradient(t)
+        found["head_gradient"] = phases.head_gradient(t, base)
     if t.n.kbit and trainer.dequantizes_head_twice:
-        found["quantized_head_backward"] = phases.quantized_head_backward(t)
+        found["quantized_head_backward"] = phases.quantized_head_backward(t, base)
     if t.objective.generates:
-        found["generation"] = phases.generation(t)
+        found["generation"] = phases.generation(t, base)
     return found

@@ -36,8 +36,8 @@ class Phase(NamedTuple):
         return sum(self)
 
 
-def static(t: Terms, *, gradients: Number, gathered: Number) -> Phase:
-    """The parts that do not depend on the batch; `gradients` is the fraction of them alive."""
+def static(t: Terms) -> Phase:
+    """The parts that are there in every phase: what does not depend on the batch."""
     trainable = t.trainable_params
     optimizer = run_optimizer_bytes(t.settings, t.n, t.trainer, t.trainable_bytes)
     weights = t.shard.weights
@@ -58,15 +58,21 @@ def static(t: Terms, *, gradients: Number, gathered: Number) -> Phase:
     weights = weights + t.objective.frozen_models * second
     return Phase(
         weights=weights,
-        gathered=gathered,
+        gathered=0,
         adapters=adapters,
         optimizer=trainable * state / _optimizer_divisor(t),
-        gradients=gradients * trainable * t.trainable_bytes + _flat_gradients(t),
+        gradients=0,
         activations=0,
         logits=0,
         temporaries=0,
         workspace=2 * CUBLAS_WORKSPACE_BYTES + t.shard.buffers * trainable * t.trainable_bytes,
     )
+
+
+def _at(t: Terms, base: Phase, *, gradients: Number, gathered: Number) -> Phase:
+    """`base` with what is gathered now, and the fraction of all gradients that is alive."""
+    alive = gradients * t.trainable_params * t.trainable_bytes + _flat_gradients(t)
+    return base._replace(gathered=gathered, gradients=alive)
 
 
 def _flat_gradients(t: Terms) -> Number:
@@ -169,17 +175,17 @@ def _divergence_tiles(t: Terms) -> Number:
     return tile * (2 * FP32_BYTES + t.n.head)
 
 
-def loss_forward(t: Terms) -> Phase:
+def loss_forward(t: Terms, base: Phase) -> Phase:
     """The loss at the end of forward."""
-    base = static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
+    base = _at(t, base, gradients=_accumulated(t), gathered=t.shard.gathered_root)
     logits = t.tokens * t.vocab_size * t.loss.logits.forward + _loss_chunk(t)
     activations = saved_by_layers(t) + t.tokens * t.loss.forward_per_token + _embedding_kept(t)
     return base._replace(activations=activations, logits=logits, temporaries=_cast_weights(t))
 
 
-def loss_backward(t: Terms) -> Phase:
+def loss_backward(t: Terms, base: Phase) -> Phase:
     """The start of backward, in the loss."""
-    base = static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
+    base = _at(t, base, gradients=_accumulated(t), gathered=t.shard.gathered_root)
     logits = t.tokens * t.vocab_size * t.loss.logits.backward + _loss_chunk(t)
     activations = saved_by_layers(t) + t.tokens * t.loss.backward_per_token + _embedding_kept(t)
     cast = _cast_weights(t) if t.settings.gradient_checkpointing == "none" else 0
@@ -187,12 +193,12 @@ def loss_backward(t: Terms) -> Phase:
     return base._replace(activations=activations, logits=logits, temporaries=temporaries)
 
 
-def quantized_head_backward(t: Terms) -> Phase:
+def quantized_head_backward(t: Terms, base: Phase) -> Phase:
     """The gradient through a quantised head: its weights dequantised (fp16) and cast again.
 
     Ref: bitsandbytes/autograd/_functions.py, MatMul4Bit: dequantize_4bit(B).to(grad.dtype).
     """
-    base = static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
+    base = _at(t, base, gradients=_accumulated(t), gathered=t.shard.gathered_root)
     h = t.model.hidden_size
     logits = t.tokens * t.vocab_size * (t.n.head + t.loss.logits.held)
     activations = saved_by_layers(t) + t.tokens * (t.loss.backward_per_token + t.n.head * h)
@@ -203,9 +209,9 @@ def quantized_head_backward(t: Terms) -> Phase:
     )
 
 
-def head_gradient(t: Terms) -> Phase:
+def head_gradient(t: Terms, base: Phase) -> Phase:
     """The gradient of a trained head, while the logits' gradient is alive."""
-    base = static(t, gradients=_accumulated(t), gathered=t.shard.gathered_root)
+    base = _at(t, base, gradients=_accumulated(t), gathered=t.shard.gathered_root)
     h, c = t.model.hidden_size, t.n.head
     logits = t.tokens * t.vocab_size * (c + t.loss.logits.held)
     activations = saved_by_layers(t) + t.tokens * (t.loss.backward_per_token + c * h)
@@ -216,11 +222,11 @@ def head_gradient(t: Terms) -> Phase:
     )
 
 
-def layer_backward(t: Terms, *, first: bool) -> Phase:
+def layer_backward(t: Terms, base: Phase, *, first: bool) -> Phase:
     """Backward of the first processed layer (the stack is full) or of the last (gradients are)."""
     gathered = t.shard.gathered_root + t.shard.gathered_layer
     share = _accumulated(t) if first else largest(_gradient_share(t), _accumulated(t))
-    base = static(t, gradients=share, gathered=gathered)
+    base = _at(t, base, gradients=share, gathered=gathered)
     checkpointed = t.settings.gradient_checkpointing != "none"
     shared: Number = 0
     if checkpointed:
@@ -281,9 +287,9 @@ def _head_gradient_kept(t: Terms, *, first: bool) -> Number:
     return select(added & (not t.model.tie_word_embeddings), 0, t.n.weight * whole)
 
 
-def end_of_backward(t: Terms) -> Phase:
+def end_of_backward(t: Terms, base: Phase) -> Phase:
     """The embedding's gradient: whole, and twice more where it is added to a tied head's."""
-    base = static(t, gradients=_gradient_share(t), gathered=t.shard.gathered_root)
+    base = _at(t, base, gradients=_gradient_share(t), gathered=t.shard.gathered_root)
     h = t.model.hidden_size
     temporaries: Number = 0
     if t.n.trained and t.settings.strategy != "fsdp":
@@ -293,9 +299,9 @@ def end_of_backward(t: Terms) -> Phase:
     return base._replace(activations=activations, temporaries=temporaries)
 
 
-def optimizer_step(t: Terms) -> Phase:
+def optimizer_step(t: Terms, base: Phase) -> Phase:
     """The optimizer's step: all gradients and its own temporaries."""
-    base = static(t, gradients=_gradient_share(t), gathered=0)
+    base = _at(t, base, gradients=_gradient_share(t), gathered=0)
     base = base._replace(gradients=base.gradients - _flat_gradients(t))
     step = run_optimizer_bytes(t.settings, t.n, t.trainer, t.trainable_bytes).step_temporary
     held = t.tokens * t.vocab_size * t.loss.logits.held
@@ -303,7 +309,7 @@ def optimizer_step(t: Terms) -> Phase:
     return base._replace(temporaries=temporaries, logits=held)
 
 
-def generation(t: Terms) -> Phase:
+def generation(t: Terms, base: Phase) -> Phase:
     """Completions are generated: keys and values of every layer and token, one token's logits.
 
     All micro-batches of an optimizer step are answered at once (trl/trainer/grpo_trainer.py,
@@ -311,7 +317,7 @@ def generation(t: Terms) -> Phase:
     dtype in which keys come out (transformers/cache_utils.py, DynamicCache): that of fp32 weights,
     else half precision. A fp32 copy of one token's logits is sampled from.
     """
-    base = static(t, gradients=0, gathered=t.shard.gathered_root + t.shard.gathered_layer)
+    base = _at(t, base, gradients=0, gathered=t.shard.gathered_root + t.shard.gathered_layer)
     micro_batches = t.settings.gradient_accumulation_steps
     rows = t.settings.micro_batch_size * micro_batches
     tokens = t.tokens * micro_batches

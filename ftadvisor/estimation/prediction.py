@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ftadvisor.errors import InvalidSettingError, quoted
 from ftadvisor.estimation.adapters import adapter_bytes
 from ftadvisor.estimation.arithmetic import largest, select, smallest
-from ftadvisor.estimation.ladder import ladder, needed_bytes
+from ftadvisor.estimation.ladder import capped, ladder, needed_bytes
 from ftadvisor.estimation.memory import step_phases
 from ftadvisor.estimation.numerics import numerics
 from ftadvisor.estimation.phases import Phase
@@ -74,31 +74,44 @@ def predict_memory(
     adapter: AdapterBytes | None,
     coefficients: MemoryCoefficients,
     intervals: Mapping[str, Interval],
-    usable_bytes: float | None,
+    usable_bytes: Number | None,
 ) -> MemoryPrediction:
-    """Allocated, reserved and device memory at the peak, each with its interval [bytes]."""
+    """Allocated, reserved and device memory at the peak, each with its interval [bytes].
+
+    `usable_bytes`: what the card has of it (`on_card`); None: no card is named.
+    """
+    memory = _anywhere(model, settings, trainer, adapter, coefficients, intervals)
+    return memory if usable_bytes is None else on_card(memory, usable_bytes)
+
+
+def _anywhere(
+    model: ModelSpec,
+    settings: Settings,
+    trainer: Trainer,
+    adapter: AdapterBytes | None,
+    coefficients: MemoryCoefficients,
+    intervals: Mapping[str, Interval],
+) -> MemoryPrediction:
     phases = step_phases(model, settings, trainer, adapter)
     allocated = largest(*(phase.total for phase in phases.values()))
-    above = ladder(phases, settings, trainer, coefficients, usable_bytes)
+    above = ladder(phases, settings, trainer, coefficients)
     kind = memory_kind(settings, trainer)
     found = (
         _bounded(allocated, interval(intervals, "allocated", kind)),
         _bounded(above.reserved, interval(intervals, "reserved", kind)),
         _bounded(above.device, interval(intervals, "device", kind)),
-        _bounded(needed_bytes(phases, settings), interval(intervals, "needed", kind)),
+        _bounded(needed_bytes(allocated, settings), interval(intervals, "needed", kind)),
     )
     if trainer.stand_in and settings.loss_kernel == "torch":
         # Nobody knows whether this program forms its logits at all.
         fused = replace(settings, loss_kernel="fused_linear")
         known = replace(trainer, stand_in=False)
-        least = predict_memory(model, fused, known, adapter, coefficients, intervals, usable_bytes)
+        least = _anywhere(model, fused, known, adapter, coefficients, intervals)
         found = tuple(
             f._replace(low=smallest(f.low, f.low / f.value * other.value))
             for f, other in zip(found, least[:4], strict=True)
         )
     bounded, reserved, device, needed = found
-    if usable_bytes is not None:
-        device = _on_the_card(device, needed, usable_bytes)
     return MemoryPrediction(
         allocated=bounded,
         reserved=reserved,
@@ -107,6 +120,22 @@ def predict_memory(
         phases=phases,
         num_trainable_params=model.num_params if adapter is None else adapter.num_trainable_params,
     )
+
+
+def on_card(memory: MemoryPrediction, usable_bytes: Number) -> MemoryPrediction:
+    """The same on a card: the allocator frees its cache before it reports out of memory, so that
+    neither reserved nor device memory exceeds the card when what is allocated fits."""
+    reserved = capped(memory.reserved.value, memory.allocated.value, usable_bytes)
+    device = _moved(memory.device, reserved + memory.device.value - memory.reserved.value)
+    return memory._replace(
+        reserved=_moved(memory.reserved, reserved),
+        device=_on_the_card(device, memory.needed, usable_bytes),
+    )
+
+
+def _moved(found: Bounded, value: Number) -> Bounded:
+    """Another value with the same relative interval."""
+    return Bounded(value, value * (found.low / found.value), value * (found.high / found.value))
 
 
 def verdict(memory: MemoryPrediction, usable_bytes: float) -> Verdict:
@@ -120,7 +149,7 @@ def _bounded(value: Number, found: Interval) -> Bounded:
     return Bounded(value, value * found.low, value * found.high)
 
 
-def _on_the_card(device: Bounded, needed: Bounded, usable_bytes: float) -> Bounded:
+def _on_the_card(device: Bounded, needed: Bounded, usable_bytes: Number) -> Bounded:
     """The device interval that a card of this size allows.
 
     The allocator returns its cache before it gives up, so a run whose needs fit shows at most what

@@ -14,6 +14,7 @@ from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.numerics import HALF_BYTES, PARAMETER_SHARDED, SHARDED, numerics
 from ftadvisor.estimation.objectives import ANSWERS_IN_GROUPS, objective_cost
 from ftadvisor.estimation.phases import cached_per_token
+from ftadvisor.estimation.rates import Rates, rates
 from ftadvisor.estimation.states import run_optimizer_bytes, trainable_dtype_bytes, weight_bytes
 from ftadvisor.estimation.terms import AdapterBytes, attention_kernel
 from ftadvisor.estimation.uncertainty import OTHER, Kind, interval
@@ -43,7 +44,7 @@ class StepTime(NamedTuple):
     """All micro-batches of the step and the optimizer."""
     model_flops: Number
     """Of one micro-batch on one GPU, recomputation not counted [FLOPs]."""
-    peak_flops_per_second: float
+    peak_flops_per_second: Number
 
 
 class RunTime(NamedTuple):
@@ -69,6 +70,22 @@ def step_time(
     intervals: Mapping[str, Interval],
 ) -> StepTime:
     """Seconds of a micro-step and of an optimizer step, padded batches at their mean length."""
+    found = interval(intervals, "time", time_kind(settings, trainer, gpu, c))
+    return step_time_at(
+        model, settings, trainer, adapter, rates(gpu, settings, trainer, c), c, found
+    )
+
+
+def step_time_at(
+    model: ModelSpec,
+    settings: Settings,
+    trainer: Trainer,
+    adapter: AdapterBytes | None,
+    r: Rates,
+    c: TimeCoefficients,
+    found: Interval,
+) -> StepTime:
+    """The same at given rates, one GPU's or several GPUs' as arrays, with its interval."""
     trained = adapter is None
     objective = objective_cost(settings, trains_base=trained)
     length = padded_length(settings) + (adapter.virtual_tokens if adapter else 0)
@@ -80,29 +97,29 @@ def step_time(
         model, settings, objective, length, kernel, trained=trained, one_row=row
     )
     tokens = settings.micro_batch_size * objective.sequences * length
-    peak = peak_flops(gpu, settings, trainer)
-    seconds = _computing(work, settings, kernel, tokens, peak, gpu, c)
+    seconds = _computing(work, settings, kernel, tokens, r, c)
     if adapter is not None:
-        seconds = seconds + _adapter_seconds(adapter, tokens, gpu, c)
+        # What the adapter keeps is written and read some times.
+        kept = adapter.saved_per_token * tokens + adapter.saved_bytes
+        seconds = seconds + c.adapter_passes * kept / r.bandwidth
     launches = launch_seconds(work.layer_passes, trainer, c, adapted=not trained)
     p = c.overlap_power
     seconds = (seconds**p + launches**p) ** (1 / p)
-    seconds = _with_communication(seconds, model, settings, trainer, gpu, c, trained=trained)
+    seconds = _with_communication(seconds, model, settings, trainer, r, c, trained=trained)
     steps = settings.gradient_accumulation_steps
     if objective.generates:
         prompt = length - settings.max_completion_length
-        answers = _generation(model, settings, trainer, gpu, c, prompt, trained=trained)
+        answers = _generation(model, settings, trainer, r, c, prompt, trained=trained)
         seconds = seconds + answers / steps
-    found = interval(intervals, "time", time_kind(settings, trainer, gpu, c))
     # Published seconds of a micro-step are a throughput's: they hold the optimizer's share.
-    seconds = seconds + _optimizer(model, settings, trainer, adapter, gpu, c) / steps
+    seconds = seconds + _optimizer(model, settings, trainer, adapter, r) / steps
     return StepTime(
         seconds,
         seconds * found.low,
         seconds * found.high,
         steps * seconds,
         work.model_flops,
-        peak,
+        r.peak,
     )
 
 
@@ -111,70 +128,27 @@ def padded_length(settings: Settings) -> Number:
     return largest(settings.mean_padded_length, settings.mean_length)
 
 
-def peak_flops(gpu: Gpu, settings: Settings, trainer: Trainer) -> float:
-    """Dense matrix rate in the dtype that the run computes in, fp8 aside [FLOP/s]."""
-    dtype = settings.autocast if settings.autocast != "none" else settings.weights_dtype
-    rates = gpu.flops_per_second
-    if dtype == "fp32":
-        wide = rates.get("tf32") if trainer.tf32 else None
-        return wide or rates.get("fp32", min(rates.values()))
-    return rates.get(dtype) or rates.get("fp16") or rates.get("fp32") or min(rates.values())
-
-
-def efficiency(gpu: Gpu, c: TimeCoefficients) -> float:
-    """Share of the matrix rate on this GPU: its own, its architecture's, or the default."""
-    table = c.efficiency
-    return table.get(gpu.id) or table.get(gpu.arch) or table["default"]
-
-
 def _computing(
     work: Work,
     settings: Settings,
     kernel: AttnImplementation,
     tokens: Number,
-    peak: float,
-    gpu: Gpu,
+    r: Rates,
     c: TimeCoefficients,
 ) -> Number:
-    # fp8 serves the layers' matrices; attention stays in half precision.
-    fast = gpu.flops_per_second.get("fp8", peak) if settings.fp8 else peak
-    rate = peak * efficiency(gpu, c)
-    bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
-    half = c.half_tokens_per_teraflops * fast / TERA
+    half = c.half_tokens_per_teraflops * r.linear_peak / TERA
     saturated = tokens / (tokens + half)
-    linear = work.linear_flops / (fast * efficiency(gpu, c) * saturated)
+    linear = work.linear_flops / (r.linear_peak * r.efficiency * saturated)
     share = c.attention_share.get(kernel) or c.attention_share["default"]
-    attention = work.attention_flops / (rate * share)
+    attention = work.attention_flops / (r.peak * r.efficiency * share)
     moved = c.elementwise_passes * work.elementwise_bytes + work.logit_bytes
     moved = moved + c.score_passes * work.score_bytes
-    seconds = linear + attention + moved / bandwidth
+    seconds = linear + attention + moved / r.bandwidth
     if settings.quantization != "none":
         family = settings.quantization.partition("-")[0]
         each = c.dequantized_per_cycle.get(family) or c.dequantized_per_cycle["default"]
-        seconds = seconds + work.dequantized_weights / (each * issue_rate(gpu))
+        seconds = seconds + work.dequantized_weights / (each * r.issue)
     return seconds
-
-
-def issue_rate(gpu: Gpu) -> float:
-    """Clock cycles of all multiprocessors together in a second.
-
-    Unpacking 4-bit weights is bound by instructions (a table lookup, shifts and a multiplication
-    for each), not by the few bytes that it reads. An fp32 rate is two FLOPs per lane and cycle;
-    lanes of a multiprocessor by compute capability: CUDA C++ Programming Guide, arithmetic
-    instructions (64 for 6.0, 7.x and 8.0, 128 from 8.6 on; other vendors' compute units have 64).
-    """
-    capability = tuple(int(part) for part in gpu.compute_capability.split(".") if part)
-    lanes = 128 if capability >= (8, 6) or capability[:2] == (6, 1) else 64
-    return gpu.flops_per_second["fp32"] / (2 * lanes)
-
-
-def _adapter_seconds(
-    adapter: AdapterBytes, tokens: Number, gpu: Gpu, c: TimeCoefficients
-) -> Number:
-    """What the adapter itself moves: what it keeps is written and read some times [s]."""
-    kept = adapter.saved_per_token * tokens + adapter.saved_bytes
-    bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
-    return c.adapter_passes * kept / bandwidth
 
 
 def launch_seconds(
@@ -190,7 +164,7 @@ def _with_communication(
     model: ModelSpec,
     settings: Settings,
     trainer: Trainer,
-    gpu: Gpu,
+    r: Rates,
     c: TimeCoefficients,
     *,
     trained: bool,
@@ -211,12 +185,10 @@ def _with_communication(
         # A reduction moves as much as a scatter and a gather; accumulation does it once a step.
         times = 2.0 / settings.gradient_accumulation_steps
     gpus = settings.num_gpus
-    own = c.link_share.get(gpu.link) or c.link_share["default"]
-    share = select(gpus > GPUS_PER_MACHINE, c.link_share["between-machines"], own)
-    moved = times * exchanged * (gpus - 1) / gpus / (gpu.link_bytes_per_second * share)
+    link = select(gpus > GPUS_PER_MACHINE, r.network, r.link)
+    moved = times * exchanged * (gpus - 1) / gpus / link
     if settings.offload_params:
-        host = gpu.host_link_bytes_per_second * c.link_share["default"]
-        moved = moved + times * exchanged / gpus / host
+        moved = moved + times * exchanged / gpus / r.host
     return largest(seconds, moved) + c.exposed * smallest(seconds, moved)
 
 
@@ -224,7 +196,7 @@ def _generation(
     model: ModelSpec,
     settings: Settings,
     trainer: Trainer,
-    gpu: Gpu,
+    r: Rates,
     c: TimeCoefficients,
     prompt: Number,
     *,
@@ -243,11 +215,10 @@ def _generation(
     if n.kbit or n.weight != HALF_BYTES:
         moved = moved + 2 * HALF_BYTES * model.num_linear_weights
     moved = moved + rows * length * cached_per_token(model, n)
-    bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
     weights = sum(b.num_layers * active_weights(b) for b in model.blocks)
-    multiplied = 2.0 * weights * rows / (peak_flops(gpu, settings, trainer) * efficiency(gpu, c))
+    multiplied = 2.0 * weights * rows / (r.peak * r.efficiency)
     launched = launch_seconds(model.num_layers, trainer, c, adapted=not trained)
-    return settings.max_completion_length * largest(moved / bandwidth, multiplied, launched)
+    return settings.max_completion_length * largest(moved / r.bandwidth, multiplied, launched)
 
 
 def _optimizer(
@@ -255,8 +226,7 @@ def _optimizer(
     settings: Settings,
     trainer: Trainer,
     adapter: AdapterBytes | None,
-    gpu: Gpu,
-    c: TimeCoefficients,
+    r: Rates,
 ) -> Number:
     """One rank's step: weights and states read and written, gradients read; and clipping [s]."""
     params = model.num_params if adapter is None else adapter.num_trainable_params
@@ -265,9 +235,7 @@ def _optimizer(
     state = run_optimizer_bytes(settings, n, trainer, each).state
     passes = 3 + (CLIPPING_PASSES if settings.max_grad_norm else 0)
     moved = params * (passes * each + 2 * state)
-    bandwidth = gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share
-    if settings.offload_optimizer:
-        bandwidth = gpu.host_link_bytes_per_second * c.link_share["default"]
+    bandwidth = r.host if settings.offload_optimizer else r.bandwidth
     shards = settings.num_gpus if settings.strategy in SHARDED else 1
     return moved / shards / bandwidth
 
@@ -281,7 +249,9 @@ def time_kind(settings: Settings, trainer: Trainer, gpu: Gpu, c: TimeCoefficient
     )
 
 
-def run_time(step: StepTime, settings: Settings, workload: Workload, gpu: Gpu) -> RunTime:
+def run_time(
+    step: StepTime, settings: Settings, workload: Workload, power_watts: float | None
+) -> RunTime:
     """The whole run over a workload; its token count's own error widens the interval.
 
     Where completions are generated, an example is a prompt, answered `num_generations` times.
@@ -304,8 +274,8 @@ def run_time(step: StepTime, settings: Settings, workload: Workload, gpu: Gpu) -
     high = 1 + ((high - 1) ** 2 + token_error**2) ** 0.5
     flops = step.model_flops * settings.gradient_accumulation_steps
     energy = None
-    if gpu.power_watts is not None:
-        energy = gpu.power_watts * settings.num_gpus * total / HOUR / WATTS_PER_KILOWATT
+    if power_watts is not None:
+        energy = power_watts * settings.num_gpus * total / HOUR / WATTS_PER_KILOWATT
     return RunTime(
         tokens_per_second=sequences * (own + completion) / step.step_seconds,
         step_seconds=step.step_seconds,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ftadvisor.estimation.numerics import SHARDED
-from ftadvisor.schema.coefficients import Interval
+from ftadvisor.schema.coefficients import Interval, Intervals
 from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.trainer import Trainer
 
@@ -28,6 +28,15 @@ def interval(table: Mapping[str, Interval], metric: str, kind: Kind) -> Interval
     Words are dropped from the end; then the trainer's name is, with all words again.
     Raises KeyError when not even the metric is in the table.
     """
+    if not isinstance(table, Intervals):
+        return _closest(table, metric, kind)
+    found = table.given.get((metric, kind))
+    if found is None:
+        found = table.given[metric, kind] = _closest(table, metric, kind)
+    return found
+
+
+def _closest(table: Mapping[str, Interval], metric: str, kind: Kind) -> Interval:
     trainer, words = kind
     for name in (trainer, _WIDER.get(trainer, "measured-trainer")):
         for end in range(len(words), -1, -1):

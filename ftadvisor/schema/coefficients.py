@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +33,16 @@ class Interval(NamedTuple):
     high: float
     rows: int
     """Measurements that the multipliers come from."""
+
+
+class Intervals(dict[str, Interval]):
+    """Intervals by kind of run; remembers which of them a kind was given."""
+
+    __slots__ = ("given",)
+
+    def __init__(self, rows: Mapping[str, Interval]) -> None:
+        super().__init__(rows)
+        self.given: dict[Hashable, Interval] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from ftadvisor.errors import DataFileError
-from ftadvisor.schema.coefficients import Interval, MemoryCoefficients, TimeCoefficients
+from ftadvisor.schema.coefficients import Interval, Intervals, MemoryCoefficients, TimeCoefficients
 from ftadvisor.sources.data_files import read_json
 from ftadvisor.sources.field_checks import (
     NULL,
@@ -99,7 +99,7 @@ def _record(what: str, record: type[T]) -> T:
     return record(**found)
 
 
-def _intervals(what: str) -> dict[str, Interval]:
+def _intervals(what: str) -> Intervals:
     found: dict[str, Interval] = {}
     for kind, row in _part(what, "intervals").items():
         check_row(_name(what), kind, row, _INTERVAL)
@@ -110,7 +110,7 @@ def _intervals(what: str) -> dict[str, Interval]:
     for kind in _WIDEST[what]:
         if kind not in found:
             raise DataFileError(_name(what), kind, None, "is missing", _WRITE)
-    return found
+    return Intervals(found)
 
 
 def _name(what: str) -> str:

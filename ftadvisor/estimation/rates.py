@@ -1,0 +1,77 @@
+"""What of a GPU's datasheet a run can use: rates for its dtypes, and the fitted shares of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ftadvisor.schema.coefficients import TimeCoefficients
+from ftadvisor.schema.hardware import Gpu
+from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.trainer import Trainer
+
+
+class Rates(NamedTuple):
+    """One GPU's, or several GPUs' as arrays."""
+
+    peak: Number
+    """Dense matrix rate in the dtype that the run computes in, fp8 aside [FLOP/s]."""
+    linear_peak: Number
+    """The same for the layers' matrices, which fp8 serves [FLOP/s]."""
+    efficiency: Number
+    """Share of the matrix rate."""
+    bandwidth: Number
+    """Achieved, of the GPU's memory [bytes/s]."""
+    issue: Number
+    """Clock cycles of all multiprocessors together [1/s]."""
+    link: Number
+    """Achieved in collective operations inside a machine [bytes/s]."""
+    network: Number
+    """The same between machines [bytes/s]."""
+    host: Number
+    """Achieved to the CPU's memory [bytes/s]."""
+
+
+def rates(gpu: Gpu, settings: Settings, trainer: Trainer, c: TimeCoefficients) -> Rates:
+    """The rates of one GPU for a run."""
+    peak = peak_flops(gpu, settings, trainer)
+    link = c.link_share.get(gpu.link) or c.link_share["default"]
+    return Rates(
+        peak=peak,
+        # fp8 serves the layers' matrices; attention stays in half precision.
+        linear_peak=gpu.flops_per_second.get("fp8", peak) if settings.fp8 else peak,
+        efficiency=efficiency(gpu, c),
+        bandwidth=gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share,
+        issue=issue_rate(gpu),
+        link=gpu.link_bytes_per_second * link,
+        network=gpu.link_bytes_per_second * c.link_share["between-machines"],
+        host=gpu.host_link_bytes_per_second * c.link_share["default"],
+    )
+
+
+def peak_flops(gpu: Gpu, settings: Settings, trainer: Trainer) -> float:
+    """Dense matrix rate in the dtype that the run computes in, fp8 aside [FLOP/s]."""
+    dtype = settings.autocast if settings.autocast != "none" else settings.weights_dtype
+    found = gpu.flops_per_second
+    if dtype == "fp32":
+        wide = found.get("tf32") if trainer.tf32 else None
+        return wide or found.get("fp32", min(found.values()))
+    return found.get(dtype) or found.get("fp16") or found.get("fp32") or min(found.values())
+
+
+def efficiency(gpu: Gpu, c: TimeCoefficients) -> float:
+    """Share of the matrix rate on this GPU: its own, its architecture's, or the default."""
+    table = c.efficiency
+    return table.get(gpu.id) or table.get(gpu.arch) or table["default"]
+
+
+def issue_rate(gpu: Gpu) -> float:
+    """Clock cycles of all multiprocessors together in a second.
+
+    Unpacking 4-bit weights is bound by instructions (a table lookup, shifts and a multiplication
+    for each), not by the few bytes that it reads. An fp32 rate is two FLOPs per lane and cycle;
+    lanes of a multiprocessor by compute capability: CUDA C++ Programming Guide, arithmetic
+    instructions (64 for 6.0, 7.x and 8.0, 128 from 8.6 on; other vendors' compute units have 64).
+    """
+    capability = tuple(int(part) for part in gpu.compute_capability.split(".") if part)
+    lanes = 128 if capability >= (8, 6) or capability[:2] == (6, 1) else 64
+    return gpu.flops_per_second["fp32"] / (2 * lanes)
