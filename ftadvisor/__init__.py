@@ -1,6 +1,7 @@
-"""ftadvisor: the memory, time and cost of fine-tuning a model, before it is run.
+"""ftadvisor: which fine-tuning fits, and the memory, time and cost of it, before it is run.
 
-    from ftadvisor import estimate
+    from ftadvisor import estimate, recommend
+    recommend("llama3.1-8b", gpu="rtx4090", use_case="chat", dataset="train.jsonl")
     estimate(model="llama-7b", gpu="rtx3090", technique="lora")
 
 Names are loaded at first use, so that `import ftadvisor` costs nothing.
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ftadvisor.api import estimate
+    from ftadvisor.api import estimate, recommend
     from ftadvisor.errors import (
         AmbiguousNameError,
         DataFileError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from ftadvisor.schema.estimate import Estimate
+    from ftadvisor.schema.plan import Plan, Recommendation
 
 __all__ = [
     "AmbiguousNameError",
@@ -35,13 +37,22 @@ __all__ = [
     "InvalidSettingError",
     "MissingExtraError",
     "ModelUnavailableError",
+    "Plan",
+    "Recommendation",
     "UnknownNameError",
     "UnsupportedError",
     "__version__",
     "estimate",
+    "recommend",
 ]
 
-_HOMES = {"estimate": "ftadvisor.api.estimate", "Estimate": "ftadvisor.schema.estimate"}
+_HOMES = {
+    "Estimate": "ftadvisor.schema.estimate",
+    "Plan": "ftadvisor.schema.plan",
+    "Recommendation": "ftadvisor.schema.plan",
+    "estimate": "ftadvisor.api.estimate",
+    "recommend": "ftadvisor.api.recommend",
+}
 
 
 def __getattr__(name: str) -> object:

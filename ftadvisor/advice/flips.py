@@ -72,7 +72,11 @@ def _other_data(question: Question, found: Found, chosen: Chosen) -> Iterator[st
         if then is not None and then.technique != chosen.best.technique:
             word = "or more" if over else "or fewer"
             noun = COUNTED[clause.fact]
-            yield f"with {format_count(value)} {noun} {word}: {then.technique} ({rule.id})"
+            yield f"with {format_count(value)} {noun} {word}: {then.technique} ({_named(rule)})"
+
+
+def _named(rule: Rule) -> str:
+    return f"{rule.id}, recalled" if rule.evidence == "recalled" else rule.id
 
 
 def _thresholds(question: Question) -> Iterator[tuple[Rule, Clause]]:

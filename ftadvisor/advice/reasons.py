@@ -25,34 +25,49 @@ from ftadvisor.schema.rule import (
 )
 from ftadvisor.units import format_bytes, format_duration, format_usd
 
+LIMITS, OBJECTIVE, TECHNIQUE = "limits", "objective", "technique"
+COMPARISON, BACKGROUND = "comparison", "background"
+"""What a reason can be about, besides a setting."""
 COMPARISONS_SHOWN = 8
 """Of two techniques, the strongest first."""
 PLAN_FACTS = frozenset({"technique", "quantization", "lora_r", "num_steps", "global_batch_size"})
 """What only a candidate has."""
 
 
-def reason(rule: Rule, overrides: tuple[str, ...] = ()) -> Reason:
-    """A rule as a reason."""
-    return Reason(rule.id, rule.reason, rule.source, rule.evidence, overrides)
+def reason(rule: Rule, about: str, overrides: tuple[str, ...] = ()) -> Reason:
+    """A rule as a reason for what it decided."""
+    return Reason(rule.id, rule.reason, rule.source, rule.evidence, overrides, about)
+
+
+def marked(sentence: str, rule: Rule) -> str:
+    """A rule's sentence; where it is recalled, the reader is told."""
+    if rule.evidence != "recalled":
+        return sentence
+    return f"{sentence} (Recalled, not checked: {rule.id}.)"
 
 
 def reasons(question: Question, chosen: Chosen, verdicts: Verdicts) -> tuple[Reason, ...]:
     """The rules that decided the plan, what is asked first; each once."""
     by_id = {rule.id: rule for rule in question.rules}
-    found: list[Reason] = [reason(by_id[id_]) for id_ in _computed(question, chosen)]
+    found: list[Reason] = [reason(by_id[id_], LIMITS) for id_ in _computed(question, chosen)]
     objective = verdicts.objective()
     if objective is not None and question.objective in objective.value:
-        found.append(reason(objective.rule, objective.overridden))
+        found.append(reason(objective.rule, OBJECTIVE, objective.overridden))
     found += [
-        reason(r)
+        reason(r, OBJECTIVE)
         for r, effect in verdicts.effects(Objectives)
         if question.objective in effect.objectives
     ]
     if chosen.best is not None:
         found += _of_technique(chosen.best, verdicts, set(chosen.limits))
         found += _of_settings(chosen.best)
-    found += [reason(r) for kind in (Warn, Note, FirstTry) for r, _ in verdicts.effects(kind)]
-    return tuple({r.rule: r for r in reversed(found)}.values())[::-1]
+    found += [
+        reason(r, BACKGROUND) for kind in (Warn, Note, FirstTry) for r, _ in verdicts.effects(kind)
+    ]
+    first: dict[str, Reason] = {}
+    for one in found:
+        first.setdefault(one.rule, one)
+    return tuple(first.values())
 
 
 def _computed(question: Question, chosen: Chosen) -> Iterator[str]:
@@ -79,34 +94,37 @@ def _computed(question: Question, chosen: Chosen) -> Iterator[str]:
 def _of_technique(best: Candidate, verdicts: Verdicts, names: set[str]) -> Iterator[Reason]:
     for rule, effect in verdicts.effects(Recommend):
         if best.technique in effect.techniques:
-            yield reason(rule)
+            yield reason(rule, TECHNIQUE)
     compared: Counter[str] = Counter()
     for rule, effect in verdicts.effects(Quality):
         ends = {effect.technique, effect.versus}
         for other in ends - {best.technique} if best.technique in ends else ():
             compared[other] += 1
             if other in names and compared[other] <= COMPARISONS_SHOWN:
-                yield reason(rule)
+                yield reason(rule, COMPARISON)
     for rule, _ in verdicts.effects(Avoid):
-        yield reason(rule)
+        yield reason(rule, TECHNIQUE)
     # What speaks for other techniques too is part of the situation.
     for rule, _ in verdicts.effects(Recommend):
-        yield reason(rule)
+        yield reason(rule, BACKGROUND)
 
 
 def _of_settings(best: Candidate) -> Iterator[Reason]:
     hyper = best.evaluated.structure.hyper
-    for fired in hyper.fired.values():
-        yield reason(fired.rule, fired.overridden)
-    for _, rule in hyper.moved:
-        yield reason(rule)
+    taken = best.evaluated.structure.options
+    for name, rule in hyper.moved:
+        yield reason(rule, name)
+    for name, fired in hyper.fired.items():
+        # The search may have found a better value: the rule is no reason for that one.
+        if taken.get(name, fired.value) == fired.value:
+            yield reason(fired.rule, name, fired.overridden)
     for rule, effect in hyper.verdicts.effects(Recommend):
         if best.technique in effect.techniques:
-            yield reason(rule)
+            yield reason(rule, TECHNIQUE)
     for kind in (Warn, Note, Quality):
         for rule, _ in hyper.verdicts.effects(kind):
             if any(c.fact in PLAN_FACTS for c in rule.when):
-                yield reason(rule)
+                yield reason(rule, BACKGROUND)
 
 
 def rejected(
@@ -175,15 +193,15 @@ def warnings(
     """Sentences that the plan's owner must read."""
     for rule, effect in verdicts.effects(Warn):
         if chosen.best is None or _concerns(rule, chosen.best.technique):
-            yield effect.sentence
-    for _, first in verdicts.effects(FirstTry):
-        yield f"Before fine-tuning try {first.what}: {first.sign}"
+            yield marked(effect.sentence, rule)
+    for rule, first in verdicts.effects(FirstTry):
+        yield marked(f"Before fine-tuning try {first.what}: {first.sign}", rule)
     if chosen.best is None:
         return
     hyper = chosen.best.evaluated.structure.hyper
     for rule, effect in hyper.verdicts.effects(Warn):
         if _concerns(rule, chosen.best.technique):
-            yield effect.sentence
+            yield marked(effect.sentence, rule)
     limit = question.model.max_position_embeddings
     if limit and question.longest_tokens > limit:
         yield (
@@ -222,7 +240,7 @@ def evaluation(verdicts: Verdicts) -> tuple[Measurement, ...]:
     found: dict[str, Measurement] = {}
     for rule, effect in verdicts.effects(Measure):
         for metric in effect.metrics:
-            found.setdefault(metric, Measurement(metric, rule.id, rule.source))
+            found.setdefault(metric, Measurement(metric, rule.id, rule.source, rule.evidence))
     return tuple(found.values())
 
 

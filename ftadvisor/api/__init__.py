@@ -19,19 +19,24 @@ if TYPE_CHECKING:
         show_gpu,
         show_model,
     )
+    from ftadvisor.api.recommend import recommend
+    from ftadvisor.api.rules import explain_rule, list_rules
     from ftadvisor.validation.report import validate
 
 __all__ = [
     "estimate",
     "estimates",
+    "explain_rule",
     "list_gpus",
     "list_models",
     "list_objectives",
     "list_optimizers",
     "list_prices",
+    "list_rules",
     "list_techniques",
     "list_trainers",
     "model_config",
+    "recommend",
     "show_gpu",
     "show_model",
     "validate",
@@ -40,6 +45,9 @@ __all__ = [
 _HOMES = {
     "estimate": "ftadvisor.api.estimate",
     "estimates": "ftadvisor.api.estimate",
+    "explain_rule": "ftadvisor.api.rules",
+    "list_rules": "ftadvisor.api.rules",
+    "recommend": "ftadvisor.api.recommend",
     "validate": "ftadvisor.validation.report",
 }
 

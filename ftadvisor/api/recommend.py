@@ -174,11 +174,14 @@ def _recommendation(situation: Situation, a: Answer) -> Recommendation:
         assumptions=_assumptions(situation, a, plan),
         num_candidates=a.found.num_candidates,
         dataset=situation.profile.as_dict() if situation.profile else None,
+        model=question.model.id,
+        gpus=tuple(offer.gpu.id for offer in question.offers),
     )
 
 
 def _standings(a: Answer) -> tuple[Standing, ...]:
     front = pareto(a.chosen)
+    recalled = {rule.id for rule in a.question.rules if rule.evidence == "recalled"}
     rows: list[Standing] = []
     for name in a.chosen.limits:
         pooled = a.pooled.standings.get(name)
@@ -198,6 +201,7 @@ def _standings(a: Answer) -> tuple[Standing, ...]:
                 total_usd=best.total_usd if best else None,
                 verdict=("fits" if best else "does_not_fit") if a.question.offers else None,
                 on_front=name in front,
+                recalled=bool(pooled and recalled & set(pooled.rules)),
             )
         )
     return tuple(rows)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
+from ftadvisor.schema.display import Displayed
 from ftadvisor.schema.read_only import writable
 
 Verdict = Literal["fits", "tight", "does_not_fit"]
@@ -68,7 +69,7 @@ class CostEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class Estimate(Displayed):
     """One technique on one model and GPU."""
 
     model: str

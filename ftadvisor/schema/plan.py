@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from ftadvisor.schema.display import Displayed
 from ftadvisor.schema.estimate import Estimate
 
 SCHEMA_VERSION = 1
@@ -61,6 +62,9 @@ class Reason(NamedTuple):
     """How well the source is known (opened, secondary, abstract, recalled, ...)."""
     overrides: tuple[str, ...] = ()
     """Rules that said otherwise."""
+    about: str = ""
+    """What it decided: limits, objective, technique, comparison, background, or the name of the
+    setting that it set."""
 
 
 class Rejected(NamedTuple):
@@ -103,6 +107,8 @@ class Measurement(NamedTuple):
     metric: str
     rule: str
     source: str
+    evidence: str = ""
+    """How well the source is known."""
 
 
 class Standing(NamedTuple):
@@ -119,10 +125,12 @@ class Standing(NamedTuple):
     verdict: str | None
     on_front: bool
     """No other technique is at least as good in every measure and better in one."""
+    recalled: bool = False
+    """A comparison that it rests on is recalled, not checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recommendation:
+class Recommendation(Displayed):
     """A plan, its reasons, what was rejected, and what would change the answer."""
 
     plan: Plan | None
@@ -142,6 +150,10 @@ class Recommendation:
     """Settings that were compared."""
     dataset: dict[str, Any] | None = field(default=None)
     """What was read in the dataset."""
+    model: str | None = None
+    """The model that was weighed, where there is no plan too."""
+    gpus: tuple[str, ...] = ()
+    """The GPUs to choose from."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers, as `recommend --json` prints them."""
