@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from ftadvisor.advice.choice import Candidate, Chosen
 from ftadvisor.advice.engine import Fired, Verdicts
-from ftadvisor.advice.quality import Pooled
+from ftadvisor.advice.quality import TIED_POINTS, Pooled
 from ftadvisor.advice.question import Question
 from ftadvisor.advice.search import Found
 from ftadvisor.errors import FtadvisorError
@@ -59,7 +59,7 @@ def reasons(question: Question, chosen: Chosen, verdicts: Verdicts) -> tuple[Rea
         if question.objective in effect.objectives
     ]
     if chosen.best is not None:
-        found += _of_technique(chosen.best, verdicts, set(chosen.limits))
+        found += _of_technique(chosen.best, verdicts, chosen)
         found += _of_settings(chosen.best)
     found += [
         reason(r, BACKGROUND) for kind in (Warn, Note, FirstTry) for r, _ in verdicts.effects(kind)
@@ -91,22 +91,30 @@ def _computed(question: Question, chosen: Chosen) -> Iterator[str]:
         yield "context-too-long"
 
 
-def _of_technique(best: Candidate, verdicts: Verdicts, names: set[str]) -> Iterator[Reason]:
+def _of_technique(best: Candidate, verdicts: Verdicts, chosen: Chosen) -> Iterator[Reason]:
     for rule, effect in verdicts.effects(Recommend):
         if best.technique in effect.techniques:
             yield reason(rule, TECHNIQUE)
-    compared: Counter[str] = Counter()
-    for rule, effect in verdicts.effects(Quality):
-        ends = {effect.technique, effect.versus}
-        for other in ends - {best.technique} if best.technique in ends else ():
-            compared[other] += 1
-            if other in names and compared[other] <= COMPARISONS_SHOWN:
-                yield reason(rule, COMPARISON)
+    for rule in _comparisons(best.technique, verdicts, chosen):
+        yield reason(rule, COMPARISON)
     for rule, _ in verdicts.effects(Avoid):
         yield reason(rule, TECHNIQUE)
     # What speaks for other techniques too is part of the situation.
     for rule, _ in verdicts.effects(Recommend):
         yield reason(rule, BACKGROUND)
+
+
+def _comparisons(best: str, verdicts: Verdicts, chosen: Chosen) -> list[Rule]:
+    """Those of the chosen technique with another one, the best of the others first."""
+    compared: Counter[str] = Counter()
+    found: list[tuple[float, Rule]] = []
+    for rule, effect in verdicts.effects(Quality):
+        ends = {effect.technique, effect.versus}
+        for other in ends - {best} if best in ends else ():
+            compared[other] += 1
+            if other in chosen.limits and compared[other] <= COMPARISONS_SHOWN:
+                found.append((-(chosen.points.get(other) or 0.0), rule))
+    return [rule for _, rule in sorted(found, key=lambda pair: pair[0])]
 
 
 def _of_settings(best: Candidate) -> Iterator[Reason]:
@@ -178,12 +186,15 @@ def _rejected(question: Question, chosen: Chosen, name: str) -> Rejected:
 def _compared(name: str, other: Candidate, best: Candidate, chosen: Chosen) -> str:
     """The numbers of two techniques, those that differ most first."""
     own, top = chosen.points.get(name) or 0.0, chosen.points.get(best.technique) or 0.0
-    words = [f"{own - top:+.1f} points expected against {best.technique}"]
+    points = f"{own - top:+.1f} points against {best.technique}"
+    if 0 <= own - top < TIED_POINTS:
+        points += f" (below {TIED_POINTS:g} is noise)"
+    words = [points]
     if best.offer is not None:
         time = other.number("total_seconds") / best.number("total_seconds")
-        words.append(f"{time:.2g} times its time")
+        words.append(f"{time:.2f} × its time")
     memory = other.number("device_bytes") / best.number("device_bytes")
-    words.append(f"{memory:.2g} times its memory")
+    words.append(f"{memory:.2f} × its memory")
     return ", ".join(words)
 
 

@@ -25,6 +25,8 @@ class Option(NamedTuple):
     """Takes several values."""
     also: tuple[str, ...] = ()
     """What other tools call it: understood in an error, not as an option."""
+    short: str = ""
+    """One letter: `-o`."""
 
     @property
     def flag(self) -> str:
@@ -37,7 +39,8 @@ class Option(NamedTuple):
         if self.kind is None:
             return self.flag
         value = f"{self.metavar} ..." if self.many else self.metavar
-        return f"{self.flag} [{value}]" if self.bare is not None else f"{self.flag} {value}"
+        flag = f"-{self.short}, {self.flag}" if self.short else self.flag
+        return f"{flag} [{value}]" if self.bare is not None else f"{flag} {value}"
 
 
 class Group(NamedTuple):

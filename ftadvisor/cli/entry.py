@@ -21,9 +21,12 @@ READER_GONE = 141
 """What a shell reports for a process that SIGINT or SIGPIPE has ended: 128 + 2, 128 + 13."""
 
 COMMANDS = {
+    "recommend": "ftadvisor.cli.recommend",
     "estimate": "ftadvisor.cli.estimate",
     "list": "ftadvisor.cli.listing",
     "show": "ftadvisor.cli.show",
+    "rules": "ftadvisor.cli.rules",
+    "explain": "ftadvisor.cli.explain",
     "validate": "ftadvisor.cli.validate",
 }
 """Command to module: only the one that runs is imported."""

@@ -21,7 +21,8 @@ def overview(summaries: Iterable[tuple[str, str]], version: str) -> str:
     """What `ftadvisor --help` prints; `summaries` has each command's name and sentence."""
     lines = [
         *_paragraph(
-            f"ftadvisor {version}: memory, time and cost of fine-tuning a model, before it is run."
+            f"ftadvisor {version}: which fine-tuning technique fits, and the memory, time and cost "
+            "of it, before it is run."
         ),
         "",
         "Usage: ftadvisor COMMAND [options]",
@@ -32,12 +33,16 @@ def overview(summaries: Iterable[tuple[str, str]], version: str) -> str:
         "Start here",
         *_examples(
             [
+                (
+                    "ftadvisor recommend --model llama3.1-8b --gpu rtx4090 --use-case chat",
+                    "what should I do?",
+                ),
                 ("ftadvisor estimate --model llama-7b --gpu rtx3060", "what fits on this card"),
                 (
                     "ftadvisor estimate --model llama3.1-8b --technique qlora",
                     "on which card it fits",
                 ),
-                ("ftadvisor estimate --help", "every setting, and more examples"),
+                ("ftadvisor recommend --help", "every setting, and more examples"),
             ]
         ),
         "",

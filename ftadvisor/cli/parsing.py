@@ -76,7 +76,9 @@ def _parser(command: Command) -> _Parser:
             parser.add_argument(option.flag, dest=option.name, action=_switch(option), default=None)
             continue
         nargs = "+" if option.many else "?" if option.bare is not None else None
+        short = [f"-{option.short}"] if option.short else []
         parser.add_argument(
+            *short,
             option.flag,
             dest=option.name,
             type=_reader(option),

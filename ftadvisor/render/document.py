@@ -60,7 +60,7 @@ class Bullets(NamedTuple):
     """A list with a heading."""
 
     title: str
-    items: tuple[str, ...]
+    items: tuple[str | Words, ...]
     tone: Tone = ""
 
 
@@ -74,6 +74,11 @@ class Legend(NamedTuple):
 
 Block = Table | Paragraph | Bullets | Legend
 Document = tuple[Block, ...]
+
+
+def words_of(item: str | Words) -> Words:
+    """An item as text with a tone."""
+    return item if isinstance(item, Words) else Words(item)
 
 
 def paragraph(text: str, tone: Tone = "") -> Paragraph:

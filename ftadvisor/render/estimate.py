@@ -41,14 +41,27 @@ def estimates_document(found: Sequence[Estimate], others: Sequence[Estimate] = (
 
     `others` are estimates that do fit, for the reader of a table in which nothing does.
     """
-    blocks: list[Block] = [_heading(found), _table(found)]
-    names = {name for estimate in found for name, _ in _bar_parts(estimate)}
-    limit = "usable" if found[0].gpu_usable_bytes else ""
-    order = [name for name, _ in grouped([(name, 1.0) for name in names])]
-    blocks.append(Legend(tuple(order), limit))
+    blocks: list[Block] = [_heading(found), *figures(found)]
     blocks += _warnings(found, others)
     blocks += _assumptions(found)
     return tuple(blocks)
+
+
+def figures(found: Sequence[Estimate]) -> tuple[Table, Legend]:
+    """Memory by part, time and cost, a row each, and what the bars' signs mean."""
+    return _table(found), legend(found)
+
+
+def legend(found: Sequence[Estimate]) -> Legend:
+    """The parts that the bars of these estimates have."""
+    names = {name for estimate in found for name, _ in _bar_parts(estimate)}
+    limit = "usable" if found[0].gpu_usable_bytes else ""
+    return Legend(tuple(name for name, _ in grouped([(name, 1.0) for name in names])), limit)
+
+
+def bar(estimate: Estimate) -> Parts:
+    """The peak's parts, on a scale of its own."""
+    return Parts(_bar_parts(estimate), estimate.gpu_usable_bytes, _scale([estimate]))
 
 
 def with_interval(value: float, low: float, high: float, form: Callable[[float], str]) -> Words:
@@ -61,16 +74,19 @@ def with_interval(value: float, low: float, high: float, form: Callable[[float],
     return Words(center, "", between.replace("$", ""))
 
 
+def subject(estimate: Estimate) -> str:
+    """The model and what it runs on."""
+    words = f"{estimate.model}, {format_count(estimate.num_params)} parameters"
+    if estimate.gpu is None or estimate.gpu_usable_bytes is None:
+        return words
+    count = f"{estimate.num_gpus} × " if estimate.num_gpus > 1 else ""
+    each = " each" if estimate.num_gpus > 1 else ""
+    usable = format_bytes(estimate.gpu_usable_bytes)
+    return f"{words}, on {count}{estimate.gpu} with {usable} usable{each}"
+
+
 def _heading(found: Sequence[Estimate]) -> Paragraph:
-    first = found[0]
-    subject = f"{first.model}, {format_count(first.num_params)} parameters"
-    if first.gpu is not None and first.gpu_usable_bytes is not None:
-        count = f"{first.num_gpus} × " if first.num_gpus > 1 else ""
-        each = " each" if first.num_gpus > 1 else ""
-        subject += (
-            f", on {count}{first.gpu} with {format_bytes(first.gpu_usable_bytes)} usable{each}"
-        )
-    return Paragraph((Words(subject, "strong"), Words(_settings(found), "dim")))
+    return Paragraph((Words(subject(found[0]), "strong"), Words(_settings(found), "dim")))
 
 
 def _settings(found: Sequence[Estimate]) -> str:
@@ -111,9 +127,12 @@ def _table(found: Sequence[Estimate]) -> Table:
     for estimate in found:
         row: list[Cell] = [Words(name_of(estimate), "strong")]
         row += [_verdict(estimate)] if on_gpu else []
-        row += [_memory(estimate), Parts(_bar_parts(estimate), estimate.gpu_usable_bytes, scale)]
-        row += [_speed(estimate), _time(estimate)] if timed else []
-        row += [_cost(estimate)] if priced else []
+        row += [
+            memory_words(estimate),
+            Parts(_bar_parts(estimate), estimate.gpu_usable_bytes, scale),
+        ]
+        row += [speed_words(estimate), time_words(estimate)] if timed else []
+        row += [cost_words(estimate)] if priced else []
         row += [] if on_gpu else [_fits_on(estimate)]
         rows.append(tuple(row))
     return Table(tuple(columns), tuple(rows))
@@ -148,19 +167,22 @@ def _verdict(estimate: Estimate) -> Words:
     return Words(text, tone)
 
 
-def _memory(estimate: Estimate) -> Words:
+def memory_words(estimate: Estimate) -> Words:
+    """The device's peak and its interval."""
     m = estimate.memory
     return with_interval(m.device_bytes, m.device_low_bytes, m.device_high_bytes, format_bytes)
 
 
-def _speed(estimate: Estimate) -> Words:
+def speed_words(estimate: Estimate) -> Words:
+    """Tokens per second of all GPUs together."""
     if estimate.time is None:
         return _NONE
     speed = estimate.time.tokens_per_second
     return Words(f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}", _tone(estimate))
 
 
-def _time(estimate: Estimate) -> Words:
+def time_words(estimate: Estimate) -> Words:
+    """How long the run takes, and the interval."""
     if estimate.time is None:
         return _NONE
     t = estimate.time
@@ -169,7 +191,8 @@ def _time(estimate: Estimate) -> Words:
     return words._replace(tone=_tone(estimate))
 
 
-def _cost(estimate: Estimate) -> Words:
+def cost_words(estimate: Estimate) -> Words:
+    """What the run costs, and the interval."""
     if estimate.cost is None:
         return _NONE
     c = estimate.cost

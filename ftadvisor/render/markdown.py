@@ -5,7 +5,17 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
-from ftadvisor.render.document import Bullets, Cell, Document, Legend, Paragraph, Parts, Table
+from ftadvisor.render.document import (
+    Bullets,
+    Cell,
+    Document,
+    Legend,
+    Paragraph,
+    Parts,
+    Table,
+    Words,
+    words_of,
+)
 from ftadvisor.units import format_bytes
 
 WIDTH = 100
@@ -25,7 +35,7 @@ def _lines(block: Table | Paragraph | Bullets | Legend) -> Iterable[str]:
         case Bullets():
             yield from (f"**{block.title}**", "") if block.title else ()
             for item in block.items:
-                yield _filled(f"- {item}", "  ")
+                yield _filled(f"- {_text(words_of(item))}", "  ")
         case Legend():
             yield ", ".join(block.names)
 
@@ -50,10 +60,12 @@ def _row(cells: Iterable[str]) -> str:
 def _cell(cell: Cell) -> str:
     if isinstance(cell, Parts):
         return ", ".join(f"{name} {format_bytes(size)}" for name, size in cell.parts)
-    text = cell.text.replace("|", "\\|")
-    if cell.below:
-        text += f" ({cell.below})"
+    text = _text(cell).replace("|", "\\|")
     return f"**{text}**" if text and cell.tone in ("strong", "bad") else text
+
+
+def _text(words: Words) -> str:
+    return f"{words.text} ({words.below})" if words.below else words.text
 
 
 def _sentence(title: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
@@ -22,6 +23,7 @@ from ftadvisor.render.document import (
     Table,
     Tone,
     Words,
+    words_of,
 )
 
 STYLES: dict[Tone, str] = {
@@ -50,18 +52,24 @@ def print_document(document: Document, console: Console | None = None) -> None:
     """Print the blocks, a blank line between them."""
     console = console or make_console()
     with console.capture() as captured:
-        bars_shown = True
-        for number, block in enumerate(document):
-            if isinstance(block, Table):
-                bars_shown = _shows_bars(block, console)
-            if isinstance(block, Legend) and not bars_shown:
-                continue
-            if number:
-                console.print()
-            console.print(_renderable(block, console))
+        for renderable in renderables(document, console):
+            console.print(renderable)
     # Tables pad their lines, which nobody wants in a file.
     lines = [line.rstrip() for line in captured.get().splitlines()]
     console.file.write("\n".join([*lines, ""]))
+
+
+def renderables(document: Document, console: Console) -> Iterator[RenderableType]:
+    """The blocks as rich prints them, a blank line between them."""
+    bars_shown = True
+    for number, block in enumerate(document):
+        if isinstance(block, Table):
+            bars_shown = _shows_bars(block, console)
+        if isinstance(block, Legend) and not bars_shown:
+            continue
+        if number:
+            yield Text("")
+        yield _renderable(block, console)
 
 
 def make_console() -> Console:
@@ -100,7 +108,7 @@ def _bullets(block: Bullets, width: int) -> RichTable:
     grid.add_column(width=1)
     grid.add_column(max_width=width - 2)
     for item in block.items:
-        grid.add_row("-", item)
+        grid.add_row("-", _words(words_of(item), one_line=False))
     return grid
 
 
@@ -122,6 +130,7 @@ def _table(table: Table, console: Console) -> RenderableType:
         return _row_by_row(table, console)
     kept, widths = found
     grid = RichTable(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
+    grid.show_header = any(column.title for column in table.columns)
     if table.title:
         grid.title = Text(table.title, style="bold")
         grid.title_justify = "left"

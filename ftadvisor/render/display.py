@@ -1,0 +1,49 @@
+"""What an answer looks like by itself: HTML in a notebook, blocks through rich, text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from ftadvisor.render.document import Document
+from ftadvisor.render.estimate import estimates_document
+from ftadvisor.render.html import html
+from ftadvisor.render.recommendation import recommendation_document
+from ftadvisor.render.terminal import print_document, renderables
+from ftadvisor.schema.estimate import Estimate
+from ftadvisor.schema.plan import Recommendation
+
+TEXT_WIDTH = 100
+
+
+def document_of(answer: Any) -> Document:
+    """The blocks of an answer."""
+    if isinstance(answer, Recommendation):
+        return recommendation_document(answer)
+    assert isinstance(answer, Estimate)
+    return estimates_document([answer])
+
+
+def as_html(answer: Any) -> str:
+    """HTML that stands for itself."""
+    return html(document_of(answer))
+
+
+def as_renderables(answer: Any, console: Console, options: Any) -> Iterator[RenderableType]:
+    """What rich prints."""
+    del options
+    yield from renderables(document_of(answer), console)
+
+
+def as_text(answer: Any) -> str:
+    """Plain text, as a file would get it."""
+    out = io.StringIO()
+    plain = Console(
+        file=out, width=TEXT_WIDTH, highlight=False, markup=False, emoji=False,
+        color_system=None, force_terminal=False, legacy_windows=False,
+    )  # fmt: skip
+    print_document(document_of(answer), plain)
+    return out.getvalue().rstrip("\n")
