@@ -50,8 +50,8 @@ _HOMES = {
     "Estimate": "ftadvisor.schema.estimate",
     "Plan": "ftadvisor.schema.plan",
     "Recommendation": "ftadvisor.schema.plan",
-    "estimate": "ftadvisor.api",
-    "recommend": "ftadvisor.api",
+    "estimate": "ftadvisor.api.estimate",
+    "recommend": "ftadvisor.api.recommend",
 }
 
 

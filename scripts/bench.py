@@ -36,6 +36,11 @@ from ftadvisor.units import MICROSECOND, MILLISECOND
 MODEL, GPU, TECHNIQUE = "llama-7b", "rtx3090", "lora"
 COMMAND = ["-m", "ftadvisor", "estimate", "--model", MODEL, "--gpu", "rtx3060"]
 YARDSTICK = ["-c", "import pydantic, rich.console"]
+RECOMMEND = [
+    "-m", "ftadvisor", "recommend", "--model", "llama3.1-8b", "--gpu", "rtx4090",
+    "--use-case", "chat",
+]  # fmt: skip
+RECOMMEND_YARDSTICK = ["-c", "import pydantic, rich.console, numpy"]
 COMMAND_RUNS = 11
 
 
@@ -119,10 +124,14 @@ def main() -> None:
     """Print all figures."""
     print(f"one estimate()       {one_estimate_seconds() / MICROSECOND:10,.0f} µs")
     print(f"settings at once     {settings_per_second():10,.0f} a second, memory and time of each")
-    command, yardstick = command_seconds(COMMAND), command_seconds(YARDSTICK)
-    print(f"ftadvisor estimate   {command / MILLISECOND:10,.0f} ms")
-    print(f"import pydantic, rich{yardstick / MILLISECOND:10,.0f} ms")
-    print(f"ratio                {command / yardstick:10.2f}")
+    for name, command, imports, yardstick in (
+        ("estimate", COMMAND, "pydantic, rich", YARDSTICK),
+        ("recommend", RECOMMEND, "pydantic, rich, numpy", RECOMMEND_YARDSTICK),
+    ):
+        whole, least = command_seconds(command), command_seconds(yardstick)
+        print(f"ftadvisor {name:11}{whole / MILLISECOND:10,.0f} ms")
+        print(f"its imports          {least / MILLISECOND:10,.0f} ms: {imports}")
+        print(f"ratio                {whole / least:10.2f}")
 
 
 if __name__ == "__main__":

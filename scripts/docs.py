@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import random
 import re
 import shlex
 from contextlib import redirect_stderr, redirect_stdout
@@ -12,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ftadvisor.advice.wording import fact_words
 from ftadvisor.cli import main
 from ftadvisor.configuration.settings import resolve
 from ftadvisor.estimation.memory import step_phases
@@ -20,6 +23,7 @@ from ftadvisor.estimation.prediction import adapter_of
 from ftadvisor.render.document import Column, Table, Words
 from ftadvisor.render.markdown import markdown
 from ftadvisor.sources.models import find_model
+from ftadvisor.sources.rules import FACTS
 from ftadvisor.sources.techniques import find_technique
 from ftadvisor.sources.trainers import DEFAULT_TRAINER, find_trainer
 from ftadvisor.sources.workloads import reference_workload
@@ -27,6 +31,12 @@ from ftadvisor.units import GIB
 from ftadvisor.validation.report import Report, validate
 
 WIDTH = 100
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = (
+    "the", "model", "reads", "each", "line", "and", "writes", "what", "a", "careful", "person",
+    "would", "have", "said", "of", "it", "when", "asked", "why", "some", "answers", "are", "short",
+    "others", "long", "most", "them", "neither",
+)  # fmt: skip
 
 
 def run(command: str) -> tuple[int, str]:
@@ -59,6 +69,53 @@ def console_with(files: dict[str, str], *commands: str) -> str:
             return console(*commands)
         finally:
             os.chdir(here)
+
+
+def beginning(end: str, command: str) -> str:
+    """A command at the desk, and what it prints above the line that is `end`."""
+    said = console_with(desk(), command)
+    head, _, rest = said.partition(f"\n{end}\n")
+    if not rest:
+        raise ValueError(f"{command} prints no line {end!r}")
+    return f"{head}\n...\n```"
+
+
+def desk() -> dict[str, str]:
+    """The files that the documents speak of."""
+    return {"train.jsonl": conversations(), "house-rules.yaml": house_rules()}
+
+
+def conversations(count: int = 1200) -> str:
+    """Rows of a chat, some of which are what rows of real files are: repeated, empty, broken."""
+    chance = random.Random(0)
+    rows: list[str] = []
+    for _ in range(count):
+        asked, said = (
+            chance.choices(WORDS, k=chance.randint(*ends)) for ends in ((8, 40), (20, 160))
+        )
+        messages = [
+            {"role": "user", "content": " ".join(asked)},
+            {"role": "assistant", "content": " ".join(said)},
+        ]
+        rows.append(json.dumps({"messages": messages}))
+    rows[100:110] = rows[:10]
+    rows[500] = rows[500][:40]
+    rows[700] = json.dumps({"messages": []})
+    return "\n".join(rows) + "\n"
+
+
+def house_rules() -> str:
+    """The example of docs/recommending.md."""
+    text = (ROOT / "docs" / "recommending.md").read_text(encoding="utf-8")
+    (found,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return found
+
+
+def facts() -> str:
+    """What a rule's condition can ask about, as a Markdown table."""
+    heads = (Column("fact"), Column("what it is"))
+    rows = tuple((Words(f"`{fact}`"), Words(fact_words(fact))) for fact in FACTS)
+    return markdown((Table(heads, rows),))
 
 
 def output(cog: Any) -> str:

@@ -82,6 +82,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "config.json").write_text(json.dumps(model_config("llama-7b")))
     (tmp_path / "rows.jsonl").write_text(json.dumps(measurement()))
     (tmp_path / "bad.jsonl").write_text("{\n")
+    for name, content in load("docs").desk().items():
+        (tmp_path / name).write_text(content)
     return tmp_path
 
 
@@ -171,6 +173,7 @@ def test_the_readme_starts_with_real_output_and_says_how_wrong_it_is():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     order = (
         "pip install ftadvisor",
+        "$ ftadvisor recommend --model llama3.1-8b --gpu rtx4090",
         "$ ftadvisor estimate --model llama-7b --gpu rtx3060",
         "## How wrong is it?",
         "## Ask more precisely",

@@ -38,3 +38,12 @@ def test_the_whole_command_costs_at_most_twice_its_imports(bench: ModuleType):
         for _ in range(TRIES)
     )
     assert any(ratio <= 2 for ratio in ratios)
+
+
+@pytest.mark.slow
+def test_a_recommendation_costs_at_most_three_times_its_imports(bench: ModuleType):
+    ratios = (
+        bench.command_seconds(bench.RECOMMEND) / bench.command_seconds(bench.RECOMMEND_YARDSTICK)
+        for _ in range(TRIES)
+    )
+    assert any(ratio <= 3 for ratio in ratios)

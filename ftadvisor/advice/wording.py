@@ -69,6 +69,11 @@ _SENTENCES = {
 _COUNTS = {"num_params", "num_examples", "num_tokens", "mean_tokens", "examples_per_class"}
 
 
+def fact_words(fact: str) -> str:
+    """What a fact is, in words."""
+    return f"whether {_SENTENCES[fact][0]}" if fact in _SENTENCES else _SUBJECTS[fact]
+
+
 def condition(rule: Rule) -> str:
     """When the rule holds, in words."""
     if not rule.when:

@@ -103,11 +103,11 @@ def dataset_of(profile: DatasetProfile | None) -> Iterator[str]:
         )
     if profile.broken_rows:
         first = "; ".join(f"line {p.line}: {p.what}" for p in profile.problems[:3])
-        yield f"{profile.broken_rows:,} broken rows are left out ({first})."
+        yield f"{_rows(profile.broken_rows, 'broken ')} left out ({first})."
     if profile.empty_rows:
-        yield f"{profile.empty_rows:,} empty rows are left out."
+        yield f"{_rows(profile.empty_rows, 'empty ')} left out."
     if profile.leaked_rows:
-        yield f"{profile.leaked_rows:,} rows also stand in the evaluation split, which flatters."
+        yield f"{_rows(profile.leaked_rows)} in the evaluation split too, which flatters."
     if profile.format is None and len(profile.formats) > 1:
         kinds = ", ".join(f"{count:,} {name}" for name, count in profile.formats.items())
         yield f"Rows of several formats ({kinds}): only one kind can be trained on at a time."
@@ -120,3 +120,7 @@ def dataset_of(profile: DatasetProfile | None) -> Iterator[str]:
     near = profile.near_duplicates
     if near.value > MANY_NEAR_DUPLICATES:
         yield f"About {format_share(near.value)} of the rows nearly repeat another one."
+
+
+def _rows(count: int, kind: str = "") -> str:
+    return f"1 {kind}row is" if count == 1 else f"{count:,} {kind}rows are"

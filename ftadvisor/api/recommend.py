@@ -175,7 +175,10 @@ def _recommendation(situation: Situation, a: Answer) -> Recommendation:
         num_candidates=a.found.num_candidates,
         dataset=situation.profile.as_dict() if situation.profile else None,
         model=question.model.id,
-        gpus=tuple(offer.gpu.id for offer in question.offers),
+        gpus=tuple(
+            f"{max(o.counts)} × {o.gpu.id}" if max(o.counts) > 1 else o.gpu.id
+            for o in question.offers
+        ),
     )
 
 

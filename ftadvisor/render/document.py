@@ -40,6 +40,8 @@ class Column(NamedTuple):
     drop: int = 0
     """Columns with the highest number are left out first where the width does not suffice; 0: this
     one never is."""
+    widest: int = 0
+    """Of a column that folds: characters that it is not made wider than; 0: no such limit."""
 
 
 class Table(NamedTuple):

@@ -16,6 +16,7 @@ from ftadvisor.render.estimate import (
     time_words,
 )
 from ftadvisor.schema.plan import Plan
+from ftadvisor.sources.techniques import find_technique
 from ftadvisor.units import format_usd
 
 GROUPS = {
@@ -47,7 +48,7 @@ _UNSAID: dict[str, Any] = {
     "loss_kernel": "torch",
 }  # fmt: skip
 """Not worth a word while they have this value."""
-_RANKED = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+_RANKED = ("lora_r", "lora_alpha", "lora_dropout")
 
 
 def plan_line(plan: Plan) -> str:
@@ -85,6 +86,9 @@ def takes_table(plan: Plan) -> Table:
         price = f"{format_usd(e.cost.usd_per_gpu_hour)} per GPU-hour"
         seller = f", {e.cost.provider}, {e.cost.price_date}" if e.cost.price_date else ""
         rows.append((Words("cost", "dim"), cost_words(e), Words(price + seller, "dim")))
+    elif e.gpu is not None:
+        how = f"no price of {e.gpu} is known: --price USD (of one GPU-hour) gives the cost"
+        rows.append((Words("cost", "dim"), Words("unknown", "dim"), Words(how, "dim")))
     return Table((Column(""), Column(""), Column("", fold=True)), tuple(rows))
 
 
@@ -120,13 +124,16 @@ def _said(names: tuple[str, ...], plan: Plan) -> Iterator[str]:
 
 
 def _has_rank(plan: Plan) -> bool:
-    return "lora_r" in plan.estimate.settings
+    return "lora_r" in find_technique(plan.technique).settings
 
 
 def _matters(name: str, plan: Plan) -> bool:
     value = plan.settings[name]
     if name in _ONLY_FOR:
         return plan.objective in _ONLY_FOR[name]
+    if name == "lora_target_modules":
+        return bool(value)
     if name in _RANKED:
-        return _has_rank(plan)
+        known = find_technique(plan.technique).settings
+        return ("lora_r" if name == "lora_dropout" else name) in known
     return value is not None and not (name in _UNSAID and value == _UNSAID[name])

@@ -35,7 +35,6 @@ from ftadvisor.render.plan_settings import (
 from ftadvisor.schema.plan import Alternative, Plan, Reason, Recommendation, Rejected, Standing
 from ftadvisor.units import (
     format_bytes,
-    format_count,
     format_duration,
     format_range,
     format_usd,
@@ -190,7 +189,7 @@ def _rejected(r: Recommendation) -> Iterator[Block]:
         why = f"{_span(behind.values())} points against {r.plan.technique}: see the last table"
         rows.append((Words(names, "strong"), Words(why)))
     if rows:
-        columns = (Column("technique", fold=True), Column("why not", fold=True))
+        columns = (Column("technique", fold=True, widest=30), Column("why not", fold=True))
         yield Table(columns, tuple(rows), "Rejected")
 
 
@@ -324,7 +323,7 @@ def _reading(r: Recommendation) -> str:
     )
     if any(s.recalled for s in r.standings):
         words += f" *: rests in part on a comparison that is {RECALLED}."
-    return f"{words} {format_count(r.num_candidates)} settings were compared."
+    return f"{words} {r.num_candidates:,} settings were compared."
 
 
 def _standing_points(s: Standing) -> tuple[Words, Words]:

@@ -208,6 +208,7 @@ def _layout(table: Table, width: int, *, one_line: bool) -> tuple[list[int], dic
         share = max(0, free) // (len(elastic) - place)
         cells = [row[index] for row in table.rows]
         most = max([cell_len(table.columns[index].title), *(_most(c, one_line) for c in cells)])
+        most = min(most, table.columns[index].widest or most)
         extra = min(share, max(0, most - widths[index]))
         widths[index] += extra
         free -= extra

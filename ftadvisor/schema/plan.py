@@ -153,7 +153,7 @@ class Recommendation(Displayed):
     model: str | None = None
     """The model that was weighed, where there is no plan too."""
     gpus: tuple[str, ...] = ()
-    """The GPUs to choose from."""
+    """The GPUs to choose from, each with how many of it may be used at most: `2 × rtx-4090`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers, as `recommend --json` prints them."""
