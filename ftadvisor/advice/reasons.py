@@ -220,12 +220,14 @@ def warnings(
             " there. A model with a longer context would see their ends."
         )
     yield from _ties(hyper.fired.items())
+    by_id = {rule.id: rule for rule in question.rules}
     for c in pooled.contradictions:
         if chosen.best.technique == c.technique:
-            yield (
+            said = (
                 f"Evidence disagrees on {c.technique}: {c.rule} says {c.says:+.1f} points, all of"
                 f" it together {c.pooled:+.1f}."
             )
+            yield marked(said, by_id[c.rule])
     if chosen.points.get(chosen.best.technique) is None:
         yield f"How good {chosen.best.technique} is here is unknown: nobody has published it."
 

@@ -25,13 +25,14 @@ STYLE = """
 .ftadvisor h4{margin:0 0 .3em;font-size:1em;font-weight:600}
 .ftadvisor p{margin:0}
 .ftadvisor ul{margin:0;padding-left:1.2em}
+.ftadvisor li+li{margin-top:.25em}
 .ftadvisor .scroll{overflow-x:auto}
 .ftadvisor table{border-collapse:collapse;font-size:13px;border:0;margin:0}
 .ftadvisor th,.ftadvisor td{padding:.25em 1.2em .25em 0;text-align:left;vertical-align:top;
 border:0;border-bottom:1px solid rgba(128,128,128,.25);background:none;white-space:nowrap;
 font-variant-numeric:tabular-nums;color:inherit}
 .ftadvisor th{font-weight:normal;opacity:.65}
-.ftadvisor .fold{white-space:normal;min-width:14em;max-width:44em}
+.ftadvisor .fold{white-space:normal;min-width:10em;max-width:44em}
 .ftadvisor .fold:first-child{max-width:18em}
 .ftadvisor .right{text-align:right}
 .ftadvisor .strong{font-weight:600}
@@ -40,9 +41,9 @@ font-variant-numeric:tabular-nums;color:inherit}
 .ftadvisor .good{color:#2f9e5f}
 .ftadvisor .warn{color:#b9770e}
 .ftadvisor .bad{color:#d64541}
-.ftadvisor ul.warn{list-style:none;padding:.4em .8em;border-left:3px solid #b9770e;color:inherit}
+.ftadvisor ul.warn{padding:.4em .8em .4em 1.8em;border-left:3px solid #b9770e;color:inherit}
 .ftadvisor ul.warn .warn{color:inherit}
-.ftadvisor .bar{position:relative;display:flex;height:1.1em;width:20em;
+.ftadvisor .bar{position:relative;display:flex;height:1.1em;width:20em;max-width:45vw;
 background:rgba(128,128,128,.18)}
 .ftadvisor .bar i{display:block;height:100%}
 .ftadvisor .bar b{position:absolute;top:-.15em;bottom:-.15em;width:2px;background:currentColor}
