@@ -41,7 +41,7 @@ __all__ = [
     "estimate",
 ]
 
-_HOMES = {"estimate": "ftadvisor.api.estimate", "Estimate": "ftadvisor.schema.estimate"}
+_HOMES = {"estimate": "ftadvisor.api.estimator", "Estimate": "ftadvisor.schema.estimate"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,8 @@
-"""What ftadvisor does, one function per command. Each is loaded at first use."""
+"""What ftadvisor does, one function per command. Each is loaded at first use.
+
+No module here is called as a function that is exported: an import of the module would put it in
+the function's place.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ftadvisor.api.estimate import estimate, estimates
+    from ftadvisor.api.estimator import estimate, estimates
     from ftadvisor.api.listing import (
         list_gpus,
         list_models,
@@ -38,8 +42,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "estimate": "ftadvisor.api.estimate",
-    "estimates": "ftadvisor.api.estimate",
+    "estimate": "ftadvisor.api.estimator",
+    "estimates": "ftadvisor.api.estimator",
     "validate": "ftadvisor.validation.report",
 }
 
@@ -47,10 +51,6 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'ftadvisor.api' has no attribute {name!r}")
-    home = _HOMES.get(name, "ftadvisor.api.listing")
-    module = import_module(home)
-    # Importing api.estimate leaves the module under the function's name: all names at once.
-    globals().update({n: getattr(module, n) for n, place in _HOMES.items() if place == home})
-    value: object = getattr(module, name)
+    value: object = getattr(import_module(_HOMES.get(name, "ftadvisor.api.listing")), name)
     globals()[name] = value
     return value

@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from ftadvisor.advice.question import Question
-from ftadvisor.api.estimate import estimate
+from ftadvisor.api.estimator import estimate
 from ftadvisor.api.situation import Situation
 from ftadvisor.configuration.effects import of_technique
 from ftadvisor.errors import FtadvisorError
