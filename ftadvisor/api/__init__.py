@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ftadvisor.api.comparison import compare
     from ftadvisor.api.estimator import estimate, estimates
+    from ftadvisor.api.fitting import fit
     from ftadvisor.api.listing import (
         list_gpus,
         list_models,
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
         show_gpu,
         show_model,
     )
+    from ftadvisor.api.remedies import ways_to_fit
     from ftadvisor.validation.report import validate
 
 __all__ = [
+    "compare",
     "estimate",
     "estimates",
+    "fit",
     "list_gpus",
     "list_models",
     "list_objectives",
@@ -39,9 +44,13 @@ __all__ = [
     "show_gpu",
     "show_model",
     "validate",
+    "ways_to_fit",
 ]
 
 _HOMES = {
+    "compare": "ftadvisor.api.comparison",
+    "fit": "ftadvisor.api.fitting",
+    "ways_to_fit": "ftadvisor.api.remedies",
     "estimate": "ftadvisor.api.estimator",
     "estimates": "ftadvisor.api.estimator",
     "validate": "ftadvisor.validation.report",
