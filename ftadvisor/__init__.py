@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ftadvisor.api import estimate
+    from ftadvisor.api import compare, estimate, fit
     from ftadvisor.errors import (
         AmbiguousNameError,
         DataFileError,
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnsupportedError,
     )
+    from ftadvisor.schema.comparison import Comparison
     from ftadvisor.schema.estimate import Estimate
+    from ftadvisor.schema.fit import Fit
 
 __all__ = [
     "AmbiguousNameError",
+    "Comparison",
     "DataFileError",
     "Estimate",
+    "Fit",
     "FtadvisorError",
     "InvalidSettingError",
     "MissingExtraError",
@@ -38,10 +42,19 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedError",
     "__version__",
+    "compare",
     "estimate",
+    "fit",
 ]
 
-_HOMES = {"estimate": "ftadvisor.api.estimate", "Estimate": "ftadvisor.schema.estimate"}
+_HOMES = {
+    "Comparison": "ftadvisor.schema.comparison",
+    "Estimate": "ftadvisor.schema.estimate",
+    "Fit": "ftadvisor.schema.fit",
+    "compare": "ftadvisor.api.comparison",
+    "estimate": "ftadvisor.api.estimator",
+    "fit": "ftadvisor.api.fitting",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -22,6 +22,8 @@ READER_GONE = 141
 
 COMMANDS = {
     "estimate": "ftadvisor.cli.estimate",
+    "fit": "ftadvisor.cli.fit",
+    "compare": "ftadvisor.cli.compare",
     "list": "ftadvisor.cli.listing",
     "show": "ftadvisor.cli.show",
     "validate": "ftadvisor.cli.validate",
