@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ftadvisor.api import estimate, recommend
+    from ftadvisor.api import compare, estimate, fit, recommend
     from ftadvisor.errors import (
         AmbiguousNameError,
         DataFileError,
@@ -26,13 +26,17 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnsupportedError,
     )
+    from ftadvisor.schema.comparison import Comparison
     from ftadvisor.schema.estimate import Estimate
+    from ftadvisor.schema.fit import Fit
     from ftadvisor.schema.plan import Plan, Recommendation
 
 __all__ = [
     "AmbiguousNameError",
+    "Comparison",
     "DataFileError",
     "Estimate",
+    "Fit",
     "FtadvisorError",
     "InvalidSettingError",
     "MissingExtraError",
@@ -42,16 +46,22 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedError",
     "__version__",
+    "compare",
     "estimate",
+    "fit",
     "recommend",
 ]
 
 _HOMES = {
+    "Comparison": "ftadvisor.schema.comparison",
     "Estimate": "ftadvisor.schema.estimate",
+    "Fit": "ftadvisor.schema.fit",
     "Plan": "ftadvisor.schema.plan",
     "Recommendation": "ftadvisor.schema.plan",
-    "estimate": "ftadvisor.api.estimate",
-    "recommend": "ftadvisor.api.recommend",
+    "compare": "ftadvisor.api.comparison",
+    "estimate": "ftadvisor.api.estimator",
+    "fit": "ftadvisor.api.fitting",
+    "recommend": "ftadvisor.api.recommender",
 }
 
 

@@ -18,6 +18,7 @@ from ftadvisor.errors import (
     UnknownNameError,
 )
 from ftadvisor.render.serial import as_json
+from ftadvisor.sources.gpus import all_gpus
 from ftadvisor.units import GIB, HOUR
 
 
@@ -76,6 +77,13 @@ def test_without_a_gpu_the_memory_and_where_it_fits() -> None:
     assert "gtx-1060-6gb" not in found.fits_on
     for name in found.fits_on[:3]:
         assert estimate("llama-7b", gpu=name, technique="qlora").verdict == "fits"
+
+
+@pytest.mark.parametrize("gpu", [gpu.id for gpu in all_gpus()])
+def test_every_gpu_of_the_catalogue_has_an_estimate(gpu: str) -> None:
+    time = estimate("gpt2", gpu=gpu, technique="qlora").time
+    assert time is not None
+    assert time.total_seconds > 0
 
 
 def test_lora_on_a_four_bit_base_is_qlora() -> None:

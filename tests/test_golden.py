@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ftadvisor import FtadvisorError
-from ftadvisor.api.recommend import recommend
+from ftadvisor.api.recommender import recommend
 from ftadvisor.schema.plan import Plan, Recommendation
 from ftadvisor.sources.models import find_model
 

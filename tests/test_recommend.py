@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ftadvisor import FtadvisorError, Plan, Recommendation, estimate, recommend
+from ftadvisor import FtadvisorError, Plan, Recommendation, estimate, fit, recommend
 from ftadvisor.api.rules import explain_rule, list_rules
 from ftadvisor.cli import main, progress
 from ftadvisor.cli.entry import BAD_INPUT
@@ -103,6 +103,16 @@ def test_nothing_fits_is_an_answer_with_a_ladder(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     assert said.startswith("Nothing fits: meta-llama/Llama-2-70b-hf on rtx-4090\n")
     assert found["remedies"][0]["change"] in said
+
+
+def test_a_budget_that_nothing_keeps_is_named_with_what_it_is_missed_by(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert main(["recommend", *CHAT, "--num-examples", "5000", "--budget-usd", "0.001"]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("No run keeps to budget and deadline: ")
+    assert "The budget is missed by $" in said
+    assert "one change" not in said
 
 
 @pytest.mark.parametrize(
@@ -231,10 +241,12 @@ def test_rich_prints_it(answer: Recommendation, width: int):
     assert "Because" in out.getvalue()
 
 
-def test_an_estimate_displays_itself_too():
+def test_other_answers_display_themselves_too():
     e = estimate("gpt2", gpu="rtx3090", technique="lora")
-    assert "peak memory" in str(e)
-    assert "<table>" in e._repr_html_()
+    found = fit(gpu="rtx3060", technique="lora")
+    for answer in (e, found):
+        assert "peak memory" in str(answer)
+        assert "<table>" in answer._repr_html_()
 
 
 def test_records_are_what_they_are_called(answer: Recommendation):

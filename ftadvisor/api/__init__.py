@@ -1,4 +1,8 @@
-"""What ftadvisor does, one function per command. Each is loaded at first use."""
+"""What ftadvisor does, one function per command. Each is loaded at first use.
+
+No module here is called as a function that is exported: an import of the module would put it in
+the function's place.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ftadvisor.api.estimate import estimate, estimates
+    from ftadvisor.api.comparison import compare
+    from ftadvisor.api.estimator import estimate, estimates
+    from ftadvisor.api.fitting import fit
     from ftadvisor.api.listing import (
         list_gpus,
         list_models,
@@ -19,14 +25,17 @@ if TYPE_CHECKING:
         show_gpu,
         show_model,
     )
-    from ftadvisor.api.recommend import recommend
+    from ftadvisor.api.recommender import recommend
+    from ftadvisor.api.remedies import ways_to_fit
     from ftadvisor.api.rules import explain_rule, list_rules
     from ftadvisor.validation.report import validate
 
 __all__ = [
+    "compare",
     "estimate",
     "estimates",
     "explain_rule",
+    "fit",
     "list_gpus",
     "list_models",
     "list_objectives",
@@ -40,14 +49,18 @@ __all__ = [
     "show_gpu",
     "show_model",
     "validate",
+    "ways_to_fit",
 ]
 
 _HOMES = {
-    "estimate": "ftadvisor.api.estimate",
-    "estimates": "ftadvisor.api.estimate",
+    "compare": "ftadvisor.api.comparison",
+    "fit": "ftadvisor.api.fitting",
+    "ways_to_fit": "ftadvisor.api.remedies",
+    "estimate": "ftadvisor.api.estimator",
+    "estimates": "ftadvisor.api.estimator",
     "explain_rule": "ftadvisor.api.rules",
     "list_rules": "ftadvisor.api.rules",
-    "recommend": "ftadvisor.api.recommend",
+    "recommend": "ftadvisor.api.recommender",
     "validate": "ftadvisor.validation.report",
 }
 
@@ -55,10 +68,6 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'ftadvisor.api' has no attribute {name!r}")
-    home = _HOMES.get(name, "ftadvisor.api.listing")
-    module = import_module(home)
-    # Importing api.estimate leaves the module under the function's name: all names at once.
-    globals().update({n: getattr(module, n) for n, place in _HOMES.items() if place == home})
-    value: object = getattr(module, name)
+    value: object = getattr(import_module(_HOMES.get(name, "ftadvisor.api.listing")), name)
     globals()[name] = value
     return value

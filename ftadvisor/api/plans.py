@@ -8,7 +8,7 @@ from typing import Any
 
 from ftadvisor.advice.choice import Candidate
 from ftadvisor.advice.question import Question
-from ftadvisor.api.estimate import Subject, estimate_subject
+from ftadvisor.api.estimator import Subject, estimate_subject
 from ftadvisor.api.situation import Situation
 from ftadvisor.configuration.effects import of_technique
 from ftadvisor.schema.dataset import DatasetProfile

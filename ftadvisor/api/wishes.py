@@ -64,7 +64,7 @@ def read_wishes(given: dict[str, Any]) -> Wish:
     goal = _one_of("goal", own.get("goal", "balanced"), get_args(Goal))
     deadline = own.get("deadline_hours")
     facts = Facts(
-        use_case=cast("Any", _use_case(own.get("use_case"))),
+        use_case=cast("Any", use_case_of(own.get("use_case"))),
         data_format=cast("Any", _format(own.get("data_format"))),
         has_labels=own.get("labels"),
         num_examples=_number(own.get("num_examples")),
@@ -129,7 +129,8 @@ def _one_of(name: str, value: Any, known: tuple[str, ...]) -> str:
     return word
 
 
-def _use_case(value: Any) -> str | None:
+def use_case_of(value: Any) -> str | None:
+    """The use case of that name or another of its names. Raises UnknownNameError."""
     if value is None:
         return None
     word = str(value).strip().lower().replace(" ", "_").replace("-", "_")

@@ -23,6 +23,8 @@ READER_GONE = 141
 COMMANDS = {
     "recommend": "ftadvisor.cli.recommend",
     "estimate": "ftadvisor.cli.estimate",
+    "fit": "ftadvisor.cli.fit",
+    "compare": "ftadvisor.cli.compare",
     "list": "ftadvisor.cli.listing",
     "show": "ftadvisor.cli.show",
     "rules": "ftadvisor.cli.rules",

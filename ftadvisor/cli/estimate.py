@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from ftadvisor.cli.command import Argument, Command, Group
 from ftadvisor.cli.options import JSON, SETTINGS
-from ftadvisor.errors import FtadvisorError, InvalidSettingError
+from ftadvisor.errors import InvalidSettingError
 
 if TYPE_CHECKING:
     from ftadvisor.schema.estimate import Estimate
+    from ftadvisor.schema.plan import Remedy
 
 
 def run(given: dict[str, Any]) -> int:
@@ -26,12 +27,17 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor import api
 
     found = api.estimates(**given)
+    remedies = _remedies(found, given)
     if as_json:
         from ftadvisor.render.serial import as_json as text
 
-        print(text({"estimates": found}))
+        helpful = {"remedies": remedies} if remedies else {}
+        print(text({"estimates": found, **helpful}))
     else:
-        _print(found, given)
+        from ftadvisor.render.estimate import estimates_document
+        from ftadvisor.render.terminal import print_document
+
+        print_document(estimates_document(found, remedies))
     return exit_code(found)
 
 
@@ -40,32 +46,15 @@ def exit_code(found: tuple[Estimate, ...]) -> int:
     return 0 if any(estimate.verdict != "does_not_fit" for estimate in found) else 1
 
 
-def _print(found: tuple[Estimate, ...], given: dict[str, Any]) -> None:
-    from ftadvisor.render.estimate import estimates_document
-    from ftadvisor.render.terminal import print_document
-
-    print_document(estimates_document(found, _ways_out(found, given)))
-
-
-def _ways_out(found: tuple[Estimate, ...], given: dict[str, Any]) -> tuple[Estimate, ...]:
-    """When nothing fits: the other techniques that do, and the technique without a GPU."""
+def _remedies(found: tuple[Estimate, ...], given: dict[str, Any]) -> tuple[Remedy, ...]:
+    """When nothing fits: single changes of what needs least."""
     if exit_code(found) == 0:
         return ()
     from ftadvisor import api
 
-    others: list[Estimate] = []
-    rest = {name: value for name, value in given.items() if name not in ("gpu", "technique")}
-    questions: tuple[dict[str, Any], ...] = (
-        {**rest, "gpu": given["gpu"]},
-        {**rest, "technique": found[0].technique},
-    )
-    for question in questions:
-        try:
-            others += api.estimates(**question)
-        except FtadvisorError:
-            # The other settings hold for this technique only.
-            continue
-    return tuple(other for other in others if other.verdict != "does_not_fit")
+    least = min(found, key=lambda estimate: estimate.memory.device_bytes)
+    question: dict[str, Any] = {"technique": least.technique, "objective": least.objective}
+    return api.ways_to_fit(**{**given, **question})
 
 
 def _run_file(file: str, given: dict[str, Any]) -> int:

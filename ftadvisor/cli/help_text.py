@@ -42,6 +42,7 @@ def overview(summaries: Iterable[tuple[str, str]], version: str) -> str:
                     "ftadvisor estimate --model llama3.1-8b --technique qlora",
                     "on which card it fits",
                 ),
+                ("ftadvisor fit --gpu rtx3060", "the largest model for it"),
                 ("ftadvisor recommend --help", "every setting, and more examples"),
             ]
         ),

@@ -41,7 +41,7 @@ def run(given: dict[str, Any]) -> int:
 
 
 def _ask(given: dict[str, Any]) -> Recommendation:
-    from ftadvisor.api.recommend import recommend
+    from ftadvisor.api.recommender import recommend
 
     if len(given.get("gpu", ())) == 1:
         (given["gpu"],) = given["gpu"]

@@ -31,6 +31,8 @@ NCCL_AT_LEAST_BYTES = 0.3 * GIB
 """NCCL's own buffers: some channels of 4 MiB and more for each peer (NCCL_BUFFSIZE)."""
 
 
+TARGET_TYPICAL = 0.75
+"""A median target over the longest one: `sources.lengths.TYPICAL_OVER_LONGEST`."""
 ALIKE_WITHIN = 0.1
 """Where a typical batch is nearly as long as the longest, most are cut at max_length and alike: the
 growth of the cache fades out over the last tenth, so that one token more is never a step."""
@@ -86,7 +88,10 @@ def variation(settings: Settings, trainer: Trainer) -> tuple[Number, Number]:
     if settings.packing or trainer.empties_cache:
         return 0.0, 1.0
     typical, longest = settings.typical_length, largest(settings.longest_length, 1)
-    if settings.loss_kernel == "chunked" and trainer.loss_chunk_tokens:
+    if settings.objective == "seq2seq":
+        # The logits are the target's, whose lengths nobody states.
+        typical, longest = select(typical > 0, TARGET_TYPICAL, 0.0), 1.0
+    elif settings.loss_kernel == "chunked" and trainer.loss_chunk_tokens:
         typical = smallest(typical, trainer.loss_chunk_tokens)
         longest = smallest(longest, trainer.loss_chunk_tokens)
     ratio = select(typical > 0, typical / longest, 1.0)

@@ -7,7 +7,12 @@ from typing import NamedTuple
 from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.loss import FUSED_TILE_LOGITS, FUSED_TILE_TOKENS
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
-from ftadvisor.estimation.states import is_paged, run_optimizer_bytes
+from ftadvisor.estimation.states import (
+    GALORE_RANK,
+    galore_state_bytes,
+    is_paged,
+    run_optimizer_bytes,
+)
 from ftadvisor.estimation.terms import Layer, Terms
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Number
@@ -47,8 +52,12 @@ def static(t: Terms) -> Phase:
             weights = weights * (t.trainable_bytes / t.n.weight)
     else:
         adapters = adapters + trainable * t.trainable_bytes / t.shard.adapter_divisor
-    elsewhere = t.settings.offload_optimizer or is_paged(t.settings.optim)
-    state = 0 if elsewhere else optimizer.state
+    states = trainable * optimizer.state
+    if t.settings.optim.startswith("galore"):
+        rank = t.settings.peft_config.get("rank", GALORE_RANK)
+        states = galore_state_bytes(t.model, t.settings.optim, t.trainable_bytes, rank)
+    if t.settings.offload_optimizer or is_paged(t.settings.optim):
+        states = 0
     if t.settings.offload_params:
         weights = 0 * weights
     second = t.shard.weights
@@ -60,7 +69,7 @@ def static(t: Terms) -> Phase:
         weights=weights,
         gathered=0,
         adapters=adapters,
-        optimizer=trainable * state / _optimizer_divisor(t),
+        optimizer=states / _optimizer_divisor(t),
         gradients=0,
         activations=0,
         logits=0,

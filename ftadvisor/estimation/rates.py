@@ -31,6 +31,11 @@ class Rates(NamedTuple):
     """Achieved to the CPU's memory [bytes/s]."""
 
 
+HALF_OVER_FP32 = 16.0
+"""Half precision's matrix rate over fp32's vector rate where the latter is not published (Gaudi):
+A100's (312 over 19.5 TFLOP/s) and H100's (989 over 67)."""
+
+
 def rates(gpu: Gpu, settings: Settings, trainer: Trainer, c: TimeCoefficients) -> Rates:
     """The rates of one GPU for a run."""
     peak = peak_flops(gpu, settings, trainer)
@@ -74,4 +79,11 @@ def issue_rate(gpu: Gpu) -> float:
     """
     capability = tuple(int(part) for part in gpu.compute_capability.split(".") if part)
     lanes = 128 if capability >= (8, 6) or capability[:2] == (6, 1) else 64
-    return gpu.flops_per_second["fp32"] / (2 * lanes)
+    wide = gpu.flops_per_second.get("fp32") or peak_half(gpu) / HALF_OVER_FP32
+    return wide / (2 * lanes)
+
+
+def peak_half(gpu: Gpu) -> float:
+    """Dense matrix rate in half precision, which every GPU has [FLOP/s]."""
+    found = gpu.flops_per_second
+    return found.get("bf16") or found.get("fp16") or min(found.values())

@@ -70,7 +70,7 @@ OPTIMIZERS: dict[str, tuple[float, float, float]] = {
     "rmsprop": (1, 0, 1),
     "rmsprop_bnb": (0, FP32_BYTES, 0),
     "adagrad": (1, 0, 1),
-    "galore_adamw": (0, 0, 1),
+    "galore_adamw": (0, 0, 0),
     "galore_adamw_8bit": (0, 0, 0),
 }
 """By Transformers' name: states in multiples of the parameter's bytes, further state bytes, and
@@ -84,13 +84,36 @@ def optimizer_bytes(optim: str, trainable_dtype_bytes: int) -> OptimizerBytes:
     nothing is asked) takes the square root of all second moments at once, one more such tensor; the
     fused form does not. bitsandbytes' 32-bit states are fp32, its 8-bit ones one byte and an fp32
     scale per 256; paged ones are as large, elsewhere (`is_paged`). Adafactor keeps a row and a
-    column; GaLore's states of projected gradients are counted apart.
+    column; GaLore's states are counted apart (`galore_state_bytes`).
     Ref: torch/optim/adamw.py (_multi_tensor_adamw), bitsandbytes/optim/optimizer.py.
     """
     states, further, temporaries = OPTIMIZERS[optim]
     return OptimizerBytes(
         states * trainable_dtype_bytes + further, float(temporaries * trainable_dtype_bytes)
     )
+
+
+GALORE_RANK = 128
+"""galore_torch's default, and Transformers' (trainer_optimizer.py, _get_galore_optimizer)."""
+
+
+def galore_state_bytes(model: ModelSpec, optim: str, trainable: int, rank: int) -> float:
+    """All of GaLore's states [bytes].
+
+    A layer's matrix of m by n is projected to `rank` by the larger of both: two states of that
+    size, and the projection. Embeddings, head and norms keep two states of their own size.
+    Ref: arXiv:2403.03507, section 4; galore_torch/adamw.py and galore_projector.py.
+    """
+    each = _EIGHT_BIT if optim.endswith("8bit") else float(trainable)
+    states, projections, projected = 0, 0, 0
+    for block in model.blocks:
+        for x in block.linears:
+            wide, narrow = max(x.in_features, x.out_features), min(x.in_features, x.out_features)
+            kept = min(rank, narrow) * x.count * block.num_layers
+            states += 2 * kept * wide
+            projections += kept * narrow
+            projected += x.num_weights * block.num_layers
+    return each * (states + 2 * (model.num_params - projected)) + trainable * projections
 
 
 def is_paged(optim: str) -> bool:

@@ -8,12 +8,16 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from ftadvisor.render.comparison import comparison_document
 from ftadvisor.render.document import Document
 from ftadvisor.render.estimate import estimates_document
+from ftadvisor.render.fit import fit_document
 from ftadvisor.render.html import html
 from ftadvisor.render.recommendation import recommendation_document
 from ftadvisor.render.terminal import print_document, renderables
+from ftadvisor.schema.comparison import Comparison
 from ftadvisor.schema.estimate import Estimate
+from ftadvisor.schema.fit import Fit
 from ftadvisor.schema.plan import Recommendation
 
 TEXT_WIDTH = 100
@@ -21,10 +25,17 @@ TEXT_WIDTH = 100
 
 def document_of(answer: Any) -> Document:
     """The blocks of an answer."""
-    if isinstance(answer, Recommendation):
-        return recommendation_document(answer)
-    assert isinstance(answer, Estimate)
-    return estimates_document([answer])
+    match answer:
+        case Recommendation():
+            return recommendation_document(answer)
+        case Fit():
+            return fit_document(answer)
+        case Comparison():
+            return comparison_document(answer)
+        case Estimate():
+            return estimates_document([answer])
+        case _:
+            raise TypeError(f"no document shows {answer!r}")
 
 
 def as_html(answer: Any) -> str:

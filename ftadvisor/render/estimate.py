@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
+from ftadvisor.render.cells import (
+    assumptions_blocks,
+    cost_cell,
+    gpus_named,
+    memory_cell,
+    name_of,
+    settings_line,
+    speed_cell,
+    time_cell,
+    verdict_cell,
+)
 from ftadvisor.render.document import (
     Block,
-    Bullets,
     Cell,
     Column,
     Document,
@@ -16,40 +24,29 @@ from ftadvisor.render.document import (
     Paragraph,
     Parts,
     Table,
-    Tone,
     Words,
     paragraph,
 )
 from ftadvisor.render.parts import CACHE, grouped
+from ftadvisor.render.remedies import remedies_blocks
 from ftadvisor.schema.estimate import Estimate
-from ftadvisor.units import format_bytes, format_count, format_duration, format_range, format_usd
+from ftadvisor.schema.plan import Remedy
+from ftadvisor.units import format_bytes, format_count
 
-VERDICTS: dict[str, tuple[str, Tone]] = {
-    "fits": ("fits", "good"),
-    "tight": ("tight", "warn"),
-    "does_not_fit": ("does not fit", "bad"),
-}
-_NONE = Words("–", "dim")
-_GPUS_NAMED = 4
 _BEYOND_LIMIT = 2.0
 """A bar shows at most twice what the card has; what is larger runs out of it."""
 _BEHIND_LIMIT = 1.05
 
 
-def estimates_document(found: Sequence[Estimate], others: Sequence[Estimate] = ()) -> Document:
+def estimates_document(found: Sequence[Estimate], remedies: Sequence[Remedy] = ()) -> Document:
     """All that there is to say about estimates of one model on one kind of GPU.
 
-    `others` are estimates that do fit, for the reader of a table in which nothing does.
+    `remedies` are what would help, for the reader of a table in which nothing fits.
     """
-    blocks: list[Block] = [_heading(found), *figures(found)]
-    blocks += _warnings(found, others)
-    blocks += _assumptions(found)
+    blocks: list[Block] = [_heading(found), _table(found), legend(found)]
+    blocks += _warnings(found, remedies)
+    blocks += assumptions_blocks(found)
     return tuple(blocks)
-
-
-def figures(found: Sequence[Estimate]) -> tuple[Table, Legend]:
-    """Memory by part, time and cost, a row each, and what the bars' signs mean."""
-    return _table(found), legend(found)
 
 
 def legend(found: Sequence[Estimate]) -> Legend:
@@ -64,16 +61,6 @@ def bar(estimate: Estimate) -> Parts:
     return Parts(_bar_parts(estimate), estimate.gpu_usable_bytes, _scale([estimate]))
 
 
-def with_interval(value: float, low: float, high: float, form: Callable[[float], str]) -> Words:
-    """A figure and its interval, a unit that both share named once."""
-    center = form(value)
-    between = format_range(low, high, form)
-    _, _, unit = center.rpartition(" ")
-    if unit != center and between.count(" ") == 1:
-        between = between.removesuffix(f" {unit}")
-    return Words(center, "", between.replace("$", ""))
-
-
 def subject(estimate: Estimate) -> str:
     """The model and what it runs on."""
     words = f"{estimate.model}, {format_count(estimate.num_params)} parameters"
@@ -86,30 +73,7 @@ def subject(estimate: Estimate) -> str:
 
 
 def _heading(found: Sequence[Estimate]) -> Paragraph:
-    return Paragraph((Words(subject(found[0]), "strong"), Words(_settings(found), "dim")))
-
-
-def _settings(found: Sequence[Estimate]) -> str:
-    """The settings that decide most and that all rows share."""
-    shared: dict[str, Any] = {
-        name: value
-        for name, value in found[0].settings.items()
-        if all(estimate.settings.get(name) == value for estimate in found)
-    }
-    words = [f"{found[0].objective} with {found[0].trainer}"]
-    for name in ("micro_batch_size", "gradient_accumulation_steps", "max_length"):
-        if name in shared:
-            words.append(f"{name} {shared[name]}")
-    if shared.get("autocast", "none") != "none":
-        words.append(f"{shared['autocast']} autocast")
-    if "weights_dtype" in shared:
-        words.append(f"{shared['weights_dtype']} weights")
-    if "gradient_checkpointing" in shared:
-        words.append(f"gradient_checkpointing {shared['gradient_checkpointing']}")
-    if shared.get("strategy", "none") != "none":
-        words.append(shared["strategy"])
-    words += [shared[name] for name in ("optim", "attn_implementation") if name in shared]
-    return ", ".join(words)
+    return Paragraph((Words(subject(found[0]), "strong"), Words(settings_line(found), "dim")))
 
 
 def _table(found: Sequence[Estimate]) -> Table:
@@ -126,25 +90,16 @@ def _table(found: Sequence[Estimate]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for estimate in found:
         row: list[Cell] = [Words(name_of(estimate), "strong")]
-        row += [_verdict(estimate)] if on_gpu else []
+        row += [verdict_cell(estimate)] if on_gpu else []
         row += [
-            memory_words(estimate),
+            memory_cell(estimate),
             Parts(_bar_parts(estimate), estimate.gpu_usable_bytes, scale),
         ]
-        row += [speed_words(estimate), time_words(estimate)] if timed else []
-        row += [cost_words(estimate)] if priced else []
+        row += [speed_cell(estimate), time_cell(estimate)] if timed else []
+        row += [cost_cell(estimate)] if priced else []
         row += [] if on_gpu else [_fits_on(estimate)]
         rows.append(tuple(row))
     return Table(tuple(columns), tuple(rows))
-
-
-def name_of(estimate: Estimate) -> str:
-    """The technique, and the base's quantisation where the name does not say it."""
-    quantization = estimate.settings.get("quantization", "none")
-    usual = ("none", "nf4") if estimate.technique == "qlora" else ("none",)
-    if quantization in usual:
-        return estimate.technique
-    return f"{estimate.technique} {quantization}"
 
 
 def _bar_parts(estimate: Estimate) -> tuple[tuple[str, float], ...]:
@@ -162,60 +117,11 @@ def _scale(found: Sequence[Estimate]) -> float:
     return max(limit * _BEHIND_LIMIT, min(most, limit * _BEYOND_LIMIT))
 
 
-def _verdict(estimate: Estimate) -> Words:
-    text, tone = VERDICTS[estimate.verdict or ""]
-    return Words(text, tone)
-
-
-def memory_words(estimate: Estimate) -> Words:
-    """The device's peak and its interval."""
-    m = estimate.memory
-    return with_interval(m.device_bytes, m.device_low_bytes, m.device_high_bytes, format_bytes)
-
-
-def speed_words(estimate: Estimate) -> Words:
-    """Tokens per second of all GPUs together."""
-    if estimate.time is None:
-        return _NONE
-    speed = estimate.time.tokens_per_second
-    return Words(f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}", _tone(estimate))
-
-
-def time_words(estimate: Estimate) -> Words:
-    """How long the run takes, and the interval."""
-    if estimate.time is None:
-        return _NONE
-    t = estimate.time
-    seconds = (t.total_seconds, t.total_low_seconds, t.total_high_seconds)
-    words = with_interval(*seconds, partial(format_duration, beside=t.total_seconds))
-    return words._replace(tone=_tone(estimate))
-
-
-def cost_words(estimate: Estimate) -> Words:
-    """What the run costs, and the interval."""
-    if estimate.cost is None:
-        return _NONE
-    c = estimate.cost
-    words = with_interval(c.total_usd, c.total_low_usd, c.total_high_usd, format_usd)
-    return words._replace(tone=_tone(estimate))
-
-
-def _tone(estimate: Estimate) -> Tone:
-    """What a run would take that cannot be had is printed, but not put forward."""
-    return "dim" if estimate.verdict == "does_not_fit" else ""
-
-
 def _fits_on(estimate: Estimate) -> Words:
     return Words(gpus_named(estimate.fits_on)) if estimate.fits_on else Words("none", "bad")
 
 
-def gpus_named(names: Sequence[str]) -> str:
-    """The first few names, and how many there are."""
-    more = len(names) - _GPUS_NAMED
-    return ", ".join(names[:_GPUS_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _warnings(found: Sequence[Estimate], others: Sequence[Estimate]) -> list[Block]:
+def _warnings(found: Sequence[Estimate], remedies: Sequence[Remedy]) -> list[Block]:
     blocks: list[Block] = []
     tight = [estimate for estimate in found if estimate.verdict == "tight"]
     if tight:
@@ -223,7 +129,10 @@ def _warnings(found: Sequence[Estimate], others: Sequence[Estimate]) -> list[Blo
         text = f"Tight: {names} may run out of memory; the interval holds the card's limit."
         blocks.append(paragraph(f"{text} {_room(tight[0])}", "warn"))
     if found[0].verdict and all(estimate.verdict == "does_not_fit" for estimate in found):
-        blocks += _nothing_fits(found, others)
+        least = min(found, key=lambda estimate: estimate.memory.device_bytes)
+        needs = format_bytes(least.memory.device_bytes)
+        blocks.append(paragraph(f"Nothing fits: {name_of(least)} needs {needs}.", "bad"))
+        blocks += remedies_blocks(remedies, name_of(least))
     if found[0].verdict and all(estimate.cost is None for estimate in found) and found[0].gpu:
         text = f"No price of {found[0].gpu} is known: --price USD (of one GPU-hour) gives the cost."
         blocks.append(paragraph(text))
@@ -239,31 +148,3 @@ def _room(estimate: Estimate) -> str:
     if settings.get("gradient_checkpointing") == "none":
         ways.insert(0, "--gradient-checkpointing")
     return f"Room makes {' or '.join(ways)}."
-
-
-def _nothing_fits(found: Sequence[Estimate], others: Sequence[Estimate]) -> list[Block]:
-    items: list[str] = []
-    for estimate in others:
-        if estimate.verdict:
-            needs = format_bytes(estimate.memory.device_bytes)
-            items.append(f"{name_of(estimate)} {VERDICTS[estimate.verdict][0]}: {needs}")
-        elif estimate.fits_on:
-            items.append(f"{name_of(estimate)} fits on {gpus_named(estimate.fits_on)}")
-    least = min(found, key=lambda estimate: estimate.memory.device_bytes)
-    text = (
-        f"Nothing fits: {name_of(least)} needs {format_bytes(least.memory.device_bytes)}. "
-        f"{_room(least)}"
-    )
-    blocks: list[Block] = [paragraph(text, "bad")]
-    return [*blocks, Bullets("What would fit", tuple(items))] if items else blocks
-
-
-def _assumptions(found: Sequence[Estimate]) -> list[Block]:
-    """Each once; those that do not hold for all rows say for which they do."""
-    holders: dict[str, list[str]] = {}
-    for estimate in found:
-        for sentence in estimate.assumptions:
-            holders.setdefault(sentence, []).append(name_of(estimate))
-    shared = [s for s, names in holders.items() if len(names) == len(found)]
-    own = [f"{', '.join(n)}: {s}" for s, n in holders.items() if len(n) != len(found)]
-    return [Bullets("Assumed", (*shared, *own))] if holders else []

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
-from ftadvisor.render.document import Cell, Column, Table, Words
-from ftadvisor.render.estimate import (
+from ftadvisor.render.cells import (
     VERDICTS,
-    bar,
-    cost_words,
-    memory_words,
+    cost_cell,
+    memory_cell,
     name_of,
-    speed_words,
-    time_words,
+    speed_cell,
+    time_cell,
 )
+from ftadvisor.render.document import Cell, Column, Table, Words
+from ftadvisor.render.estimate import bar
 from ftadvisor.schema.plan import Plan
 from ftadvisor.sources.techniques import find_technique
 from ftadvisor.units import format_usd
@@ -75,17 +75,17 @@ def plan_line(plan: Plan) -> str:
 def takes_table(plan: Plan) -> Table:
     """Memory with its parts, time with its speed, cost with its price."""
     e = plan.estimate
-    rows: list[tuple[Cell, ...]] = [(Words("memory", "dim"), memory_words(e), bar(e))]
+    rows: list[tuple[Cell, ...]] = [(Words("memory", "dim"), memory_cell(e), bar(e))]
     if e.verdict is not None and e.verdict != "fits":
         text, tone = VERDICTS[e.verdict]
         rows.append((Words("verdict", "dim"), Words(text, tone), Words("")))
     if e.time is not None:
-        speed = f"{speed_words(e).text} tokens/s"
-        rows.append((Words("time", "dim"), time_words(e), Words(speed, "dim")))
+        speed = f"{speed_cell(e).text} tokens/s"
+        rows.append((Words("time", "dim"), time_cell(e), Words(speed, "dim")))
     if e.cost is not None:
         price = f"{format_usd(e.cost.usd_per_gpu_hour)} per GPU-hour"
         seller = f", {e.cost.provider}, {e.cost.price_date}" if e.cost.price_date else ""
-        rows.append((Words("cost", "dim"), cost_words(e), Words(price + seller, "dim")))
+        rows.append((Words("cost", "dim"), cost_cell(e), Words(price + seller, "dim")))
     elif e.gpu is not None:
         how = f"no price of {e.gpu} is known: --price USD (of one GPU-hour) gives the cost"
         rows.append((Words("cost", "dim"), Words("unknown", "dim"), Words(how, "dim")))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 from typing import Any
 
+from ftadvisor.render.cells import NONE, cost_cell, gpus_named, memory_cell, name_of, time_cell
 from ftadvisor.render.document import (
     Block,
     Bullets,
@@ -16,22 +17,14 @@ from ftadvisor.render.document import (
     Words,
     paragraph,
 )
-from ftadvisor.render.estimate import (
-    VERDICTS,
-    cost_words,
-    gpus_named,
-    legend,
-    memory_words,
-    name_of,
-    subject,
-    time_words,
-)
+from ftadvisor.render.estimate import legend, subject
 from ftadvisor.render.plan_settings import (
     plan_line,
     setting_value,
     settings_table,
     takes_table,
 )
+from ftadvisor.render.remedies import remedies_blocks
 from ftadvisor.schema.plan import Alternative, Plan, Reason, Recommendation, Rejected, Standing
 from ftadvisor.units import (
     format_bytes,
@@ -41,15 +34,20 @@ from ftadvisor.units import (
 )
 
 REASONS_SHOWN = 8
-MANY_TOO_LARGE = 4
-"""From so many on, techniques that do not fit share a line."""
+MANY_BEYOND = 4
+"""From so many on, techniques that one limit forbids share a line."""
+_LIMITS: dict[str, tuple[Callable[[float], str], str]] = {
+    "does-not-fit": (format_bytes, "may need {} at their smallest, {} are usable"),
+    "over-budget": (format_usd, "cost {} at their cheapest, the budget is {}"),
+    "over-deadline": (format_duration, "take {} at their fastest, the deadline is {}"),
+}
+"""How to print what a limit is about, and what to say of several techniques beyond it."""
 _QUOTA = {
     "limits": 2, "objective": 1, "technique": 2, "comparison": 2, "learning_rate": 1,
     "num_train_epochs": 1, "lora_r": 1,
 }  # fmt: skip
 """How many of each kind decide: what cannot be, what for, which technique, with what."""
 _UNKNOWN = Words("unknown", "dim")
-_NONE = Words("–", "dim")
 RECALLED = "recalled, not checked"
 
 
@@ -77,7 +75,8 @@ def recommendation_document(r: Recommendation) -> Document:
 def _heading(r: Recommendation) -> Paragraph:
     if r.plan is None:
         where = f" on {gpus_named(r.gpus)}" if r.gpus else ""
-        lines = [Words(f"Nothing fits: {r.model}{where}", "bad")]
+        what = "No run keeps to budget and deadline" if _beyond_wishes(r) else "Nothing fits"
+        lines = [Words(f"{what}: {r.model}{where}", "bad")]
     else:
         lines = [Words(subject(r.plan.estimate), "dim"), Words(plan_line(r.plan), "strong")]
     data = _data(r)
@@ -102,22 +101,17 @@ def _data(r: Recommendation) -> str:
     )
 
 
-def _nothing_fits(r: Recommendation) -> Iterator[Block]:
-    if not r.remedies:
-        yield paragraph("No single change that was tried makes it fit.", "bad")
-        return
-    works = any(remedy.verdict != "does_not_fit" for remedy in r.remedies)
-    rows = tuple(
-        (
-            Words(remedy.change, "strong"),
-            Words(format_bytes(remedy.device_bytes)),
-            Words(*VERDICTS[remedy.verdict]) if remedy.verdict else _NONE,
-            Words("learns something else", "warn") if remedy.changes_objective else Words(""),
-        )
-        for remedy in r.remedies
-    )
-    columns = (Column("change"), Column("peak memory", right=True), Column(""), Column(""))
-    yield Table(columns, rows, "What would fit" if works else "What comes nearest")
+def _beyond_wishes(r: Recommendation) -> bool:
+    """Whether budget or deadline is what nothing keeps to."""
+    return any(row.rule in ("over-budget", "over-deadline") for row in r.rejected)
+
+
+def _nothing_fits(r: Recommendation) -> list[Block]:
+    if _beyond_wishes(r):
+        # What would make room helps nobody who is short of money or of time.
+        return []
+    ladder = remedies_blocks(r.remedies, r.model or "it")
+    return ladder or [paragraph("No single change that was tried makes it fit.", "bad")]
 
 
 def _because(r: Recommendation) -> Iterator[Block]:
@@ -171,15 +165,15 @@ def _rejected(r: Recommendation) -> Iterator[Block]:
     """A row for each reason; techniques that share one, or are plainly worse, stand together."""
     recalled = {reason.rule for reason in r.reasons if reason.evidence == "recalled"}
     rows: list[tuple[Words, ...]] = []
-    too_large, behind = _too_large(r), _behind(r)
-    if too_large:
-        sizes = [row.needs or 0.0 for row in too_large]
-        span = format_range(min(sizes), max(sizes), format_bytes)
-        why = f"may need {span} at their smallest, {format_bytes(too_large[0].has or 0)} are usable"
-        rows.append((Words(", ".join(row.technique for row in too_large), "strong"), Words(why)))
+    behind = _behind(r)
+    beyond: list[Rejected] = []
+    for rule in _LIMITS:
+        many = _beyond(r, rule)
+        beyond += many
+        rows += [_together(rule, many)] if many else []
     by_why: dict[tuple[str, str], list[str]] = {}
     for row in r.rejected:
-        if row.technique not in behind and row not in too_large:
+        if row.technique not in behind and row not in beyond:
             by_why.setdefault((row.why, row.rule), []).append(row.technique)
     for (why, rule), names in sorted(by_why.items(), key=_unknown_last):
         mark = _mark("recalled" if rule in recalled else "")
@@ -193,12 +187,19 @@ def _rejected(r: Recommendation) -> Iterator[Block]:
         yield Table(columns, tuple(rows), "Rejected")
 
 
-def _too_large(r: Recommendation) -> list[Rejected]:
-    """Techniques that memory forbids, if they are too many for a line each."""
-    rows = [x for x in r.rejected if x.rule == "does-not-fit" and x.needs is not None]
-    same_card = len({x.has for x in rows}) == 1
-    few = len(rows) < MANY_TOO_LARGE
-    return [] if few or not same_card else sorted(rows, key=lambda x: x.needs or 0.0)
+def _beyond(r: Recommendation, rule: str) -> list[Rejected]:
+    """Techniques that one limit forbids, if they are too many for a line each."""
+    rows = [x for x in r.rejected if x.rule == rule and x.needs is not None]
+    same_limit = len({x.has for x in rows}) == 1
+    few = len(rows) < MANY_BEYOND
+    return [] if few or not same_limit else sorted(rows, key=lambda x: x.needs or 0.0)
+
+
+def _together(rule: str, rows: list[Rejected]) -> tuple[Words, Words]:
+    form, sentence = _LIMITS[rule]
+    span = format_range(rows[0].needs or 0.0, rows[-1].needs or 0.0, form)
+    names = ", ".join(row.technique for row in rows)
+    return Words(names, "strong"), Words(sentence.format(span, form(rows[0].has or 0.0)))
 
 
 def _behind(r: Recommendation) -> dict[str, float]:
@@ -249,9 +250,7 @@ def _alternatives(r: Recommendation) -> Iterator[Block]:
             Words(_differs(a.plan, r.plan)),
         ]
         row += [Words(_hardware(a.plan))] if elsewhere else []
-        rows.append(
-            (*row, memory_words(e), time_words(e), cost_words(e), _points(a.quality_points))
-        )
+        rows.append((*row, memory_cell(e), time_cell(e), cost_cell(e), _points(a.quality_points)))
     yield Table(tuple(columns), tuple(rows), "Alternatives")
 
 
@@ -328,7 +327,7 @@ def _reading(r: Recommendation) -> str:
 
 def _standing_points(s: Standing) -> tuple[Words, Words]:
     if s.points is None or s.low is None or s.high is None:
-        return _UNKNOWN, _NONE
+        return _UNKNOWN, NONE
     if s.low == s.high:
         return Words("0"), Words("the scale's zero", "dim")
     mark = " *" if s.recalled else ""
@@ -336,7 +335,7 @@ def _standing_points(s: Standing) -> tuple[Words, Words]:
 
 
 def _amount(value: float | None, form: Any) -> Words:
-    return _NONE if value is None else Words(form(value))
+    return NONE if value is None else Words(form(value))
 
 
 def _remark(s: Standing, chosen: str | None) -> Words:

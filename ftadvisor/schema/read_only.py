@@ -36,9 +36,13 @@ def read_only(values: Mapping[str, Any]) -> ReadOnlyDict:
 
 
 def writable(value: Any) -> Any:
-    """Plain dictionaries in the place of read-only ones, at any depth of dictionaries."""
+    """Plain dictionaries in the place of read-only ones and of named tuples, at any depth."""
     if isinstance(value, dict):
         return {k: writable(v) for k, v in cast("dict[str, Any]", value).items()}
+    if hasattr(value, "_asdict"):
+        return writable(value._asdict())
+    if isinstance(value, tuple):
+        return tuple(map(writable, cast("tuple[Any, ...]", value)))
     return value
 
 

@@ -258,7 +258,11 @@ def _optim(row: dict[str, Any], assumptions: list[str]) -> str:
     name = str(published).strip().lower()
     if name not in OPTIMIZERS:
         raise UnsupportedError.of(f"optimizer {published!r}", "not modelled", ())
-    return OPTIMIZERS[name]
+    found = OPTIMIZERS[name]
+    if found == "galore_adamw" and "quantize" in str(row.get("notes")):
+        # ms-swift's galore_quantize: 8-bit states.
+        return "galore_adamw_8bit"
+    return found
 
 
 def _checkpointing(row: dict[str, Any]) -> Any:

@@ -95,6 +95,11 @@ def model_names() -> list[str]:
     return [n for row in _rows() for n in (row["id"], *(n for p in parts for n in row.get(p, ())))]
 
 
+def catalogue_models() -> tuple[FoundModel, ...]:
+    """All models of the catalogue, in the file's order."""
+    return tuple(find_model(row["id"]) for row in _rows())
+
+
 def catalogue_rows() -> list[dict[str, Any]]:
     """One flat row per model for `ftadvisor list models`."""
     keys = ("id", "aliases", "license", "gated", "modality", "context")

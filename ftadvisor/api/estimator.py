@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from ftadvisor.configuration.contradictions import check_batch
 from ftadvisor.configuration.effects import (
@@ -43,8 +43,8 @@ from ftadvisor.sources.coefficients import (
     time_coefficients,
     time_intervals,
 )
-from ftadvisor.sources.gpus import all_gpus, match_gpu
-from ftadvisor.sources.models import find_model
+from ftadvisor.sources.gpus import GpuMatch, all_gpus, match_gpu
+from ftadvisor.sources.models import FoundModel, find_model
 from ftadvisor.sources.prices import cheapest_price
 from ftadvisor.sources.techniques import all_techniques, find_task, find_technique
 from ftadvisor.sources.trainers import (
@@ -87,7 +87,7 @@ def estimate(
     when none is given. Raises FtadvisorError (UnknownNameError, InvalidSettingError, ...) for what
     cannot be answered; its message says what to write instead.
     """
-    chosen, purpose = _task(technique, objective)
+    chosen, purpose = task_of(technique, objective)
     subject = subject_of(model, gpu, purpose, dict(options))
     said = () if chosen else (f"technique {DEFAULT_TECHNIQUE}: none was given",)
     return _asked(subject, chosen or DEFAULT_TECHNIQUE, said)
@@ -106,7 +106,7 @@ def estimates(
     Techniques that the other options exclude are left out; when they exclude all (or all that have
     the settings which only some have), the first reason is raised.
     """
-    chosen, purpose = _task(technique, objective)
+    chosen, purpose = task_of(technique, objective)
     subject = subject_of(model, gpu, purpose, dict(options))
     if chosen:
         return (_asked(subject, chosen, ()),)
@@ -137,7 +137,8 @@ def _asked(subject: Subject, technique_id: str, said: tuple[str, ...]) -> Estima
     return estimate_subject(subject, technique, said)
 
 
-def _task(technique: str | None, objective: str | None) -> tuple[str | None, str | None]:
+def task_of(technique: str | None, objective: str | None) -> tuple[str | None, str | None]:
+    """The technique's id and the objective that two names mean; None where one is left open."""
     for name, value in (("technique", technique), ("objective", objective)):
         if value is not None:
             check_text(name, value)
@@ -153,10 +154,21 @@ def subject_of(
     if gpu is not None:
         check_text("gpu", gpu)
     found = find_model(model)
+    matched = match_gpu(gpu) if gpu is not None else None
+    return subject_from(found, matched, objective, given, take_workload(given))
+
+
+def subject_from(
+    found: FoundModel,
+    matched: GpuMatch | None,
+    objective: str | None,
+    options: dict[str, Any],
+    workload: Workload,
+) -> Subject:
+    """The same from records. Raises FtadvisorError for what the model cannot be trained for."""
+    given = dict(options)
     purpose, assumed = objective_of(found.spec, objective)
     check_subject(given, found.spec, purpose)
-    matched = match_gpu(gpu) if gpu is not None else None
-    workload = _workload(given)
     usual = TRAINERS_OF_OBJECTIVES.get(purpose, DEFAULT_TRAINER)
     said = [*found.assumptions, *assumed]
     if matched is not None:
@@ -176,7 +188,7 @@ def subject_of(
     )
 
 
-def _workload(options: dict[str, Any]) -> Workload:
+def take_workload(options: dict[str, Any]) -> Workload:
     """What is trained on; takes its options out of the others."""
     dataset, tokens = options.pop("dataset", None), options.pop("num_tokens", None)
     epochs = options.pop("num_train_epochs", None)
@@ -217,10 +229,19 @@ def _said_of(workload: Workload, mean_length: float | None) -> str:
     )
 
 
-def estimate_subject(
-    subject: Subject, technique: Technique, said: tuple[str, ...] = ()
-) -> Estimate:
-    """The estimate of one technique for a subject; `said` is assumed besides."""
+class Predicted(NamedTuple):
+    """A run's memory, and what it was computed from."""
+
+    settings: Settings
+    technique: Technique
+    """lora on a 4-bit base has become qlora."""
+    adapter: AdapterBytes | None
+    memory: MemoryPrediction
+    assumptions: tuple[str, ...]
+
+
+def predict(subject: Subject, technique: Technique) -> Predicted:
+    """Memory alone, by the road that every estimate takes: what a search asks many times."""
     model, gpu, trainer = subject.model, subject.gpu, subject.trainer
     resolved = resolve(
         subject.options, model, technique, subject.objective, trainer, gpu, subject.workload
@@ -231,6 +252,16 @@ def estimate_subject(
     usable = gpu.usable_bytes if gpu else None
     fitted = memory_coefficients(), memory_intervals()
     memory = predict_memory(model, settings, trainer, adapter, *fitted, usable)
+    return Predicted(settings, technique, adapter, memory, resolved.assumptions)
+
+
+def estimate_subject(
+    subject: Subject, technique: Technique, said: tuple[str, ...] = ()
+) -> Estimate:
+    """The estimate of one technique for a subject; `said` is assumed besides."""
+    model, gpu, trainer = subject.model, subject.gpu, subject.trainer
+    settings, technique, adapter, memory, assumed = predict(subject, technique)
+    usable = gpu.usable_bytes if gpu else None
     time = cost = None
     extra: list[str] = []
     if gpu is not None:
@@ -251,7 +282,7 @@ def estimate_subject(
         memory=_memory(memory),
         time=_time(time) if time else None,
         cost=cost,
-        assumptions=(*said, *subject.assumptions, *resolved.assumptions, *extra),
+        assumptions=(*said, *subject.assumptions, *assumed, *extra),
         fits_on=() if gpu else _fits_on(memory, settings),
     )
 

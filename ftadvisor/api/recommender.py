@@ -11,6 +11,7 @@ from ftadvisor.advice import reasons as why
 from ftadvisor.advice.choice import Candidate, Chosen, choose, fits_unquantized, pareto
 from ftadvisor.advice.engine import Verdicts, holding
 from ftadvisor.advice.flips import flips
+from ftadvisor.advice.misses import missed
 from ftadvisor.advice.quality import Pooled, pooled_quality
 from ftadvisor.advice.question import Question
 from ftadvisor.advice.search import Found, search
@@ -32,6 +33,7 @@ from ftadvisor.schema.dataset import DatasetProfile
 from ftadvisor.schema.options import Wishes
 from ftadvisor.schema.plan import Plan, Recommendation, Standing
 from ftadvisor.sources.goals import goal_worths
+from ftadvisor.sources.models import find_model
 from ftadvisor.sources.rules import rules_with
 from ftadvisor.sources.techniques import find_task
 from ftadvisor.units import format_usd
@@ -69,7 +71,7 @@ def recommend(
     while a dataset is read. Raises FtadvisorError for what cannot be answered; that nothing fits is
     an answer, with `plan` None and `remedies`.
     """
-    situation = situation_of(gpu, technique, objective, dict(wishes), progress)
+    situation = situation_of(model, gpu, technique, objective, dict(wishes), progress)
     _something_to_work_on(model, situation)
     answers: list[Answer] = []
     refusals: list[FtadvisorError] = []
@@ -89,6 +91,7 @@ def recommend(
 
 
 def situation_of(
+    model: str | None,
     gpu: Any,
     technique: str | None,
     objective: str | None,
@@ -102,7 +105,7 @@ def situation_of(
     chosen, purpose = find_task(technique, objective)
     if purpose == "ppo" or chosen == "ppo":
         purpose = "ppo"
-    profile = _profile(dataset, progress)
+    profile = _profile(dataset, model, progress)
     num_gpus = given.pop("num_gpus", None)
     offers = offers_of(gpu, num_gpus, given.get("price"))
     return Situation(
@@ -119,18 +122,27 @@ def situation_of(
     )
 
 
-def _profile(dataset: Any, progress: Callable[[int, int], None] | None) -> DatasetProfile | None:
+def _profile(
+    dataset: Any, model: str | None, progress: Callable[[int, int], None] | None
+) -> DatasetProfile | None:
     if dataset is None:
         return None
     from ftadvisor.sources.datasets import profile_dataset
 
-    profile = profile_dataset(Path(dataset), progress=progress)
+    profile = profile_dataset(Path(dataset), tokenizer=_tokenizer(model), progress=progress)
     if not profile.num_examples:
         raise InvalidSettingError(
             f"dataset {str(dataset)!r} has no usable row: nothing to train on.",
             ["a file with rows of text"],
         )
     return profile
+
+
+def _tokenizer(model: str | None) -> str | Path | None:
+    """Where the model's own tokenizer may be: its directory, or the hub's cache."""
+    if model is None:
+        return None
+    return Path(model) if Path(model).is_dir() else find_model(model).spec.id
 
 
 def _something_to_work_on(model: str | None, situation: Situation) -> None:
@@ -215,6 +227,7 @@ def _warnings(situation: Situation, a: Answer, plan: Plan | None) -> Iterable[st
     yield from dataset_of(situation.profile)
     budget, deadline = situation.wish.budget_usd, situation.wish.deadline_seconds
     if plan is None:
+        yield from missed(a.question, a.found)
         return
     cost, time = plan.estimate.cost, plan.estimate.time
     if budget is not None and cost is None:
