@@ -99,7 +99,7 @@ def choose(question: Question, found: Found, verdicts: Verdicts, pooled: Pooled)
     limits: dict[str, Limits] = {}
     for name in names:
         own = [e for e in found.evaluated if e.structure.technique.id == name]
-        limits[name] = _limits(question, own)
+        limits[name] = _limits(question, _as_named(question, own))
         candidates = [c for e in own if (c := _best_of(question, e, worth[name])) is not None]
         if candidates:
             best[name] = max(candidates, key=lambda c: c.utility)
@@ -216,6 +216,13 @@ def _recommended(question: Question, verdicts: Verdicts) -> dict[str, tuple[str,
         # On a base that is in four bits anyway, LoRA goes by the name of QLoRA.
         found["qlora"] = (*found.get("qlora", ()), *found.get("lora", ()))
     return found
+
+
+def _as_named(question: Question, own: Sequence[Evaluated]) -> Sequence[Evaluated]:
+    """LoRA is on a 16-bit base unless the person says otherwise; on 8 bits it is a makeshift."""
+    if "quantization" in question.options:
+        return own
+    return [e for e in own if e.settings.quantization != "int8"] or own
 
 
 def _limits(question: Question, own: Sequence[Evaluated]) -> Limits:

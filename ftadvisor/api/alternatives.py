@@ -12,7 +12,7 @@ from ftadvisor.api.plans import plan_of
 from ftadvisor.api.situation import Situation
 from ftadvisor.schema.plan import Alternative
 
-WORTH_KNOWING_POINTS = 12.0
+WORTH_KNOWING_POINTS = 5.0
 """Further below the chosen technique, nobody wants it for being cheap."""
 
 

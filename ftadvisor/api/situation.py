@@ -40,7 +40,7 @@ COUNTS = (1, 2, 4, 8)
 """Of GPUs in one machine, where any may be had."""
 CPU = "cpu"
 ANY = "any"
-LENGTHS = tuple(2**power for power in range(7, 18))
+LENGTHS = tuple(n * 2**power for power in range(6, 17) for n in (2, 3))
 P99_OVER_MEAN = 3.6
 """99th percentile over mean of lognormal lengths with a deviation of 0.7 of the mean
 (`sources.lengths.DEVIATION_OVER_MEAN`): exp(2.33 x 0.63 - 0.2)."""
@@ -175,6 +175,8 @@ def question_of(situation: Situation, model: str) -> Question:
     facts = facts_of(situation, spec, (found.row or {}).get("modality", "text"))
     objective = _objective(situation, spec, facts)
     options = dict(situation.options)
+    if facts.modality == "vision" and facts.data_format in (None, "image_text"):
+        options.setdefault("num_images", 1)
     trainer = find_trainer(
         options.pop("trainer", TRAINERS_OF_OBJECTIVES.get(objective, DEFAULT_TRAINER))
     )
