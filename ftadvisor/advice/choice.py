@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ftadvisor.advice.engine import Verdicts
-from ftadvisor.advice.quality import TIED_POINTS, Pooled
+from ftadvisor.advice.quality import TIED_POINTS, Pooled, Standing
 from ftadvisor.advice.question import Offer, Question
 from ftadvisor.advice.search import Evaluated, Found
 from ftadvisor.configuration.settings import FOUR_BIT
@@ -19,6 +19,8 @@ SPOILT_POINTS = 100.0
 """What an avoided technique is short of: it is taken only where nothing else can be."""
 MEMORY_WITHOUT_GPU = 0.25
 """Points for a halving of memory where no card is named."""
+DOUBT = 0.5
+"""Of the way from the expected points to the lower end of their 90 % interval."""
 TIED_SHARE = 0.5
 """Of a difference within the noise: it counts, but half."""
 UNKNOWN_POINTS = 50.0
@@ -91,10 +93,8 @@ def choose(question: Question, found: Found, verdicts: Verdicts, pooled: Pooled)
     points = {n: s.points if (s := pooled.standings.get(n)) else None for n in names}
     avoided = _avoided(question, verdicts)
     recommended = _recommended(question, verdicts)
-    asked = "technique" in question.options
-    worth = {
-        n: 0.0 if asked else _quality(n, points, avoided, recommended, question) for n in names
-    }
+    careful = {n: _careful(pooled.standings.get(n)) for n in names}
+    worth = {n: _quality(n, careful, avoided, recommended, question) for n in names}
     best: dict[str, Candidate] = {}
     limits: dict[str, Limits] = {}
     for name in names:
@@ -175,6 +175,14 @@ def _best_of(question: Question, e: Evaluated, quality: float) -> Candidate | No
     index = int(value.argmax())
     top = float(value[index])
     return None if top == NEVER else Candidate(e, index, top)
+
+
+def _careful(standing: Standing | None) -> float | None:
+    """Expected points, less what is not known of them: few comparisons, or some that disagree,
+    do not outweigh a technique that many have tried."""
+    if standing is None:
+        return None
+    return standing.points - DOUBT * (standing.points - standing.low)
 
 
 def _quality(

@@ -8,7 +8,7 @@ time for each kind of GPU.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -121,12 +121,14 @@ def search(question: Question) -> Found:
 def structures(question: Question, technique: Technique) -> Iterator[Structure]:
     """The named choices of one technique: what the person fixed, else what makes sense."""
     hyper = hyperparameters(question, technique.id, adapts=not technique.trains_base)
-    axes = _axes(question, technique)
+    axes = _axes(question, technique, hyper)
     for chosen in itertools.product(*axes.values()):
         yield Structure(technique, dict(zip(axes, chosen, strict=True)), hyper)
 
 
-def _axes(question: Question, technique: Technique) -> dict[str, Sequence[Any]]:
+def _axes(
+    question: Question, technique: Technique, hyper: Hyperparameters
+) -> dict[str, Sequence[Any]]:
     bits = question.facts.accelerator in BITSANDBYTES
     counts = {n for offer in question.offers for n in offer.counts} or {1}
     many = SEVERAL_GPUS if technique.trains_base else ADAPTERS_ON_SEVERAL
@@ -138,11 +140,9 @@ def _axes(question: Question, technique: Technique) -> dict[str, Sequence[Any]]:
         if technique.forbids_checkpointing
         else ("none", "full"),
         "optim": ("adamw_torch_fused",),
-        "packing": (False, True) if packed else (False,),
+        "packing": _packing(hyper) if packed else (False,),
         "strategy": strategies,
     }
-    if question.objective == "cpt" and packed:
-        axes["packing"] = (True,)
     if technique.id == "qlora":
         axes["quantization"] = ("nf4", "nf4-dq") if bits else ()
     elif technique.id == "lora" and bits:
@@ -152,11 +152,13 @@ def _axes(question: Question, technique: Technique) -> dict[str, Sequence[Any]]:
     for name, value in technique.settings.items():
         if name in axes and name != "quantization":
             axes[name] = (value,)
-    return {name: _fixed(question.options, name, values) for name, values in axes.items()}
+    given = question.options
+    return {name: (given[name],) if name in given else values for name, values in axes.items()}
 
 
-def _fixed(options: Mapping[str, Any], name: str, values: Sequence[Any]) -> Sequence[Any]:
-    return (options[name],) if name in options else values
+def _packing(hyper: Hyperparameters) -> Sequence[bool]:
+    """As the rules say; both where none speaks of it."""
+    return (hyper.values["packing"],) if "packing" in hyper.values else (False, True)
 
 
 def evaluate(question: Question, structure: Structure) -> list[Evaluated]:
@@ -208,14 +210,11 @@ def _on_offers(
     settings, technique, grid = _settings(question, structure, counts, offers[0].gpu)
     memory = _memory(question, settings, technique)
     size, many = grid.num_gpus.size, len(offers)
-    memory = on_card(
-        _repeated(memory, size, many),
-        numpy.repeat(numpy.array([o.gpu.usable_bytes for o in offers], float), size),
-    )
+    usable = numpy.repeat(numpy.array([o.gpu.usable_bytes for o in offers], float), size)
+    memory = on_card(_repeated(memory, size, many), usable)
     settings = _tiled(settings, size, many)
     adapter = adapter_of(question.model, settings, question.trainer, technique)
     run = _run(question, structure, settings, adapter, offers, size)
-    usable = numpy.repeat(numpy.array([o.gpu.usable_bytes for o in offers], float), size)
     price = [float("nan") if (p := o.usd_per_gpu_hour) is None else p for o in offers]
     hours = run.total_seconds * settings.num_gpus / HOUR
     return Evaluated(

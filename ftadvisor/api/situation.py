@@ -54,7 +54,8 @@ NEEDS_FORMAT = {
     "kto": ("unpaired_preference", "preference"),
 }
 """Formats that an objective can learn from; others take several."""
-PREFERENCES = frozenset({"preference", "unpaired_preference"})
+OF_THE_DATA = frozenset({"mean_length", "longest_length", "num_images", "price"})
+"""Given options that describe, and ask for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,10 @@ def question_of(situation: Situation, model: str) -> Question:
     facts = facts_of(situation, spec, (found.row or {}).get("modality", "text"))
     objective = _objective(situation, spec, facts)
     options = dict(situation.options)
+    max_length = _max_length(situation, spec, objective)
+    if "mean_length" in options:
+        # What is longer is cut.
+        options["mean_length"] = min(options["mean_length"], max_length)
     if facts.modality == "vision" and facts.data_format in (None, "image_text"):
         options.setdefault("num_images", 1)
     trainer = find_trainer(
@@ -195,10 +200,10 @@ def question_of(situation: Situation, model: str) -> Question:
             memory_coefficients(), memory_intervals(), time_coefficients(), time_intervals()
         ),
         options={**options, **situation.wish.fixed},
-        max_length=_max_length(situation, spec, objective),
+        max_length=max_length,
         longest_tokens=_wanted_length(situation),
         technique=_technique(situation),
-        asked=frozenset(situation.options)
+        asked=frozenset(situation.options.keys() - OF_THE_DATA)
         | ({"objective"} if situation.objective else set[str]())
         | ({"technique"} if situation.technique else set[str]()),
         budget_usd=situation.wish.budget_usd,
