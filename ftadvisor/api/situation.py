@@ -180,6 +180,7 @@ def question_of(situation: Situation, model: str) -> Question:
     )
     return Question(
         model=spec,
+        name=spec.id if found.row else model,
         objective=objective,
         trainer=trainer,
         workload=situation.workload,

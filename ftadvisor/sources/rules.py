@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
-from ftadvisor.errors import DataFileError, InvalidSettingError, UnknownNameError, quoted
+from ftadvisor.errors import DataFileError, UnknownNameError, quoted
 from ftadvisor.schema import rule as schema
 from ftadvisor.schema.dataset import DataFormat
 from ftadvisor.schema.rule import Clause, Effect, Layer, Operator, Rule
@@ -16,6 +16,7 @@ from ftadvisor.schema.settings import Objective, Quantization
 from ftadvisor.schema.situation import Accelerator, Facts, Goal, SizeClass, UseCase
 from ftadvisor.sources.data_files import data_dir, read_json
 from ftadvisor.sources.techniques import technique_ids
+from ftadvisor.sources.yaml_files import read_yaml
 
 FILES: dict[str, Layer] = {
     "physics.json": "physics",
@@ -72,17 +73,7 @@ def read_user_rules(path: Path) -> tuple[Rule, ...]:
 
     `id`, `when`, `effects` and `reason` are needed; the rest is known to be the user's.
     """
-    import yaml
-
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSettingError(f"rules file {str(path)!r} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        what = " ".join(str(error).split())
-        raise DataFileError(
-            path.name, None, None, f"is no YAML: {what}", "a list of rules"
-        ) from None
+    content: Any = read_yaml(path, "rules file", "a list of rules")
     rows = _rules(path.name, content, "user", needs=_USER_NEEDS)
     return _unique(rows, path.name)
 
