@@ -114,8 +114,8 @@ def _values(question: Question, verdicts: Verdicts, adapts: bool) -> Hyperparame
     if "lora_r" in values and "lora_r" not in given:
         values["lora_r"] = int(values["lora_r"])
     rank = facts.lora_r
-    if facts.technique in SCALED and rank and "lora_alpha" not in values | given:
-        values["lora_alpha"] = ALPHA_OVER_RANK * rank
+    if facts.technique in SCALED and rank and "lora_alpha" not in {*values, *given}:
+        values["lora_alpha"] = int(ALPHA_OVER_RANK * rank)
     if "reference_model" in given:
         # In TRL the weight of the distance decides whether there is a reference.
         weight = values.get("beta") or KEPT_REFERENCE

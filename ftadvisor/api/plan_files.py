@@ -253,8 +253,9 @@ def _in_file(file: str, field: str, error: FtadvisorError) -> DataFileError:
             field = f"settings.{word}"
         elif word in ("technique", "objective"):
             field = word
+    message = error.message.replace(" (`ftadvisor estimate --help` shows all)", "")
     write = " or ".join(_as_written(s) for s in error.suggestions)
-    return DataFileError(file, None, field, error.message.rstrip("."), write)
+    return DataFileError(file, None, field, message.rstrip("."), write)
 
 
 def _as_written(suggestion: str) -> str:
