@@ -57,11 +57,16 @@ class Verdicts:
         """Settings that any rule speaks of."""
         return tuple(dict.fromkeys(e.setting for _, e in self.effects(Set)))
 
-    def limited(self, name: str, value: float) -> tuple[float, Rule | None]:
-        """A number moved inside the bounds that rules set; the rule that moved it, if one did."""
+    def limited(self, name: str, value: float, said_by: Rule) -> tuple[float, Rule | None]:
+        """A number moved inside the bounds that rules set; the rule that moved it, if one did.
+
+        A bound does not move what a stronger layer says, and of two bounds that exclude each other
+        the stronger rule's is kept.
+        """
         moved_by: Rule | None = None
-        for rule, bound in self.effects(Limit):
-            if bound.setting != name:
+        layer = LAYERS.index(said_by.layer)
+        for rule, bound in reversed([*self.effects(Limit)]):
+            if bound.setting != name or LAYERS.index(rule.layer) > layer:
                 continue
             if bound.at_least is not None and value < bound.at_least:
                 value, moved_by = bound.at_least, rule

@@ -109,7 +109,7 @@ def _values(question: Question, verdicts: Verdicts, adapts: bool) -> Hyperparame
         fired[name] = found
         values[name] = found.value
         if isinstance(found.value, int | float) and not isinstance(found.value, bool):
-            values[name], by = verdicts.limited(name, found.value)
+            values[name], by = verdicts.limited(name, found.value, found.rule)
             moved += [(name, by)] if by else []
     if "lora_r" in values and "lora_r" not in given:
         values["lora_r"] = int(values["lora_r"])

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ftadvisor.advice.choice import Candidate
 from ftadvisor.advice.question import Question
+from ftadvisor.advice.table import Candidate
 from ftadvisor.api.estimate import Subject, estimate_subject
 from ftadvisor.api.situation import Situation
 from ftadvisor.configuration.applicable import LENGTHS, Run, applicable
