@@ -109,9 +109,17 @@ def _quality(
 
 def _avoided(verdicts: Verdicts) -> dict[str, str]:
     found: dict[str, str] = {}
+    wanted = {
+        name
+        for rule, effect in verdicts.effects(Recommend)
+        if rule.layer == "user"
+        for name in effect.techniques
+    }
     for rule, effect in verdicts.effects(Avoid):
         for name in effect.techniques:
-            found.setdefault(name, rule.id)
+            # What the person's own rule recommends, only another one of theirs forbids.
+            if rule.layer == "user" or name not in wanted:
+                found.setdefault(name, rule.id)
     return found
 
 

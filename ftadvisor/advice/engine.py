@@ -51,7 +51,7 @@ class Verdicts:
 
     def objective(self) -> Fired | None:
         """What to train for: the strongest rule's list, best first."""
-        return _winner([(r, e.objectives) for r, e in self.effects(Objectives)])
+        return _winner([(r, e.objectives) for r, e in self.effects(Objectives)], first=True)
 
     def setting_names(self) -> tuple[str, ...]:
         """Settings that any rule speaks of."""
@@ -113,10 +113,11 @@ def strength(rule: Rule) -> tuple[int, int, int]:
     return (LAYERS.index(rule.layer), -len(rule.when), CONFIDENCES.index(rule.confidence))
 
 
-def _winner(said: Sequence[tuple[Rule, Any]]) -> Fired | None:
+def _winner(said: Sequence[tuple[Rule, Any]], *, first: bool = False) -> Fired | None:
+    """What the strongest says; of lists that are in order, only the `first` entry is followed."""
     if not said:
         return None
     rule, value = said[0]
-    others = [other for other, its in said[1:] if its != value]
+    others = [o for o, its in said[1:] if (its[0] != value[0] if first else its != value)]
     tied = tuple(other.id for other in others if strength(other) == strength(rule))
     return Fired(rule, value, tuple(other.id for other in others), tied)

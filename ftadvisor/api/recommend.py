@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Unpack
 
 from ftadvisor.advice import reasons as why
 from ftadvisor.advice.choice import Chosen, choose, fits_unquantized, pareto
+from ftadvisor.advice.disagreements import disagreements
 from ftadvisor.advice.engine import Verdicts, holding
 from ftadvisor.advice.flips import flips
 from ftadvisor.advice.quality import Pooled, pooled_quality
@@ -207,6 +208,7 @@ def _standings(a: Answer) -> tuple[Standing, ...]:
 
 def _warnings(situation: Situation, a: Answer, plan: Plan | None) -> Iterable[str]:
     yield from why.warnings(a.question, a.chosen, a.verdicts, a.pooled)
+    yield from disagreements(a.chosen, a.verdicts, a.pooled)
     yield from dataset_of(situation.profile)
     budget, deadline = situation.wish.budget_usd, situation.wish.deadline_seconds
     if plan is None:

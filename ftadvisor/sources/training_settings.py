@@ -34,3 +34,14 @@ PLAN_SETTINGS: Final = tuple(
     dict.fromkeys([*(n for n in Options.__annotations__ if n not in NO_SETTINGS), *TRAINING])
 )
 """Names that a plan's settings, or a rule, may use."""
+
+RULED: Final = tuple(
+    name
+    for name in PLAN_SETTINGS
+    if name
+    not in {
+        "micro_batch_size", "gradient_accumulation_steps", "max_length", "mean_length",
+        "longest_length", "num_images", "strategy", "trainer", "price", "precision",
+    }
+)  # fmt: skip
+"""Those that a rule may set: the others are found by the search, or stated by the person."""
