@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,18 +136,30 @@ def _recommended(question: Question, verdicts: Verdicts) -> dict[str, tuple[str,
 
 
 def pareto(chosen: Chosen) -> frozenset[str]:
-    """Techniques that no other one beats: at least as good in quality (within the noise), memory,
-    time and cost, and better in one. Unknown quality keeps a technique off the front."""
-    rows = {
-        name: (
-            -(points if (points := chosen.points.get(name)) is not None else NEVER),
-            c.number("device_bytes"),
-            c.number("total_seconds"),
-            c.total_usd if c.total_usd is not None else c.number("gpu_hours"),
-        )
-        for name, c in chosen.of_technique.items()
-        if chosen.points.get(name) is not None
-    }
+    """Techniques that no other one beats in quality, memory, time or cost.
+
+    Unknown quality keeps a technique off the front.
+    """
+    return front(
+        {
+            name: (
+                points,
+                c.number("device_bytes"),
+                c.number("total_seconds"),
+                c.total_usd if c.total_usd is not None else c.number("gpu_hours"),
+            )
+            for name, c in chosen.of_technique.items()
+            if (points := chosen.points.get(name)) is not None
+        }
+    )
+
+
+def front(rows: Mapping[str, tuple[float, ...]]) -> frozenset[str]:
+    """Names that no other one beats: at least as good in all, and better in one.
+
+    The first figure is quality in points, more is better, and a difference within the noise is a
+    tie; of the others less is better.
+    """
     return frozenset(
         name
         for name, own in rows.items()
@@ -155,10 +168,9 @@ def pareto(chosen: Chosen) -> frozenset[str]:
 
 
 def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether `one` is better in something and worse in nothing; a tie in quality is one."""
     quality = one[0] - other[0]
-    if quality >= TIED_POINTS:
+    if quality <= -TIED_POINTS:
         return False
     no_worse = all(a <= b for a, b in zip(one[1:], other[1:], strict=True))
     better = any(a < b for a, b in zip(one[1:], other[1:], strict=True))
-    return no_worse and (better or quality <= -TIED_POINTS)
+    return no_worse and (better or quality >= TIED_POINTS)
