@@ -16,6 +16,9 @@ from time import perf_counter
 import numpy
 
 from ftadvisor import estimate
+from ftadvisor.advice.question import Question
+from ftadvisor.api.recommender import answer, situation_of
+from ftadvisor.api.situation import question_of
 from ftadvisor.configuration.settings import resolve
 from ftadvisor.estimation.prediction import adapter_of, predict_memory
 from ftadvisor.estimation.time import step_time
@@ -42,6 +45,7 @@ RECOMMEND = [
 ]  # fmt: skip
 RECOMMEND_YARDSTICK = ["-c", "import pydantic, rich.console, numpy"]
 COMMAND_RUNS = 11
+WIDE = 100_000
 
 
 def seconds_of(work: Callable[[], object], runs: int) -> float:
@@ -107,6 +111,30 @@ def varied(one: Settings, count: int) -> Settings:
     )
 
 
+def wide_question() -> Question:
+    """A question with more than 100,000 candidates: an 8B model, every GPU that has a price."""
+    given = {
+        "use_case": "instruction", "data_format": "instruction", "num_examples": 20_000,
+        "mean_length": 450, "budget_usd": 50,
+    }  # fmt: skip
+    question = question_of(situation_of(None, "any", None, None, given), "llama3.1-8b")
+    counts = (1, 2, 3, 4, 6, 8, 12, 16)
+    return replace(question, offers=tuple(o._replace(counts=counts) for o in question.offers))
+
+
+def candidates_per_second(runs: int = 3) -> float:
+    """Candidates that are evaluated and chosen from in a second, in a search of 100,000 or more."""
+    question = wide_question()
+    sizes: list[int] = []
+
+    def work() -> None:
+        sizes.append(answer(question).found.num_candidates)
+
+    work()
+    assert sizes[0] >= WIDE, sizes
+    return sizes[0] / seconds_of(work, runs)
+
+
 def command_seconds(arguments: Sequence[str]) -> float:
     """A whole Python process, its modules compiled [s]; exit code 1 only says that nothing fits."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -124,6 +152,9 @@ def main() -> None:
     """Print all figures."""
     print(f"one estimate()       {one_estimate_seconds() / MICROSECOND:10,.0f} µs")
     print(f"settings at once     {settings_per_second():10,.0f} a second, memory and time of each")
+    per_second = candidates_per_second(runs=9)
+    print(f"candidates searched  {per_second:10,.0f} a second, chosen from too")
+    print(f"{WIDE:,} candidates   {WIDE / per_second / MILLISECOND:10,.0f} ms")
     for name, command, imports, yardstick in (
         ("estimate", COMMAND, "pydantic, rich", YARDSTICK),
         ("recommend", RECOMMEND, "pydantic, rich, numpy", RECOMMEND_YARDSTICK),

@@ -23,7 +23,7 @@ from ftadvisor.estimation.prediction import adapter_of
 from ftadvisor.render.document import Column, Table, Words
 from ftadvisor.render.markdown import markdown
 from ftadvisor.sources.models import find_model
-from ftadvisor.sources.rules import FACTS
+from ftadvisor.sources.rule_clauses import FACTS
 from ftadvisor.sources.techniques import find_technique
 from ftadvisor.sources.trainers import DEFAULT_TRAINER, find_trainer
 from ftadvisor.sources.workloads import reference_workload

@@ -33,6 +33,7 @@ ANSWER_KEYS = {
     "plan", "reasons", "rejected", "alternatives", "flips", "evaluation", "warnings",
 }  # fmt: skip
 PLAN_KEYS = {
+    "workload",
     "schema_version", "model", "dataset", "hardware", "technique", "objective", "settings", "seed",
     "estimate",
 }  # fmt: skip

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from ftadvisor.advice.engine import Verdicts
 from ftadvisor.advice.quality import TIED_POINTS, Pooled, Standing
-from ftadvisor.advice.question import Offer, Question
-from ftadvisor.advice.search import Evaluated, Found
+from ftadvisor.advice.question import Question
+from ftadvisor.advice.table import NEVER, Candidate, Limits, Table
 from ftadvisor.configuration.settings import FOUR_BIT
 from ftadvisor.schema.rule import Avoid, Recommend
 
-NEVER = float("-inf")
 SPOILT_POINTS = 100.0
 """What an avoided technique is short of: it is taken only where nothing else can be."""
 MEMORY_WITHOUT_GPU = 0.25
@@ -25,51 +23,6 @@ TIED_SHARE = 0.5
 """Of a difference within the noise: it counts, but half."""
 UNKNOWN_POINTS = 50.0
 """The same for one whose quality nobody has compared."""
-
-
-class Candidate(NamedTuple):
-    """One entry of the arrays."""
-
-    evaluated: Evaluated
-    place: int
-    utility: float
-
-    @property
-    def technique(self) -> str:
-        """The technique's id."""
-        return self.evaluated.structure.technique.id
-
-    def number(self, name: str) -> float:
-        """One of the arrays' values here."""
-        return float(getattr(self.evaluated, name)[self.place])
-
-    @property
-    def offer(self) -> Offer | None:
-        """The GPUs; None: none was named."""
-        index = int(self.evaluated.offer_index[self.place])
-        return self.evaluated.offers[index] if index >= 0 else None
-
-    @property
-    def total_usd(self) -> float | None:
-        """Expected cost; None: no price is known."""
-        usd = self.number("total_usd")
-        return None if math.isnan(usd) else usd
-
-    def setting(self, name: str) -> Any:
-        """One of the settings' values here, as a plain number."""
-        value = getattr(self.evaluated.settings, name)
-        return value[self.place].item() if hasattr(value, "shape") and value.shape else value
-
-
-class Limits(NamedTuple):
-    """Which of the person's limits a technique's candidates keep."""
-
-    fits: bool
-    in_budget: bool
-    in_time: bool
-    least_device_bytes: float
-    least_usd: float | None
-    least_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,94 +40,52 @@ class Chosen:
     """Technique to the rules that recommend it."""
 
 
-def choose(question: Question, found: Found, verdicts: Verdicts, pooled: Pooled) -> Chosen:
+def choose(question: Question, table: Table, verdicts: Verdicts, pooled: Pooled) -> Chosen:
     """The candidate of most utility that fits, costs and takes no more than allowed."""
-    names = list(dict.fromkeys(e.structure.technique.id for e in found.evaluated))
+    names = tuple(table.spans)
     points = {n: s.points if (s := pooled.standings.get(n)) else None for n in names}
-    avoided = _avoided(question, verdicts)
+    avoided = _avoided(verdicts)
     recommended = _recommended(question, verdicts)
     careful = {n: _careful(pooled.standings.get(n)) for n in names}
-    worth = {n: _quality(n, careful, avoided, recommended, question) for n in names}
+    value = utility(question, table)
     best: dict[str, Candidate] = {}
-    limits: dict[str, Limits] = {}
-    for name in names:
-        own = [e for e in found.evaluated if e.structure.technique.id == name]
-        limits[name] = _limits(question, _as_named(question, own))
-        candidates = [c for e in own if (c := _best_of(question, e, worth[name])) is not None]
-        if candidates:
-            best[name] = max(candidates, key=lambda c: c.utility)
+    for name in table.spans:
+        worth = _quality(name, careful, avoided, recommended, question)
+        found = table.best(value, [name])
+        if found is not None:
+            best[name] = found._replace(utility=worth + found.utility)
     open_to = [c for name, c in best.items() if question.technique in (None, name)]
     chosen = max(open_to, key=lambda c: c.utility, default=None)
-    return Chosen(chosen, best, limits, points, avoided, recommended)
+    return Chosen(chosen, best, table.limits, points, avoided, recommended)
 
 
-def utility(question: Question, e: Evaluated) -> Any:
-    """Points that time, cost and memory are worth, an array; more is better.
+def utility(question: Question, table: Table) -> Any:
+    """Points that time, cost and memory are worth, an array; minus infinity: not allowed.
 
     A halving is worth what the goal says, so the logarithm counts.
     """
     import numpy
 
     worth = question.worth
-    if not e.offers:
+    if not table.has_offers:
         # Without a GPU there is no time: a smaller run is one that more cards can do.
-        return -max(worth.memory, MEMORY_WITHOUT_GPU) * numpy.log2(e.device_bytes)
-    found: Any = -worth.memory * numpy.log2(e.device_bytes)
-    doubling = worth.gpus["at_hand"]
-    doubling = doubling + e.rented * (worth.gpus["rented"] - doubling)
-    found = found - doubling * numpy.log2(e.settings.num_gpus)
-    found = found - worth.time * numpy.log2(e.total_seconds + worth.unfelt_seconds)
-    return found - worth.cost * numpy.log2(spent(e))
+        found: Any = -max(worth.memory, MEMORY_WITHOUT_GPU) * table.log_device_bytes
+    else:
+        doubling = worth.gpus["at_hand"]
+        doubling = doubling + table.rented * (worth.gpus["rented"] - doubling)
+        found = -worth.memory * table.log_device_bytes - doubling * table.log_gpus
+        found = found - worth.time * table.log_seconds - worth.cost * table.log_spent
+    return numpy.where(table.allowed, found - table.savings, NEVER)
 
 
-def spent(e: Evaluated) -> Any:
-    """USD, or GPU-hours where no offer has a price: what a halving of cost is about."""
-    import numpy
-
-    return e.gpu_hours if numpy.isnan(e.total_usd).any() else e.total_usd
-
-
-def allowed(question: Question, e: Evaluated) -> Any:
-    """Where a candidate fits and keeps to budget and deadline, an array."""
-    found: Any = e.fits
-    if not e.offers:
-        return found
-    if question.budget_usd is not None:
-        # Not a number: a price that is not known exceeds no budget.
-        found = found & ~(e.total_usd > question.budget_usd)
-    if question.deadline_seconds is not None:
-        found = found & (e.total_seconds <= question.deadline_seconds)
-    return found
-
-
-def fits_unquantized(question: Question, found: Found) -> bool | None:
+def fits_unquantized(table: Table) -> bool | None:
     """Whether LoRA on a 16-bit base is among what can be run; None: it was not weighed."""
     own = [
-        e
-        for e in found.evaluated
+        bool(table.allowed[start : start + e.size].any())
+        for start, e in zip(table.starts, table.evaluated, strict=False)
         if e.structure.technique.id == "lora" and e.settings.quantization == "none"
     ]
-    return any(bool(allowed(question, e).any()) for e in own) if own else None
-
-
-def _savings(question: Question, e: Evaluated) -> float:
-    """Points that a structure must be worth besides, for what it risks to save memory."""
-    return sum(
-        points
-        for name, by_value in question.worth.needed_only.items()
-        for value, points in by_value.items()
-        if getattr(e.settings, name) == value and name not in question.options
-    )
-
-
-def _best_of(question: Question, e: Evaluated, quality: float) -> Candidate | None:
-    import numpy
-
-    quality -= _savings(question, e)
-    value = numpy.where(allowed(question, e), quality + utility(question, e), NEVER)
-    index = int(value.argmax())
-    top = float(value[index])
-    return None if top == NEVER else Candidate(e, index, top)
+    return any(own) if own else None
 
 
 def _careful(standing: Standing | None) -> float | None:
@@ -207,11 +118,19 @@ def _quality(
     return question.worth.recommended * min(len(recommended.get(name, ())), 2) - short
 
 
-def _avoided(question: Question, verdicts: Verdicts) -> dict[str, str]:
+def _avoided(verdicts: Verdicts) -> dict[str, str]:
     found: dict[str, str] = {}
+    wanted = {
+        name
+        for rule, effect in verdicts.effects(Recommend)
+        if rule.layer == "user"
+        for name in effect.techniques
+    }
     for rule, effect in verdicts.effects(Avoid):
         for name in effect.techniques:
-            found.setdefault(name, rule.id)
+            # What the person's own rule recommends, only another one of theirs forbids.
+            if rule.layer == "user" or name not in wanted:
+                found.setdefault(name, rule.id)
     return found
 
 
@@ -226,43 +145,31 @@ def _recommended(question: Question, verdicts: Verdicts) -> dict[str, tuple[str,
     return found
 
 
-def _as_named(question: Question, own: Sequence[Evaluated]) -> Sequence[Evaluated]:
-    """LoRA is on a 16-bit base unless the person says otherwise; on 8 bits it is a makeshift."""
-    if "quantization" in question.options:
-        return own
-    return [e for e in own if e.settings.quantization != "int8"] or own
+def pareto(chosen: Chosen) -> frozenset[str]:
+    """Techniques that no other one beats in quality, memory, time or cost.
 
-
-def _limits(question: Question, own: Sequence[Evaluated]) -> Limits:
-    fits = [e for e in own if e.fits.any()]
-    usd = [float(e.total_usd[e.fits].min()) for e in fits]
-    usd = [u for u in usd if not math.isnan(u)]
-    seconds = [float(e.total_seconds[e.fits].min()) for e in fits if e.offers]
-    least_usd, least_seconds = min(usd, default=None), min(seconds, default=None)
-    budget, deadline = question.budget_usd, question.deadline_seconds
-    return Limits(
-        fits=bool(fits),
-        in_budget=budget is None or least_usd is None or least_usd <= budget,
-        in_time=deadline is None or least_seconds is None or least_seconds <= deadline,
-        least_device_bytes=min((float(e.device_high_bytes.min()) for e in own), default=0.0),
-        least_usd=least_usd,
-        least_seconds=least_seconds,
+    Unknown quality keeps a technique off the front.
+    """
+    return front(
+        {
+            name: (
+                points,
+                c.number("device_bytes"),
+                c.number("total_seconds"),
+                c.total_usd if c.total_usd is not None else c.number("gpu_hours"),
+            )
+            for name, c in chosen.of_technique.items()
+            if (points := chosen.points.get(name)) is not None
+        }
     )
 
 
-def pareto(chosen: Chosen) -> frozenset[str]:
-    """Techniques that no other one beats: at least as good in quality (within the noise), memory,
-    time and cost, and better in one. Unknown quality keeps a technique off the front."""
-    rows = {
-        name: (
-            -(points if (points := chosen.points.get(name)) is not None else NEVER),
-            c.number("device_bytes"),
-            c.number("total_seconds"),
-            c.total_usd if c.total_usd is not None else c.number("gpu_hours"),
-        )
-        for name, c in chosen.of_technique.items()
-        if chosen.points.get(name) is not None
-    }
+def front(rows: Mapping[str, tuple[float, ...]]) -> frozenset[str]:
+    """Names that no other one beats: at least as good in all, and better in one.
+
+    The first figure is quality in points, more is better, and a difference within the noise is a
+    tie; of the others less is better.
+    """
     return frozenset(
         name
         for name, own in rows.items()
@@ -271,10 +178,9 @@ def pareto(chosen: Chosen) -> frozenset[str]:
 
 
 def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether `one` is better in something and worse in nothing; a tie in quality is one."""
     quality = one[0] - other[0]
-    if quality >= TIED_POINTS:
+    if quality <= -TIED_POINTS:
         return False
     no_worse = all(a <= b for a, b in zip(one[1:], other[1:], strict=True))
     better = any(a < b for a, b in zip(one[1:], other[1:], strict=True))
-    return no_worse and (better or quality <= -TIED_POINTS)
+    return no_worse and (better or quality >= TIED_POINTS)

@@ -51,17 +51,22 @@ class Verdicts:
 
     def objective(self) -> Fired | None:
         """What to train for: the strongest rule's list, best first."""
-        return _winner([(r, e.objectives) for r, e in self.effects(Objectives)])
+        return _winner([(r, e.objectives) for r, e in self.effects(Objectives)], first=True)
 
     def setting_names(self) -> tuple[str, ...]:
         """Settings that any rule speaks of."""
         return tuple(dict.fromkeys(e.setting for _, e in self.effects(Set)))
 
-    def limited(self, name: str, value: float) -> tuple[float, Rule | None]:
-        """A number moved inside the bounds that rules set; the rule that moved it, if one did."""
+    def limited(self, name: str, value: float, said_by: Rule) -> tuple[float, Rule | None]:
+        """A number moved inside the bounds that rules set; the rule that moved it, if one did.
+
+        A bound does not move what a stronger layer says, and of two bounds that exclude each other
+        the stronger rule's is kept.
+        """
         moved_by: Rule | None = None
-        for rule, bound in self.effects(Limit):
-            if bound.setting != name:
+        layer = LAYERS.index(said_by.layer)
+        for rule, bound in reversed([*self.effects(Limit)]):
+            if bound.setting != name or LAYERS.index(rule.layer) > layer:
                 continue
             if bound.at_least is not None and value < bound.at_least:
                 value, moved_by = bound.at_least, rule
@@ -108,10 +113,11 @@ def strength(rule: Rule) -> tuple[int, int, int]:
     return (LAYERS.index(rule.layer), -len(rule.when), CONFIDENCES.index(rule.confidence))
 
 
-def _winner(said: Sequence[tuple[Rule, Any]]) -> Fired | None:
+def _winner(said: Sequence[tuple[Rule, Any]], *, first: bool = False) -> Fired | None:
+    """What the strongest says; of lists that are in order, only the `first` entry is followed."""
     if not said:
         return None
     rule, value = said[0]
-    others = [other for other, its in said[1:] if its != value]
+    others = [o for o, its in said[1:] if (its[0] != value[0] if first else its != value)]
     tied = tuple(other.id for other in others if strength(other) == strength(rule))
     return Fired(rule, value, tuple(other.id for other in others), tied)

@@ -9,7 +9,7 @@ from ftadvisor.advice.choice import Chosen, choose
 from ftadvisor.advice.engine import Verdicts, holding, holds
 from ftadvisor.advice.quality import pooled_quality
 from ftadvisor.advice.question import Question
-from ftadvisor.advice.search import Found
+from ftadvisor.advice.table import Table
 from ftadvisor.schema.rule import Clause, Rule
 from ftadvisor.schema.situation import Goal
 from ftadvisor.sources.goals import GoalWorth
@@ -31,13 +31,13 @@ GOALS: dict[Goal, str] = {
 
 
 def flips(
-    question: Question, found: Found, chosen: Chosen, worths: dict[Goal, GoalWorth]
+    question: Question, table: Table, chosen: Chosen, worths: dict[Goal, GoalWorth]
 ) -> tuple[str, ...]:
     """Sentences, each with what the answer would be then."""
     if chosen.best is None:
         return ()
-    said = [*_larger_card(question, chosen), *_other_data(question, found, chosen)]
-    said += _other_goals(question, found, chosen, worths)
+    said = [*_larger_card(question, chosen), *_other_data(question, table, chosen)]
+    said += _other_goals(question, table, chosen, worths)
     return tuple(dict.fromkeys(said))
 
 
@@ -59,7 +59,7 @@ def _larger_card(question: Question, chosen: Chosen) -> Iterator[str]:
         )
 
 
-def _other_data(question: Question, found: Found, chosen: Chosen) -> Iterator[str]:
+def _other_data(question: Question, table: Table, chosen: Chosen) -> Iterator[str]:
     """Thresholds of rules on the amount of data, and what is chosen on their other side."""
     assert chosen.best is not None
     for rule, clause in _thresholds(question):
@@ -68,7 +68,7 @@ def _other_data(question: Question, found: Found, chosen: Chosen) -> Iterator[st
         over = now < value
         facts = replace(question.facts, **{clause.fact: value if over else value * (1 - 1e-9)})
         verdicts = holding(question.rules, replace(facts, objective=question.objective))
-        then = choose(question, found, verdicts, pooled_quality(verdicts)).best
+        then = choose(question, table, verdicts, pooled_quality(verdicts)).best
         if then is not None and then.technique != chosen.best.technique:
             word = "or more" if over else "or fewer"
             noun = COUNTED[clause.fact]
@@ -99,7 +99,7 @@ def _thresholds(question: Question) -> Iterator[tuple[Rule, Clause]]:
 
 
 def _other_goals(
-    question: Question, found: Found, chosen: Chosen, worths: dict[Goal, GoalWorth]
+    question: Question, table: Table, chosen: Chosen, worths: dict[Goal, GoalWorth]
 ) -> Iterator[str]:
     assert chosen.best is not None
     for goal, worth in worths.items():
@@ -109,6 +109,6 @@ def _other_goals(
         verdicts: Verdicts = holding(
             question.rules, replace(question.facts, goal=goal, objective=question.objective)
         )
-        then = choose(other, found, verdicts, pooled_quality(verdicts)).best
+        then = choose(other, table, verdicts, pooled_quality(verdicts)).best
         if then is not None and then.technique != chosen.best.technique:
             yield f"if {GOALS[goal]}: {then.technique}"

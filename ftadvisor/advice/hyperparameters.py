@@ -24,6 +24,12 @@ DEFAULTS: dict[str, Any] = {
     "global_batch_size": 16,
 }
 """Where no rule speaks: `Hyperparameters.unruled` names those that were needed."""
+KEPT_REFERENCE = 0.04
+"""The weight of the distance to the reference where a reference is asked for and no rule gives one:
+DeepSeekMath's GRPO, arXiv:2402.03300, section 4.1.4."""
+ALPHA_OVER_RANK = 2
+SCALED = frozenset({"lora", "dora", "qlora", "adalora"})
+"""What the rules alpha-r* have in common, for a rank of the person's between theirs."""
 LORA_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -78,7 +84,7 @@ def hyperparameters(question: Question, technique: str, *, adapts: bool) -> Hype
     first = _values(question, holding(question.rules, facts), adapts)
     batch, epochs = first.global_batch_size, first.num_train_epochs
     steps = math.ceil(question.workload.num_examples / batch * epochs)
-    rank = first.values.get("lora_r")
+    rank = question.options.get("lora_r", first.values.get("lora_r"))
     facts = replace(
         facts,
         num_steps=float(steps),
@@ -90,6 +96,7 @@ def hyperparameters(question: Question, technique: str, *, adapts: bool) -> Hype
 
 def _values(question: Question, verdicts: Verdicts, adapts: bool) -> Hyperparameters:
     given: Mapping[str, Any] = question.options
+    facts = verdicts.facts
     values: dict[str, Any] = {}
     fired: dict[str, Fired] = {}
     moved: list[tuple[str, Rule]] = []
@@ -102,10 +109,17 @@ def _values(question: Question, verdicts: Verdicts, adapts: bool) -> Hyperparame
         fired[name] = found
         values[name] = found.value
         if isinstance(found.value, int | float) and not isinstance(found.value, bool):
-            values[name], by = verdicts.limited(name, found.value)
+            values[name], by = verdicts.limited(name, found.value, found.rule)
             moved += [(name, by)] if by else []
     if "lora_r" in values and "lora_r" not in given:
         values["lora_r"] = int(values["lora_r"])
+    rank = facts.lora_r
+    if facts.technique in SCALED and rank and "lora_alpha" not in {*values, *given}:
+        values["lora_alpha"] = int(ALPHA_OVER_RANK * rank)
+    if "reference_model" in given:
+        # In TRL the weight of the distance decides whether there is a reference.
+        weight = values.get("beta") or KEPT_REFERENCE
+        values["beta"] = weight if given["reference_model"] else 0.0
     targets = values.get("lora_target_modules")
     if isinstance(targets, str):
         values["lora_target_modules"] = (targets,)

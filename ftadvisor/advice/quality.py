@@ -45,11 +45,21 @@ class Contradiction(NamedTuple):
     pooled: float
 
 
+class Outranked(NamedTuple):
+    """Comparisons that one of the person's own stands in the place of."""
+
+    rule: str
+    comparison: Quality
+    others: tuple[tuple[str, float], ...]
+    """Rules and their points, the same way round."""
+
+
 class Pooled(NamedTuple):
     """All techniques that the evidence reaches."""
 
     standings: dict[str, Standing]
     contradictions: tuple[Contradiction, ...]
+    outranked: tuple[Outranked, ...] = ()
 
 
 def pooled_quality(verdicts: Verdicts) -> Pooled:
@@ -58,7 +68,11 @@ def pooled_quality(verdicts: Verdicts) -> Pooled:
 
 
 def pool(comparisons: Sequence[tuple[Rule, Quality]]) -> Pooled:
-    """Weighted least squares over comparisons; only what is joined to the reference."""
+    """Weighted least squares over comparisons; only what is joined to the reference.
+
+    Of two techniques that the person compares, nobody else's comparison counts.
+    """
+    comparisons, outranked = _followed(comparisons)
     names = _joined([c for _, c in comparisons])
     used = [(r, c) for r, c in comparisons if c.technique in names and c.versus in names]
     place = {name: i for i, name in enumerate(n for n in names if n != REFERENCE)}
@@ -91,7 +105,25 @@ def pool(comparisons: Sequence[tuple[Rule, Quality]]) -> Pooled:
         )
         for name in names
     }
-    return Pooled(standings, tuple(_contradictions(used, value)))
+    return Pooled(standings, tuple(_contradictions(used, value)), outranked)
+
+
+def _followed(
+    comparisons: Sequence[tuple[Rule, Quality]],
+) -> tuple[list[tuple[Rule, Quality]], tuple[Outranked, ...]]:
+    own = {frozenset(c[:2]) for r, c in comparisons if r.layer == "user"}
+    kept = [(r, c) for r, c in comparisons if r.layer == "user" or frozenset(c[:2]) not in own]
+    outranked: list[Outranked] = []
+    for rule, c in comparisons:
+        if rule.layer != "user":
+            continue
+        others = tuple(
+            (other.id, o.points if o.technique == c.technique else -o.points)
+            for other, o in comparisons
+            if other.layer != "user" and frozenset(o[:2]) == frozenset(c[:2])
+        )
+        outranked += [Outranked(rule.id, c, others)] if others else []
+    return kept, tuple(outranked)
 
 
 def _contradictions(

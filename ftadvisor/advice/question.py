@@ -42,6 +42,8 @@ class Question:
     """One situation, complete."""
 
     model: ModelSpec
+    name: str
+    """What finds the model again: the catalogue's id, else what the person wrote."""
     objective: str
     trainer: Trainer
     workload: Workload

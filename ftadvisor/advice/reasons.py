@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from ftadvisor.advice.choice import Candidate, Chosen
+from ftadvisor.advice.choice import Chosen
 from ftadvisor.advice.engine import Fired, Verdicts
 from ftadvisor.advice.quality import TIED_POINTS, Pooled
 from ftadvisor.advice.question import Question
 from ftadvisor.advice.search import Found
+from ftadvisor.advice.table import Candidate
 from ftadvisor.errors import FtadvisorError
 from ftadvisor.schema.plan import Measurement, Reason, Rejected
 from ftadvisor.schema.rule import (

@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from typing import Any, NamedTuple
 
+from ftadvisor.advice.grid import Grid, grid_of, lengths_of
 from ftadvisor.advice.hyperparameters import Hyperparameters, hyperparameters
 from ftadvisor.advice.question import Offer, Question
 from ftadvisor.configuration.effects import of_technique
@@ -34,10 +34,8 @@ from ftadvisor.schema.coefficients import Interval
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.technique import Technique
-from ftadvisor.sources.lengths import BatchLengths, batch_lengths
 from ftadvisor.units import HOUR
 
-MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 PACKABLE = frozenset({"sft", "clm", "cpt"})
 ONE_GPU = ("none",)
 SEVERAL_GPUS = ("ddp", "zero2", "zero3", "fsdp")
@@ -149,6 +147,10 @@ def _axes(
         axes["quantization"] = ("none", "int8")
     if technique.trains_base and bits:
         axes["optim"] = ("adamw_torch_fused", "adamw_8bit")
+    for name, fired in hyper.fired.items():
+        # What a convention says of an axis, the search may know better; a person's own rule not.
+        if name in axes and fired.rule.layer == "user":
+            axes[name] = (fired.value,)
     for name, value in technique.settings.items():
         if name in axes and name != "quantization":
             axes[name] = (value,)
@@ -266,14 +268,16 @@ def _repeated(memory: MemoryPrediction, size: int, many: int) -> MemoryPredictio
     """The memory of one GPU's candidates, for several GPUs side by side."""
     import numpy
 
-    def wide(bounded: Bounded) -> Bounded:
-        return Bounded(*(numpy.tile(numpy.broadcast_to(v, size), many) for v in bounded))
-
+    figures = (*memory.allocated, *memory.reserved, *memory.device, *memory.needed)
+    wide: Any = numpy.empty((len(figures), many, size))
+    for place, figure in enumerate(figures):
+        wide[place] = figure
+    rows: Any = wide.reshape(len(figures), many * size)
     return memory._replace(
-        allocated=wide(memory.allocated),
-        reserved=wide(memory.reserved),
-        device=wide(memory.device),
-        needed=wide(memory.needed),
+        allocated=Bounded(*rows[0:3]),
+        reserved=Bounded(*rows[3:6]),
+        device=Bounded(*rows[6:9]),
+        needed=Bounded(*rows[9:12]),
     )
 
 
@@ -287,14 +291,6 @@ def _tiled(settings: Settings, size: int, many: int) -> Settings:
         if getattr(value := getattr(settings, f.name), "shape", ()) == (size,)
     }
     return replace(settings, **arrays)
-
-
-class Grid(NamedTuple):
-    """The numbers of a structure, one entry a candidate."""
-
-    micro_batch_size: Number
-    num_gpus: Number
-    gradient_accumulation_steps: Number
 
 
 def _settings(
@@ -323,7 +319,7 @@ def _settings(
     together = 1
     if question.objective in ANSWERS_IN_GROUPS:
         together = int(resolved.settings.num_generations)
-    grid = _grid(question, batch, counts, together)
+    grid = grid_of(question, batch, counts, together)
     if grid is None:
         raise InvalidSettingError(
             f"no micro-batch divides a batch of {batch} into groups of {together} answers.",
@@ -334,66 +330,6 @@ def _settings(
         micro_batch_size=grid.micro_batch_size,
         num_gpus=grid.num_gpus,
         gradient_accumulation_steps=grid.gradient_accumulation_steps,
-        **_lengths(question, resolved.settings, grid.micro_batch_size),
+        **lengths_of(question, resolved.settings, grid.micro_batch_size),
     )
     return settings, resolved.technique, grid
-
-
-def _grid(question: Question, batch: int, counts: Sequence[int], together: int) -> Grid | None:
-    """Micro-batches and GPUs that make about the batch; `together`: answers of one prompt."""
-    import numpy
-
-    given = question.options
-    # KTO pairs the answers of a micro-batch: one alone is refused.
-    sizes = MICRO_BATCHES[1:] if question.objective == "kto" else MICRO_BATCHES
-    micro = [given["micro_batch_size"]] if "micro_batch_size" in given else sizes
-    steps = given.get("gradient_accumulation_steps")
-    rows: list[tuple[int, int, int]] = []
-    for size, gpus in itertools.product(micro, counts):
-        accumulation = steps or max(1, round(batch / (size * gpus)))
-        if (size * gpus * accumulation) % together:
-            continue
-        # A step must not hold more than was meant, unless one sequence on each GPU already does.
-        if size == micro[0] or size * gpus <= batch:
-            rows.append((size, gpus, accumulation))
-    if not rows:
-        return None
-    columns: Any = numpy.array(rows).T
-    return Grid(*columns)
-
-
-def _lengths(question: Question, one: Settings, micro: Number) -> dict[str, Number]:
-    """Lengths of padded batches for each micro-batch size, as `resolve` computes them for one."""
-    if one.packing:
-        return {}
-    import numpy
-
-    workload = question.workload
-    mean = question.options.get("mean_length") or min(workload.mean_tokens, one.max_length)
-    asked = question.options.get("longest_length") or workload.longest_tokens
-    longest = min(asked, one.max_length) if asked else None
-    sizes = [int(size) for size in micro]
-    found = {
-        size: _batch_lengths(one.max_length, mean, workload.deviation_tokens, longest, size)
-        for size in set(sizes)
-    }
-    ratio = workload.padded_over_mean
-    padded = [
-        found[size].mean_padded if ratio is None else min(mean * ratio, found[size].longest)
-        for size in sizes
-    ]
-    return {
-        "mean_length": mean,
-        "longest_length": numpy.array([found[size].longest for size in sizes]),
-        "typical_length": numpy.array([found[size].typical for size in sizes]),
-        "mean_padded_length": numpy.array(padded),
-    }
-
-
-@cache
-def _batch_lengths(
-    cap: float, mean: float, deviation: float | None, longest: float | None, size: int
-) -> BatchLengths:
-    return batch_lengths(
-        cap=cap, mean=mean, deviation=deviation, longest=longest, micro_batch_size=size
-    )

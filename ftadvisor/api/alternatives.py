@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-from ftadvisor.advice.choice import NEVER, Candidate, Chosen, allowed, spent
+from ftadvisor.advice.choice import Chosen
 from ftadvisor.advice.question import Question
-from ftadvisor.advice.search import Evaluated, Found
+from ftadvisor.advice.table import NEVER, Candidate, Table
 from ftadvisor.api.plans import plan_of
 from ftadvisor.api.situation import Situation
 from ftadvisor.schema.plan import Alternative
+from ftadvisor.schema.settings import Number
 
 WORTH_KNOWING_POINTS = 5.0
 """Further below the chosen technique, nobody wants it for being cheap."""
 
 
 def alternatives(
-    situation: Situation, question: Question, found: Found, chosen: Chosen
+    situation: Situation, question: Question, table: Table, chosen: Chosen
 ) -> tuple[Alternative, ...]:
     """The cheapest, the fastest, the best and the smallest, where they are other plans."""
     assert chosen.best is not None
     picks: list[tuple[str, Candidate]] = []
     if question.offers:
-        picks += _least(question, found, chosen, "cheapest", spent)
-        picks += _least(question, found, chosen, "fastest", lambda e: e.total_seconds)
+        picks += _least(table, chosen, "cheapest", table.spent)
+        picks += _least(table, chosen, "fastest", table.total_seconds)
     picks += _best_quality(chosen)
-    picks += _least(question, found, chosen, "least memory", lambda e: e.device_bytes)
+    picks += _least(table, chosen, "least memory", table.device_bytes)
     own = chosen.points.get(chosen.best.technique)
     rows: list[Alternative] = []
     for label, pick in picks:
@@ -45,19 +45,13 @@ def alternatives(
 
 
 def _least(
-    question: Question, found: Found, chosen: Chosen, label: str, of: Callable[[Evaluated], Any]
+    table: Table, chosen: Chosen, label: str, values: Number
 ) -> Iterator[tuple[str, Candidate]]:
     """The candidate with the least of something, of techniques good enough to be worth it."""
     import numpy
 
-    best: Candidate | None = None
-    for e in found.evaluated:
-        if not _worth_knowing(e.structure.technique.id, chosen):
-            continue
-        value = numpy.where(allowed(question, e), -of(e), NEVER)
-        place = int(value.argmax())
-        if value[place] > (best.utility if best else NEVER):
-            best = Candidate(e, place, float(value[place]))
+    names = [name for name in table.spans if _worth_knowing(name, chosen)]
+    best = table.best(numpy.where(table.allowed, -values, NEVER), names)
     if best is not None:
         yield label, best
 

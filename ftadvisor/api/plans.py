@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ftadvisor.advice.choice import Candidate
 from ftadvisor.advice.question import Question
+from ftadvisor.advice.table import Candidate
 from ftadvisor.api.estimator import Subject, estimate_subject
 from ftadvisor.api.situation import Situation
+from ftadvisor.configuration.applicable import LENGTHS, Run, applicable
 from ftadvisor.configuration.effects import of_technique
 from ftadvisor.schema.dataset import DatasetProfile
+from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan, PlanDataset, PlanHardware
+from ftadvisor.sources.techniques import find_technique
+from ftadvisor.sources.trainers import DEFAULT_TRAINER, TRAINERS_OF_OBJECTIVES
+from ftadvisor.sources.training_settings import PLAN_SETTINGS, TRAINING
 from ftadvisor.units import format_share
 
+SHOWN_FIRST = (
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs",
+    "global_batch_size", "micro_batch_size", "gradient_accumulation_steps", "max_length",
+    "packing", "beta", "num_generations", "max_completion_length",
+)  # fmt: skip
+"""Of a plan's settings: what its owner may want to change."""
 OUTSIDE = ("price", "technique", "learning_rate", "global_batch_size")
 """Given options that are no settings of the estimate."""
 UNBALANCED = 5
@@ -27,7 +38,7 @@ def plan_of(situation: Situation, question: Question, best: Candidate) -> Plan:
     structure, offer = best.evaluated.structure, best.offer
     options = candidate_options(question, best)
     subject = Subject(
-        name=question.model.id,
+        name=question.name,
         model=question.model,
         objective=question.objective,
         gpu=offer.gpu if offer else None,
@@ -37,28 +48,48 @@ def plan_of(situation: Situation, question: Question, best: Candidate) -> Plan:
         assumptions=(),
     )
     estimate = estimate_subject(subject, structure.technique)
-    trained = {k: v for k, v in structure.hyper.training_only.items() if k != "global_batch_size"}
-    settings = {**estimate.settings, **trained}
-    for name in ("learning_rate",):
-        settings[name] = question.options.get(name, settings[name])
-    settings["global_batch_size"] = (
-        settings["micro_batch_size"]
-        * settings["gradient_accumulation_steps"]
-        * settings["num_gpus"]
-    )
     profile = situation.profile
     return Plan(
-        model=question.model.id,
+        model=question.name,
         dataset=_dataset(profile) if profile else None,
         hardware=PlanHardware(
-            gpu=offer.gpu.id if offer else None, num_gpus=int(settings["num_gpus"])
+            gpu=offer.gpu.id if offer else None, num_gpus=int(estimate.settings["num_gpus"])
         ),
         technique=estimate.technique,
         objective=question.objective,
-        settings=settings,
+        workload=subject.workload,
+        settings=settings_of(subject, estimate, structure.hyper.training_only, question.options),
         seed=situation.wish.seed,
         estimate=estimate,
     )
+
+
+def settings_of(
+    subject: Subject, estimate: Estimate, training: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a plan says of its settings: all that the run has, nothing that it has not.
+
+    `training`: what only the trainer reads; `given`: what the person fixed.
+    """
+    resolved = estimate.settings
+    batch = resolved["micro_batch_size"] * resolved["gradient_accumulation_steps"]
+    found: dict[str, Any] = {**resolved, **training}
+    found |= {k: v for k, v in given.items() if k in TRAINING}
+    found["global_batch_size"] = batch * resolved["num_gpus"]
+    for name in LENGTHS:
+        # How long the data are is the workload's to say, unless the person says otherwise.
+        if name not in given or resolved["packing"]:
+            found.pop(name, None)
+    if resolved["fp8"]:
+        found["precision"] = "fp8"
+    if "price" in given:
+        found["price"] = given["price"]
+    usual = TRAINERS_OF_OBJECTIVES.get(subject.objective, DEFAULT_TRAINER)
+    if subject.trainer.id != usual:
+        found["trainer"] = subject.trainer.id
+    run = Run(find_technique(estimate.technique), subject.objective, subject.model.family)
+    ordered = {name: found[name] for name in (*SHOWN_FIRST, *PLAN_SETTINGS) if name in found}
+    return applicable(ordered, run)
 
 
 def candidate_options(question: Question, best: Candidate) -> dict[str, Any]:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 from ftadvisor.advice import reasons as why
-from ftadvisor.advice.choice import Candidate, Chosen, choose, fits_unquantized, pareto
+from ftadvisor.advice.choice import Chosen, choose, fits_unquantized, pareto
+from ftadvisor.advice.disagreements import disagreements
 from ftadvisor.advice.engine import Verdicts, holding
 from ftadvisor.advice.flips import flips
 from ftadvisor.advice.misses import missed
 from ftadvisor.advice.quality import Pooled, pooled_quality
 from ftadvisor.advice.question import Question
 from ftadvisor.advice.search import Found, search
+from ftadvisor.advice.table import Candidate, Table, tabulate
 from ftadvisor.api.alternatives import alternatives
 from ftadvisor.api.plans import dataset_of, plan_of
 from ftadvisor.api.remedies import remedies
@@ -47,6 +49,7 @@ class Answer(NamedTuple):
 
     question: Question
     found: Found
+    table: Table
     verdicts: Verdicts
     pooled: Pooled
     chosen: Chosen
@@ -160,26 +163,26 @@ def answer(question: Question, proposed: str = "") -> Answer:
     refusal = why.refusal(question, found)
     if refusal is not None:
         raise refusal
-    facts = replace(question.facts, fits_unquantized=fits_unquantized(question, found))
+    table = tabulate(question, found)
+    facts = replace(question.facts, fits_unquantized=fits_unquantized(table))
     question = replace(question, facts=facts)
     verdicts = holding(question.rules, facts)
     pooled = pooled_quality(verdicts)
-    return Answer(
-        question, found, verdicts, pooled, choose(question, found, verdicts, pooled), proposed
-    )
+    chosen = choose(question, table, verdicts, pooled)
+    return Answer(question, found, table, verdicts, pooled, chosen, proposed)
 
 
 def _recommendation(situation: Situation, a: Answer) -> Recommendation:
     question, chosen = a.question, a.chosen
     plan = plan_of(situation, question, chosen.best) if chosen.best else None
-    other = alternatives(situation, question, a.found, chosen) if plan else ()
+    other = alternatives(situation, question, a.table, chosen) if plan else ()
     return Recommendation(
         plan=plan,
         reasons=why.reasons(question, chosen, a.verdicts),
         rejected=why.rejected(question, a.found, chosen, a.pooled),
         alternatives=other,
         standings=_standings(a),
-        flips=flips(question, a.found, chosen, goal_worths()),
+        flips=flips(question, a.table, chosen, goal_worths()),
         evaluation=why.evaluation(a.verdicts),
         warnings=tuple(dict.fromkeys([*_warnings(situation, a, plan)])),
         remedies=() if plan else remedies(situation, question),
@@ -224,6 +227,7 @@ def _standings(a: Answer) -> tuple[Standing, ...]:
 
 def _warnings(situation: Situation, a: Answer, plan: Plan | None) -> Iterable[str]:
     yield from why.warnings(a.question, a.chosen, a.verdicts, a.pooled)
+    yield from disagreements(a.chosen, a.verdicts, a.pooled)
     yield from dataset_of(situation.profile)
     budget, deadline = situation.wish.budget_usd, situation.wish.deadline_seconds
     if plan is None:

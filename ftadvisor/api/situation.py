@@ -187,12 +187,19 @@ def question_of(situation: Situation, model: str) -> Question:
     )
     return Question(
         model=spec,
+        name=spec.id if found.row else model,
         objective=objective,
         trainer=trainer,
         workload=situation.workload,
         offers=situation.offers,
         techniques=_techniques(situation),
-        facts=replace(facts, objective=objective),
+        facts=replace(
+            facts,
+            objective=objective,
+            lora_r=options.get("lora_r"),
+            quantization=options.get("quantization"),
+            global_batch_size=situation.wish.fixed.get("global_batch_size"),
+        ),
         rules=situation.rules,
         goal=situation.wish.goal,
         worth=goal_worths()[situation.wish.goal],

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ftadvisor.schema.display import Displayed
 from ftadvisor.schema.estimate import Estimate
+from ftadvisor.schema.read_only import read_only, writable
+from ftadvisor.schema.workload import Workload
 
 SCHEMA_VERSION = 1
 """Of a plan file; a newer one is refused by name."""
@@ -18,9 +21,12 @@ class PlanDataset:
 
     path: str
     format: str | None
-    columns: dict[str, str]
-    """What a column is for, to its name in the file."""
+    columns: Mapping[str, str]
+    """What a column is for, to its name in the file. Read-only."""
     split: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", read_only(self.columns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +48,23 @@ class Plan:
     hardware: PlanHardware
     technique: str
     objective: str
-    settings: dict[str, Any]
-    """Every setting by its name in Transformers, PEFT, TRL or DeepSpeed."""
+    workload: Workload
+    """How much there is to train on, and so what the estimate is for."""
+    settings: Mapping[str, Any]
+    """Every setting that this run has, by its name in Transformers, PEFT, TRL or DeepSpeed.
+    Read-only."""
     seed: int
     estimate: Estimate
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", read_only(self.settings))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers, as JSON and YAML have them."""
-        return asdict(self)
+        found = cast("dict[str, Any]", writable(asdict(self)))
+        # Said once, among the settings.
+        del found["workload"]["num_train_epochs"]
+        return found
 
 
 class Reason(NamedTuple):
@@ -157,7 +172,10 @@ class Recommendation(Displayed):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers, as `recommend --json` prints them."""
-        found = asdict(self)
+        found = cast("dict[str, Any]", writable(asdict(self)))
+        found["plan"] = self.plan.as_dict() if self.plan else None
+        for row, alternative in zip(found["alternatives"], self.alternatives, strict=True):
+            row["plan"] = alternative.plan.as_dict()
         for name in ("reasons", "rejected", "standings", "evaluation", "remedies"):
             found[name] = [row._asdict() for row in getattr(self, name)]
         return found

@@ -15,7 +15,7 @@ class ReadOnlyDict(dict[str, Any]):
     __slots__ = ()
 
     def _refuse(self: Any, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError("an estimate cannot be changed; as_dict() gives a copy that can be")
+        raise TypeError("this cannot be changed; as_dict() gives a copy that can be")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
-from ftadvisor.errors import DataFileError, InvalidSettingError, UnknownNameError, quoted
+from ftadvisor.errors import DataFileError, UnknownNameError, near_misses, quoted
 from ftadvisor.schema import rule as schema
-from ftadvisor.schema.dataset import DataFormat
-from ftadvisor.schema.rule import Clause, Effect, Layer, Operator, Rule
-from ftadvisor.schema.settings import Objective, Quantization
-from ftadvisor.schema.situation import Accelerator, Facts, Goal, SizeClass, UseCase
+from ftadvisor.schema.rule import Effect, Layer, Rule
+from ftadvisor.schema.settings import Objective, Settings
 from ftadvisor.sources.data_files import data_dir, read_json
+from ftadvisor.sources.field_checks import (
+    NAMES,
+    POSITIVE,
+    TEXT,
+    Kind,
+    any_of,
+    number,
+    record_kinds,
+)
+from ftadvisor.sources.rule_clauses import nearest, read_clauses
 from ftadvisor.sources.techniques import technique_ids
+from ftadvisor.sources.training_settings import RULED, TRAINING
+from ftadvisor.sources.yaml_files import read_yaml
 
 FILES: dict[str, Layer] = {
     "physics.json": "physics",
@@ -27,8 +36,6 @@ FILES: dict[str, Layer] = {
 }
 """Each file of data/rules and what its rows yield to."""
 TEXTS = ("topic", "reason", "number", "source", "url", "date")
-FACTS = tuple(f.name for f in fields(Facts))
-OPERATORS: tuple[str, ...] = get_args(Operator)
 _ROW = ("id", *TEXTS, "when", "effects", "evidence", "confidence")
 _OPTIONAL = ("contradicts", "checked")
 _USER_NEEDS = ("id", "when", "effects", "reason")
@@ -72,17 +79,7 @@ def read_user_rules(path: Path) -> tuple[Rule, ...]:
 
     `id`, `when`, `effects` and `reason` are needed; the rest is known to be the user's.
     """
-    import yaml
-
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSettingError(f"rules file {str(path)!r} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        what = " ".join(str(error).split())
-        raise DataFileError(
-            path.name, None, None, f"is no YAML: {what}", "a list of rules"
-        ) from None
+    content: Any = read_yaml(path, "rules file", "a list of rules")
     rows = _rules(path.name, content, "user", needs=_USER_NEEDS)
     return _unique(rows, path.name)
 
@@ -137,7 +134,7 @@ def _rule(file: str, number: int, row: Any, layer: Layer, needs: tuple[str, ...]
     return Rule(
         **{key: given[key] for key in ("id", *TEXTS, "evidence", "confidence")},
         layer=layer,
-        when=_clauses(place, given["when"]),
+        when=read_clauses(place.wrong, given["when"]),
         effects=_effects(place, given["effects"]),
         contradicts=_contradicted(place, given.get("contradicts", [])),
     )
@@ -147,66 +144,6 @@ def _contradicted(place: _Place, ids: Any) -> tuple[str, ...]:
     if not isinstance(ids, list) or not all(isinstance(i, str) for i in cast("list[Any]", ids)):
         raise place.wrong("contradicts", "is no list of ids", "a list of rules' ids")
     return tuple(cast("list[str]", ids))
-
-
-def _clauses(place: _Place, when: Any) -> tuple[Clause, ...]:
-    if not isinstance(when, dict):
-        raise place.wrong("when", "is no object", "{fact: {operator: value}}")
-    found: list[Clause] = []
-    for fact, conditions in cast("dict[Any, Any]", when).items():
-        if fact not in FACTS:
-            raise place.wrong(f"when.{fact}", "is no fact", _nearest(fact, FACTS))
-        if not isinstance(conditions, dict) or not conditions:
-            raise place.wrong(f"when.{fact}", "is no condition", "{is: value} or {at_least: 8}")
-        for operator, value in cast("dict[Any, Any]", conditions).items():
-            found.append(_clause(place, fact, operator, value))
-    return tuple(found)
-
-
-def _clause(place: _Place, fact: str, operator: Any, value: Any) -> Clause:
-    field = f"when.{fact}.{operator}"
-    if operator not in OPERATORS:
-        raise place.wrong(field, "is no operator", " or ".join(OPERATORS))
-    if operator in ("in", "not_in"):
-        if not isinstance(value, list) or not value:
-            raise place.wrong(field, f"is {quoted(cast('Any', value))}", "a list of values")
-        value = tuple(cast("list[Any]", value))
-    if operator in ("below", "at_least") and not _is_number(value):
-        raise place.wrong(field, f"is {quoted(value)}", "a number")
-    if operator == "known" and not isinstance(value, bool):
-        raise place.wrong(field, f"is {quoted(value)}", "true or false")
-    known = _known_values().get(fact)
-    values = cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
-    for one in values:
-        if operator in ("is", "in", "not_in") and known is not None and one not in known:
-            raise place.wrong(field, f"is {quoted(one)}", _nearest(one, known))
-    return Clause(fact, operator, value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _nearest(value: Any, names: Iterable[str]) -> str:
-    names = tuple(names)
-    return " or ".join(UnknownNameError("", value, names).suggestions or names)
-
-
-@cache
-def _known_values() -> dict[str, tuple[Any, ...]]:
-    """What the facts that are names can be; techniques are a file."""
-    return {
-        "size_class": get_args(SizeClass),
-        "family": ("decoder", "encoder", "encdec"),
-        "modality": ("text", "vision"),
-        "use_case": get_args(UseCase),
-        "data_format": get_args(DataFormat),
-        "goal": get_args(Goal),
-        "accelerator": get_args(Accelerator),
-        "objective": get_args(Objective),
-        "quantization": get_args(Quantization),
-        "technique": technique_ids(),
-    }
 
 
 def _effects(place: _Place, effects: Any) -> tuple[Effect, ...]:
@@ -229,9 +166,9 @@ def _effect(place: _Place, number: int, effect: Any) -> Effect:
     try:
         return _READERS[name](given[name], given)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise place.wrong(
-            f"{field}.{name}", f"does not read: {error}", "see docs/rules.md"
-        ) from None
+        missing = isinstance(error, KeyError)
+        problem = f"has no {error.args[0]}" if missing else f"does not read: {error}"
+        raise place.wrong(f"{field}.{name}", problem, EXAMPLES[name]) from None
 
 
 def _names(value: Any, known: Iterable[str], noun: str) -> tuple[str, ...]:
@@ -240,36 +177,72 @@ def _names(value: Any, known: Iterable[str], noun: str) -> tuple[str, ...]:
         raise ValueError(f"it is no list of {noun}s")
     for name in names:
         if name not in known:
-            raise ValueError(f"no {noun} is called {quoted(name)}")
+            raise ValueError(f"no {noun} is called {quoted(name)} ({nearest(name, known)})")
     return tuple(names)
 
 
 def _quality(value: Any, _: dict[str, Any]) -> Effect:
     one, other = _names([value["technique"], value["versus"]], technique_ids(), "technique")
-    points, spread = float(value["points"]), float(value["spread"])
-    if not (-100 <= points <= 100 and 0 < spread <= 100):
+    points, spread = value["points"], value["spread"]
+    if not (number(-100, 101).holds(points) and number(1e-9, 101).holds(spread)):
         raise ValueError("points are -100 to 100, their spread above 0")
-    return schema.Quality(one, other, points, spread)
+    if one == other:
+        raise ValueError("a technique is no better than itself")
+    return schema.Quality(one, other, float(points), float(spread))
 
 
 def _set(value: Any, _: dict[str, Any]) -> Effect:
-    (setting, chosen), *more = cast("dict[str, Any]", value).items()
-    if more:
-        raise ValueError("one setting each")
+    setting, chosen = _only(value)
+    kind = _ruled_kinds().get(setting)
+    if kind is None:
+        near = near_misses(setting, _ruled_kinds())
+        raise ValueError(f"{quoted(setting)} is no setting of a rule's ({', '.join(near)})")
+    if not kind.holds(chosen):
+        raise ValueError(f"{setting} is {quoted(chosen)}, not {kind.write}")
     return schema.Set(setting, chosen)
 
 
 def _limit(value: Any, _: dict[str, Any]) -> Effect:
-    ((setting, bounds),) = cast("dict[str, dict[str, Any]]", value).items()
-    if not bounds or set(bounds) - {"at_least", "at_most"}:
+    setting, bounds = _only(value)
+    kind = _ruled_kinds().get(setting)
+    if kind is None or not kind.holds(1):
+        raise ValueError(f"{quoted(setting)} is no number that a rule can bound")
+    if not isinstance(bounds, dict) or not bounds or set(bounds) - {"at_least", "at_most"}:  # pyright: ignore[reportUnknownArgumentType]
         raise ValueError("at_least, at_most or both")
-    return schema.Limit(setting, bounds.get("at_least"), bounds.get("at_most"))
+    found = cast("dict[str, Any]", bounds)
+    if not all(number().holds(bound) for bound in found.values()):
+        raise ValueError("bounds are numbers from 0 on")
+    if found.get("at_least", 0) > found.get("at_most", float("inf")):
+        raise ValueError("at_least is above at_most")
+    return schema.Limit(setting, found.get("at_least"), found.get("at_most"))
+
+
+def _only(value: Any) -> tuple[str, Any]:
+    if not isinstance(value, dict) or len(cast("dict[Any, Any]", value)) != 1:
+        raise ValueError("one setting each")
+    ((setting, chosen),) = cast("dict[Any, Any]", value).items()
+    return str(setting), chosen
+
+
+@cache
+def _ruled_kinds() -> dict[str, Kind]:
+    """What a rule can set, and to what: neither what the search counts out nor what is stated."""
+    kinds = record_kinds(Settings) | {
+        "lora_target_modules": any_of(TEXT, NAMES), "num_train_epochs": POSITIVE,
+    }  # fmt: skip
+    return {name: TRAINING.get(name, kinds.get(name)) or TEXT for name in RULED}
+
+
+def _measures(value: Any, _: dict[str, Any]) -> Effect:
+    if not NAMES.holds(value) or not value:
+        raise ValueError(f"{quoted(value)} is no list of metrics")
+    return schema.Measure(tuple(value))
 
 
 def _sentence(kind: Callable[[str], Effect]) -> Callable[[Any, dict[str, Any]], Effect]:
     def read(value: Any, _: dict[str, Any]) -> Effect:
         if not isinstance(value, str) or not value:
-            raise ValueError("a sentence")
+            raise ValueError("it is no sentence")
         return kind(value)
 
     return read
@@ -288,10 +261,24 @@ _READERS: dict[str, Callable[[Any, dict[str, Any]], Effect]] = {
     "set": _set,
     "limit": _limit,
     "objective": _listed(schema.Objectives, lambda: get_args(Objective), "objective"),
-    "measure": lambda value, _: schema.Measure(tuple(str(v) for v in value)),
+    "measure": _measures,
     "sizes": _listed(schema.Sizes, lambda: ("small", "medium", "large"), "size"),
     "warn": _sentence(schema.Warn),
     "note": _sentence(schema.Note),
     "first_try": lambda value, all_: schema.FirstTry(str(value), str(all_["sign"])),
 }
 """By the key that names an effect in the files."""
+EXAMPLES = {
+    "quality": "{technique: dora, versus: lora, points: 1.0, spread: 2.0}",
+    "recommend": "[lora]",
+    "avoid": "[full]",
+    "set": "{learning_rate: 2e-4}",
+    "limit": "{learning_rate: {at_most: 5e-4}}",
+    "objective": "[sft]",
+    "measure": "[accuracy, f1]",
+    "sizes": "[small, medium]",
+    "warn": "a sentence",
+    "note": "a sentence",
+    "first_try": "prompting, with sign: a sentence",
+}
+"""What to write, by effect."""
