@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -78,3 +80,54 @@ def _own_storages(model: Any) -> set[int]:
                 if isinstance(value, torch.Tensor) and value.layout == torch.strided:
                     own.add(value.untyped_storage().data_ptr())
     return own
+
+
+VIEWS = frozenset({
+    "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "slice", "select",
+    "unsqueeze", "squeeze", "detach", "alias", "split", "split_with_sizes", "unbind", "as_strided",
+    "diagonal", "unfold", "empty", "empty_like", "empty_strided", "new_empty", "is_same_size",
+    "_local_scalar_dense", "resize_",
+})  # fmt: skip
+"""Operations of ATen that launch nothing."""
+
+
+class Moved(NamedTuple):
+    """Of a forward and a backward of two sequences."""
+
+    kernels: int
+    moved_bytes: int
+
+
+def moved(model: Any, tokens: int) -> Moved:
+    """Operations of ATen that are no views, and the bytes that each reads and writes."""
+    found = Moved(0, 0)
+
+    class Counter(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            nonlocal found
+            out = func(*args, **(kwargs or {}))
+            if func.name().removeprefix("aten::").partition(".")[0] not in VIEWS:
+                found = Moved(found.kernels + 1, found.moved_bytes + _bytes_of((args, kwargs, out)))
+            return out
+
+    model.train()
+    model.zero_grad(set_to_none=True)
+    ids = torch.arange(2 * tokens).remainder(100).reshape(2, tokens)
+    with Counter():
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    return found
+
+
+def _bytes_of(values: Any) -> int:
+    """Of the tensors among them, each once; expanded ones as they are stored."""
+    sizes: dict[Any, int] = {}
+    for t in tree_leaves(values):
+        if not isinstance(t, torch.Tensor):
+            continue
+        if t.layout != torch.strided:
+            sizes[id(t)] = t._nnz() * (t.element_size() + 16)
+            continue
+        storage = t.untyped_storage()
+        key = (storage.data_ptr(), t.storage_offset(), t.numel())
+        sizes[key] = min(t.nbytes, storage.nbytes())
+    return sum(sizes.values())

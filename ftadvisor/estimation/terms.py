@@ -36,6 +36,12 @@ class AdapterBytes(NamedTuple):
     backward_per_token: Number
     """Most alive beside a layer's saved tensors in an adapter's own backward [bytes per token]."""
     virtual_tokens: int
+    kernels: Number
+    """Launched in a forward and a backward, all layers."""
+    moved_per_token: Number
+    """Read and written by them, all layers [bytes per token]."""
+    moved_bytes: Number
+    """The same for tensors whose size does not follow the tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Terms:
     """The mask that keeps packed samples apart, for the whole micro-batch in one row [bytes]."""
 
 
-NO_ADAPTER = AdapterBytes(0, 0, 0, 0, 0, 0, 0, 0, 0)
+NO_ADAPTER = AdapterBytes(*(0,) * len(AdapterBytes._fields))
 
 
 def terms(

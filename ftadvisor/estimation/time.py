@@ -99,17 +99,20 @@ def step_time_at(
     tokens = settings.micro_batch_size * objective.sequences * length
     seconds = _computing(work, settings, kernel, tokens, r, c)
     if adapter is not None:
-        # What the adapter keeps is written and read some times.
-        kept = adapter.saved_per_token * tokens + adapter.saved_bytes
-        seconds = seconds + c.adapter_passes * kept / r.bandwidth
-    launches = launch_seconds(work.layer_passes, trainer, c, adapted=not trained)
+        moved = c.adapter_passes * adapter.moved_per_token * tokens
+        moved = moved + c.matrix_passes * adapter.moved_bytes
+        seconds = seconds + moved / r.bandwidth
+        # Beside the layers' own, which overlap, these are many and small; a pass runs half of them.
+        passes = work.layer_passes / sum(b.num_layers for b in model.blocks)
+        seconds = seconds + c.kernel_seconds * adapter.kernels / 2 * passes
+    launches = launch_seconds(work.layer_passes, trainer, c)
     p = c.overlap_power
     seconds = (seconds**p + launches**p) ** (1 / p)
     seconds = _with_communication(seconds, model, settings, trainer, r, c, trained=trained)
     steps = settings.gradient_accumulation_steps
     if objective.generates:
         prompt = length - settings.max_completion_length
-        answers = _generation(model, settings, trainer, r, c, prompt, trained=trained)
+        answers = _generation(model, settings, trainer, adapter, r, c, prompt)
         seconds = seconds + answers / steps
     # Published seconds of a micro-step are a throughput's: they hold the optimizer's share.
     seconds = seconds + _optimizer(model, settings, trainer, adapter, r) / steps
@@ -151,12 +154,10 @@ def _computing(
     return seconds
 
 
-def launch_seconds(
-    layer_passes: float, trainer: Trainer, c: TimeCoefficients, *, adapted: bool
-) -> Number:
+def launch_seconds(layer_passes: float, trainer: Trainer, c: TimeCoefficients) -> Number:
     """Host time of running so many layers once [s]."""
     tau = c.launch_seconds.get(trainer.id) or c.launch_seconds["default"]
-    return c.step_seconds + tau * layer_passes * (1 + (c.adapter_launches if adapted else 0))
+    return c.step_seconds + tau * layer_passes
 
 
 def _with_communication(
@@ -196,11 +197,10 @@ def _generation(
     model: ModelSpec,
     settings: Settings,
     trainer: Trainer,
+    adapter: AdapterBytes | None,
     r: Rates,
     c: TimeCoefficients,
     prompt: Number,
-    *,
-    trained: bool,
 ) -> Number:
     """Decoding the answers of all micro-batches of an optimizer step together [s].
 
@@ -208,7 +208,7 @@ def _generation(
     is launched layer by layer. Weights that are not in half precision are cast or unpacked first:
     written and read once more.
     """
-    n = numerics(settings, trainer, trains_base=trained)
+    n = numerics(settings, trainer, trains_base=adapter is None)
     rows = settings.micro_batch_size * settings.gradient_accumulation_steps
     length = prompt + settings.max_completion_length / 2
     moved = weight_bytes(model, settings, n, trainer).total
@@ -217,7 +217,9 @@ def _generation(
     moved = moved + rows * length * cached_per_token(model, n)
     weights = sum(b.num_layers * active_weights(b) for b in model.blocks)
     multiplied = 2.0 * weights * rows / (r.peak * r.efficiency)
-    launched = launch_seconds(model.num_layers, trainer, c, adapted=not trained)
+    launched = launch_seconds(model.num_layers, trainer, c)
+    if adapter is not None:
+        launched = launched + c.kernel_seconds * adapter.kernels / 2
     return settings.max_completion_length * largest(moved / r.bandwidth, multiplied, launched)
 
 

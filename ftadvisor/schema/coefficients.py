@@ -66,9 +66,12 @@ class TimeCoefficients:
     launch_seconds: dict[str, float]
     """Host time of one layer's pass, by trainer or "default" [s]."""
     adapter_passes: float
-    """Times that what an adapter keeps is written or read."""
-    adapter_launches: float
-    """Host time of adapters over that of the layer."""
+    """Bytes of its tokens that an adapter moves over those that its operations name: the rest is
+    found in the cache."""
+    matrix_passes: float
+    """The same for what is of a weight's size."""
+    kernel_seconds: float
+    """Least time of a kernel that an adapter adds, however little it moves [s]."""
     overlap_power: float
     """GPU and host times add as (a^p + b^p)^(1/p)."""
     link_share: dict[str, float]

@@ -21,6 +21,7 @@ from ftadvisor.estimation.adapters import (
 )
 from ftadvisor.estimation.adapters.cost import Cost, Run, Target
 from ftadvisor.estimation.adapters.targets import targets
+from ftadvisor.estimation.adapters.traffic import traffic, with_traffic
 from ftadvisor.estimation.arithmetic import largest
 from ftadvisor.estimation.numerics import Numerics
 from ftadvisor.estimation.terms import AdapterBytes
@@ -118,7 +119,7 @@ def adapter_bytes(
     if technique in _PER_TARGET:
         cost = _PER_TARGET[technique]
         found = targets(model, settings)
-        each = _summed([(t.block, cost(t, run)) for t in found], run)
+        each = _summed([(t.block, with_traffic(cost(t, run), t, run)) for t in found], run)
         return _with_shared(each, _SHARED[technique](found, run)) if technique in _SHARED else each
     raise UnsupportedError.of(f"technique {technique}", "its memory is not described", ("lora",))
 
@@ -138,6 +139,9 @@ def _once(run: Run) -> AdapterBytes:
         temporary_bytes=cost.temporary_bytes,
         backward_per_token=0,
         virtual_tokens=virtual,
+        kernels=0,
+        moved_per_token=0,
+        moved_bytes=0,
     )
 
 
@@ -151,6 +155,7 @@ def _per_layer(run: Run) -> AdapterBytes:
         apart = run.n.head * run.model.vocab_size
     elif run.settings.technique == "adapter":
         apart = -litgpt.untouched(run)
+    t = traffic(run.settings.technique, run.settings.peft_config)
     return AdapterBytes(
         num_trainable_params=count(run).params,
         buffers_bytes=0,
@@ -161,6 +166,9 @@ def _per_layer(run: Run) -> AdapterBytes:
         temporary_bytes=0,
         backward_per_token=0,
         virtual_tokens=0,
+        kernels=t.kernels * sum(layers for _, layers in blocks),
+        moved_per_token=t.widths * run.compute * sum(n * b.hidden_size for b, n in blocks),
+        moved_bytes=0,
     )
 
 
@@ -185,18 +193,24 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
     buffers: Number = 0
     saved: Number = 0
     fixed: Number = 0
+    kernels: Number = 0
+    moved: Number = 0
+    moved_once: Number = 0
     layers: dict[int, tuple[Number, Number]] = {}
     for block, cost in costs:
         copies = 1 if block.shared else block.num_layers
         params = params + copies * cost.params
         buffers = buffers + copies * cost.buffers_bytes
         fixed = fixed + block.num_layers * cost.saved_bytes
+        kernels = kernels + block.num_layers * cost.kernels
+        moved_once = moved_once + block.num_layers * cost.moved_bytes
         if block.stream == "image":
             patches = run.model.image_patches * run.settings.num_images
             images = run.settings.micro_batch_size * patches
             fixed = fixed + block.num_layers * cost.saved_per_token * images
             continue
         saved = saved + block.num_layers * cost.saved_per_token
+        moved = moved + block.num_layers * cost.moved_per_token
         per_token, once = layers.get(id(block), (0, 0))
         layers[id(block)] = (per_token + cost.saved_per_token, once + cost.saved_bytes)
     widest = list(layers.values()) or [(0, 0)]
@@ -210,6 +224,9 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         temporary_bytes=largest(*(cost.temporary_bytes for _, cost in costs)),
         backward_per_token=largest(*(cost.backward_per_token for _, cost in costs)),
         virtual_tokens=0,
+        kernels=kernels,
+        moved_per_token=moved,
+        moved_bytes=moved_once,
     )
 
 

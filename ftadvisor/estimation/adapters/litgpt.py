@@ -5,6 +5,7 @@ from __future__ import annotations
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.estimation.activations import layer_activations
 from ftadvisor.estimation.adapters.cost import Cost, Run
+from ftadvisor.estimation.adapters.traffic import LORA
 from ftadvisor.estimation.numerics import FP32_BYTES
 from ftadvisor.schema.model import Block
 from ftadvisor.schema.settings import Number
@@ -41,7 +42,14 @@ def lora(block: Block, run: Run) -> Cost:
     for columns, rows in plain:
         params = params + r * (columns + rows)
         kept = kept + per_input * columns + c * r
-    return Cost(params=params, saved_per_token=kept)
+    modules = len(plain) + (1 if parts else 0)
+    columns = (h if parts else 0) + sum(columns for columns, _ in plain)
+    return Cost(
+        params=params,
+        saved_per_token=kept,
+        kernels=modules * LORA.kernels,
+        moved_per_token=LORA.widths * c * columns,
+    )
 
 
 def switches(run: Run) -> frozenset[str]:

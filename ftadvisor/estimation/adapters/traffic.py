@@ -1,0 +1,108 @@
+"""What an adapter launches and moves in one forward and backward: its time, but for its FLOPs.
+
+Counted on PEFT 0.21, Transformers 5.x and torch 2.13 over the operations of ATen that are no views,
+of a Llama layer with the adapter less the same layer without: `moved` in tests/peft_truth.py,
+which the slow tests repeat (but AdaMSS, which needs scikit-learn: counted once). An
+operation moves what it reads and writes. PEFT's defaults decide, but for `_VARIANTS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from ftadvisor.estimation.adapters.cost import Cost, Run, Target
+
+
+class Traffic(NamedTuple):
+    """Of one adapted matrix; of techniques that adapt layers, of one layer."""
+
+    kernels: int
+    widths: float
+    """Numbers moved for each token, over the mean of the matrix's rows and columns."""
+    matrices: float = 0.0
+    """Numbers moved whatever the tokens, over those of the matrix."""
+
+
+LORA: Final = Traffic(15, 20.7)
+_DORA: Final = Traffic(37, 38.7, 11.4)
+_MISS: Final = Traffic(12, 16.1)
+_BAT: Final = Traffic(18, 10.0, 24.1)
+_PROMPT: Final = Traffic(54, 30.0)
+
+_TRAFFIC: Final = {
+    "lora": LORA,
+    "rslora": LORA,
+    "qlora": LORA,
+    "dora": _DORA,
+    "adalora": Traffic(25, 29.3),
+    "ia3": Traffic(9, 9.9),
+    "vera": Traffic(19, 22.4),
+    "pvera": Traffic(28, 23.6),
+    "loha": Traffic(26, 17.1, 24.3),
+    "lokr": Traffic(22, 17.1, 14.0),
+    "oft": Traffic(39, 18.3, 6.1),
+    "boft": Traffic(41, 13.3, 23.7),
+    "miss": _MISS,
+    "bone": _MISS,
+    "c3a": Traffic(27, 54.0, 0.8),
+    "deft": Traffic(29, 31.1),
+    "delora": Traffic(50, 18.4),
+    "fourierft": Traffic(22, 17.1, 36.0),
+    "waveft": Traffic(50, 17.1, 35.0),
+    "glora": Traffic(24, 11.1, 19.7),
+    "gralora": Traffic(18, 20.6),
+    "hira": Traffic(15, 17.1, 11.1),
+    "lily": Traffic(26, 18.7),
+    "osf": Traffic(20, 20.1, 14.2),
+    "peanut": Traffic(19, 15.0, 13.8),
+    "psoft": Traffic(43, 18.9),
+    "randlora": Traffic(22, 23.7, 12.4),
+    "road": Traffic(39, 32.6),
+    "shira": Traffic(10, 1.0, 6.0),
+    "tinylora": Traffic(16, 15.2),
+    "unilora": Traffic(25, 17.3),
+    "vblora": Traffic(44, 17.2),
+    "beft": Traffic(5, 6.0),
+    "frod": Traffic(24, 13.7, 6.5),
+    "adamss": Traffic(63, 9.2),
+    "ln_tuning": Traffic(4, 4.0),
+    "prefix_tuning": Traffic(18, 6.7),
+    "adaption_prompt": _PROMPT,
+    # Not PEFT's, but read off its nearest: litgpt's LLaMA-Adapter is the same method, v2 scales and
+    # shifts what a layer's matrices put out as IA3 does; two bottlenecks of two products each.
+    "adapter": _PROMPT,
+    "adapter_v2": Traffic(54 + 4 * 9, 30.0 + 4 * 9.9),
+    "bottleneck": Traffic(2 * 15, 2 * 20.7),
+}
+"""What is of a rank's size is left out: under half a matrix at rank 8 of 512 columns."""
+
+_VARIANTS: Final[dict[tuple[str, str, Any], Traffic]] = {
+    ("lora", "use_dora", True): _DORA,
+    ("miss", "init_weights", "bat"): _BAT,
+    ("bone", "init_weights", "bat"): _BAT,
+    ("miss", "init_weights", "mini"): Traffic(14, 16.1),
+    ("deft", "para", True): Traffic(17, 19.0),
+    ("glora", "config_A_B", "vector"): Traffic(20, 11.1, 7.5),
+    ("psoft", "use_cayley_neumann", True): Traffic(57, 18.9),
+    ("road", "variant", "road_2"): Traffic(35, 32.6),
+    ("peanut", "depth", 2): Traffic(43, 15.0, 15.0),
+}
+"""The same with one option away from its default."""
+
+
+def traffic(technique: str, peft_config: dict[str, Any]) -> Traffic:
+    """What a technique does to each matrix, or layer, that it adapts; none where it adapts none."""
+    for (name, option, value), found in _VARIANTS.items():
+        if name == technique and peft_config.get(option) == value:
+            return found
+    return _TRAFFIC.get(technique, Traffic(0, 0.0))
+
+
+def with_traffic(cost: Cost, t: Target, run: Run) -> Cost:
+    """The cost of one matrix, what it launches and moves included."""
+    found = traffic(run.settings.technique, run.settings.peft_config)
+    return cost._replace(
+        kernels=found.kernels,
+        moved_per_token=found.widths * run.compute * (t.rows + t.columns) / 2,
+        moved_bytes=found.matrices * run.compute * t.rows * t.columns,
+    )
