@@ -36,11 +36,11 @@ class AdapterBytes(NamedTuple):
     backward_per_token: Number
     """Most alive beside a layer's saved tensors in an adapter's own backward [bytes per token]."""
     virtual_tokens: int
-    kernels: Number
+    kernels: Number = 0
     """Launched in a forward and a backward, all layers."""
-    moved_per_token: Number
+    moved_per_token: Number = 0
     """Read and written by them, all layers [bytes per token]."""
-    moved_bytes: Number
+    moved_bytes: Number = 0
     """The same for tensors whose size does not follow the tokens."""
 
 
@@ -83,7 +83,7 @@ class Terms:
     """The mask that keeps packed samples apart, for the whole micro-batch in one row [bytes]."""
 
 
-NO_ADAPTER = AdapterBytes(*(0,) * len(AdapterBytes._fields))
+NO_ADAPTER = AdapterBytes(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def terms(

@@ -21,7 +21,7 @@ from ftadvisor.estimation.adapters import (
 )
 from ftadvisor.estimation.adapters.cost import Cost, Run, Target
 from ftadvisor.estimation.adapters.targets import targets
-from ftadvisor.estimation.adapters.traffic import traffic, with_traffic
+from ftadvisor.estimation.adapters.traffic import Matrix, traffic, with_traffic
 from ftadvisor.estimation.arithmetic import largest
 from ftadvisor.estimation.numerics import Numerics
 from ftadvisor.estimation.terms import AdapterBytes
@@ -115,12 +115,15 @@ def adapter_bytes(
     if technique in _PER_LAYER:
         return _per_layer(run)
     if trainer.model_code == "litgpt" and technique in _LORA:
-        return _summed([(b, litgpt.lora(b, run)) for b in model.blocks], run)
+        each = _summed([(b, litgpt.lora(b, run)) for b in model.blocks], run)
+        return with_traffic(each, litgpt.adapted_matrices(run), run)
     if technique in _PER_TARGET:
         cost = _PER_TARGET[technique]
         found = targets(model, settings)
-        each = _summed([(t.block, with_traffic(cost(t, run), t, run)) for t in found], run)
-        return _with_shared(each, _SHARED[technique](found, run)) if technique in _SHARED else each
+        each = _summed([(t.block, cost(t, run)) for t in found], run)
+        if technique in _SHARED:
+            each = _with_shared(each, _SHARED[technique](found, run))
+        return with_traffic(each, [Matrix(t.block, t.rows, t.columns) for t in found], run)
     raise UnsupportedError.of(f"technique {technique}", "its memory is not described", ("lora",))
 
 
@@ -139,9 +142,6 @@ def _once(run: Run) -> AdapterBytes:
         temporary_bytes=cost.temporary_bytes,
         backward_per_token=0,
         virtual_tokens=virtual,
-        kernels=0,
-        moved_per_token=0,
-        moved_bytes=0,
     )
 
 
@@ -168,7 +168,6 @@ def _per_layer(run: Run) -> AdapterBytes:
         virtual_tokens=0,
         kernels=t.kernels * sum(layers for _, layers in blocks),
         moved_per_token=t.widths * run.compute * sum(n * b.hidden_size for b, n in blocks),
-        moved_bytes=0,
     )
 
 
@@ -193,24 +192,18 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
     buffers: Number = 0
     saved: Number = 0
     fixed: Number = 0
-    kernels: Number = 0
-    moved: Number = 0
-    moved_once: Number = 0
     layers: dict[int, tuple[Number, Number]] = {}
     for block, cost in costs:
         copies = 1 if block.shared else block.num_layers
         params = params + copies * cost.params
         buffers = buffers + copies * cost.buffers_bytes
         fixed = fixed + block.num_layers * cost.saved_bytes
-        kernels = kernels + block.num_layers * cost.kernels
-        moved_once = moved_once + block.num_layers * cost.moved_bytes
         if block.stream == "image":
             patches = run.model.image_patches * run.settings.num_images
             images = run.settings.micro_batch_size * patches
             fixed = fixed + block.num_layers * cost.saved_per_token * images
             continue
         saved = saved + block.num_layers * cost.saved_per_token
-        moved = moved + block.num_layers * cost.moved_per_token
         per_token, once = layers.get(id(block), (0, 0))
         layers[id(block)] = (per_token + cost.saved_per_token, once + cost.saved_bytes)
     widest = list(layers.values()) or [(0, 0)]
@@ -224,9 +217,6 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         temporary_bytes=largest(*(cost.temporary_bytes for _, cost in costs)),
         backward_per_token=largest(*(cost.backward_per_token for _, cost in costs)),
         virtual_tokens=0,
-        kernels=kernels,
-        moved_per_token=moved,
-        moved_bytes=moved_once,
     )
 
 

@@ -13,9 +13,7 @@ from ftadvisor.sources.techniques import technique_option
 
 
 class Cost(NamedTuple):
-    """What a technique adds to one matrix; fields add up but for temporary_bytes and
-    backward_per_token, which are maxima.
-    """
+    """What a technique adds to one matrix; fields add up but for the last two, which are maxima."""
 
     params: Number = 0
     saved_per_token: Number = 0
@@ -28,12 +26,6 @@ class Cost(NamedTuple):
     """Weight-sized tensors alive at once while the matrix works, beyond what is kept [bytes]."""
     backward_per_token: Number = 0
     """Token-sized gradients alive at once in the technique's own backward [bytes per token]."""
-    kernels: Number = 0
-    """Launched in a forward and a backward."""
-    moved_per_token: Number = 0
-    """Read and written by them [bytes per token of the micro-batch]."""
-    moved_bytes: Number = 0
-    """The same for tensors whose size does not follow the tokens [bytes]."""
 
 
 class Target(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.estimation.activations import layer_activations
 from ftadvisor.estimation.adapters.cost import Cost, Run
-from ftadvisor.estimation.adapters.traffic import LORA
+from ftadvisor.estimation.adapters.traffic import Matrix
 from ftadvisor.estimation.numerics import FP32_BYTES
 from ftadvisor.schema.model import Block
 from ftadvisor.schema.settings import Number
@@ -42,14 +42,20 @@ def lora(block: Block, run: Run) -> Cost:
     for columns, rows in plain:
         params = params + r * (columns + rows)
         kept = kept + per_input * columns + c * r
-    modules = len(plain) + (1 if parts else 0)
-    columns = (h if parts else 0) + sum(columns for columns, _ in plain)
-    return Cost(
-        params=params,
-        saved_per_token=kept,
-        kernels=modules * LORA.kernels,
-        moved_per_token=LORA.widths * c * columns,
-    )
+    return Cost(params=params, saved_per_token=kept)
+
+
+def adapted_matrices(run: Run) -> list[Matrix]:
+    """Of all blocks, as wide as what they read; q, k and v are one."""
+    names = switches(run)
+    found: list[Matrix] = []
+    for block in run.model.blocks:
+        reads = [block.hidden_size] if names & {"q", "k", "v"} else []
+        reads += [block.attention.out_width] if "proj" in names else []
+        if "mlp" in names:
+            reads += [w.in_features for w in block.linears if w.part == "mlp"]
+        found += [Matrix(block, columns, columns) for columns in reads]
+    return found
 
 
 def switches(run: Run) -> frozenset[str]:

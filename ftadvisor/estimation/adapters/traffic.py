@@ -8,9 +8,12 @@ operation moves what it reads and writes. PEFT's defaults decide, but for `_VARI
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from ftadvisor.estimation.adapters.cost import Cost, Run, Target
+from ftadvisor.estimation.adapters.cost import Run
+from ftadvisor.estimation.terms import AdapterBytes
+from ftadvisor.schema.model import Block
 
 
 class Traffic(NamedTuple):
@@ -23,16 +26,24 @@ class Traffic(NamedTuple):
     """Numbers moved whatever the tokens, over those of the matrix."""
 
 
-LORA: Final = Traffic(15, 20.7)
+class Matrix(NamedTuple):
+    """One that is adapted, in all layers of its block."""
+
+    block: Block
+    rows: int
+    columns: int
+
+
+_LORA: Final = Traffic(15, 20.7)
 _DORA: Final = Traffic(37, 38.7, 11.4)
 _MISS: Final = Traffic(12, 16.1)
 _BAT: Final = Traffic(18, 10.0, 24.1)
 _PROMPT: Final = Traffic(54, 30.0)
 
 _TRAFFIC: Final = {
-    "lora": LORA,
-    "rslora": LORA,
-    "qlora": LORA,
+    "lora": _LORA,
+    "rslora": _LORA,
+    "qlora": _LORA,
     "dora": _DORA,
     "adalora": Traffic(25, 29.3),
     "ia3": Traffic(9, 9.9),
@@ -92,17 +103,26 @@ _VARIANTS: Final[dict[tuple[str, str, Any], Traffic]] = {
 
 def traffic(technique: str, peft_config: dict[str, Any]) -> Traffic:
     """What a technique does to each matrix, or layer, that it adapts; none where it adapts none."""
-    for (name, option, value), found in _VARIANTS.items():
-        if name == technique and peft_config.get(option) == value:
-            return found
+    if peft_config:
+        for (name, option, value), found in _VARIANTS.items():
+            if name == technique and peft_config.get(option) == value:
+                return found
     return _TRAFFIC.get(technique, Traffic(0, 0.0))
 
 
-def with_traffic(cost: Cost, t: Target, run: Run) -> Cost:
-    """The cost of one matrix, what it launches and moves included."""
+def with_traffic(each: AdapterBytes, matrices: Iterable[Matrix], run: Run) -> AdapterBytes:
+    """The same with what the technique launches and moves on these matrices."""
     found = traffic(run.settings.technique, run.settings.peft_config)
-    return cost._replace(
-        kernels=found.kernels,
-        moved_per_token=found.widths * run.compute * (t.rows + t.columns) / 2,
-        moved_bytes=found.matrices * run.compute * t.rows * t.columns,
+    number = widths = elements = 0
+    for block, rows, columns in matrices:
+        layers = block.num_layers
+        number += layers
+        elements += layers * rows * columns
+        if block.stream != "image":
+            # A tower's tokens are its images', and not those that this is multiplied by.
+            widths += layers * (rows + columns)
+    return each._replace(
+        kernels=found.kernels * number,
+        moved_per_token=found.widths * run.compute * widths / 2,
+        moved_bytes=found.matrices * run.compute * elements,
     )
