@@ -19,6 +19,7 @@ from ftadvisor.configuration.effects import of_technique
 from ftadvisor.configuration.settings import resolve
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.objectives import ANSWERS_IN_GROUPS
+from ftadvisor.estimation.phases import cublas_bytes
 from ftadvisor.estimation.prediction import (
     Bounded,
     MemoryPrediction,
@@ -179,12 +180,14 @@ def evaluate(question: Question, structure: Structure) -> list[Evaluated]:
 def _alike(offer: Offer) -> tuple[Any, ...]:
     """GPUs that settings are the same for, and how many of them can be had."""
     gpu = offer.gpu
-    return gpu.has_bf16, gpu.kind == "unified", gpu.compute_capability >= "8.0", offer.counts
+    ampere = gpu.compute_capability >= "8.0"
+    workspace = cublas_bytes(gpu.compute_capability)
+    return gpu.has_bf16, gpu.kind == "unified", ampere, workspace, offer.counts
 
 
 def _without_gpu(question: Question, structure: Structure) -> Evaluated:
     settings, technique, grid = _settings(question, structure, (1,), None)
-    memory = _memory(question, settings, technique)
+    memory = _memory(question, settings, technique, "")
     none = 0.0 * grid.num_gpus
     return Evaluated(
         replace(structure, technique=technique), settings, (), none.astype(int) - 1, none,
@@ -193,12 +196,13 @@ def _without_gpu(question: Question, structure: Structure) -> Evaluated:
     )  # fmt: skip
 
 
-def _memory(question: Question, settings: Settings, technique: Technique) -> MemoryPrediction:
+def _memory(
+    question: Question, settings: Settings, technique: Technique, compute_capability: str
+) -> MemoryPrediction:
     model, trainer, fitted = question.model, question.trainer, question.fitted
     adapter = adapter_of(model, settings, trainer, technique)
-    return predict_memory(
-        model, settings, trainer, adapter, fitted.memory, fitted.memory_intervals, None
-    )
+    known = fitted.memory, fitted.memory_intervals, None, compute_capability
+    return predict_memory(model, settings, trainer, adapter, *known)
 
 
 def _on_offers(
@@ -210,7 +214,7 @@ def _on_offers(
     several = structure.options["strategy"] != "none"
     counts = [n for n in offers[0].counts if (n > 1) == several]
     settings, technique, grid = _settings(question, structure, counts, offers[0].gpu)
-    memory = _memory(question, settings, technique)
+    memory = _memory(question, settings, technique, offers[0].gpu.compute_capability)
     size, many = grid.num_gpus.size, len(offers)
     usable = numpy.repeat(numpy.array([o.gpu.usable_bytes for o in offers], float), size)
     memory = on_card(_repeated(memory, size, many), usable)

@@ -251,7 +251,8 @@ def predict(subject: Subject, technique: Technique) -> Predicted:
     adapter = adapter_of(model, settings, trainer, technique)
     usable = gpu.usable_bytes if gpu else None
     fitted = memory_coefficients(), memory_intervals()
-    memory = predict_memory(model, settings, trainer, adapter, *fitted, usable)
+    capability = gpu.compute_capability if gpu else ""
+    memory = predict_memory(model, settings, trainer, adapter, *fitted, usable, capability)
     return Predicted(settings, technique, adapter, memory, resolved.assumptions)
 
 

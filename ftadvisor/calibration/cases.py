@@ -62,8 +62,10 @@ def case_of(m: Measurement, *, stand_in: bool = False) -> Case:
     model = find_model(m.model).spec
     technique = find_technique(found.settings.technique)
     adapter = adapter_of(model, found.settings, found.trainer, technique)
-    phases = step_phases(model, found.settings, found.trainer, adapter)
-    return Case(m, found, model, adapter, _gpu(m), phases)
+    gpu = _gpu(m)
+    capability = gpu.compute_capability if gpu else ""
+    phases = step_phases(model, found.settings, found.trainer, adapter, capability)
+    return Case(m, found, model, adapter, gpu, phases)
 
 
 def _gpu(m: Measurement) -> Gpu | None:

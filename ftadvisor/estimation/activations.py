@@ -74,7 +74,7 @@ def layer_activations(
     if settings.packing or trainer.model_code == "litgpt":
         masked = packing_needs_mask(settings, trainer)
         return _layer(model, block, settings, n, trainer, masked=masked)
-    several = settings.micro_batch_size > 1
+    several = (settings.micro_batch_size > 1) & (settings.typical_length > 0)
     if isinstance(several, bool):
         return _layer(model, block, settings, n, trainer, masked=several)
     padded = _layer(model, block, settings, n, trainer, masked=True)

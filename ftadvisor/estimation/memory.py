@@ -25,19 +25,24 @@ a dataset about 8 times (`sources.lengths`)."""
 
 
 def step_phases(
-    model: ModelSpec, settings: Settings, trainer: Trainer, adapter: AdapterBytes | None
+    model: ModelSpec,
+    settings: Settings,
+    trainer: Trainer,
+    adapter: AdapterBytes | None,
+    compute_capability: str = "",
 ) -> dict[str, Phase]:
     """Bytes alive in each phase of a step, by part; the allocated peak is the largest total.
 
     `adapter` is None where the base's own weights train. Numeric settings may be numpy arrays of
-    one shape; the parts then are arrays of that shape.
+    one shape; the parts then are arrays of that shape. `compute_capability` is the GPU's, if any.
     """
     if not trainer.longest_first or settings.packing:
-        return _phases(model, settings, trainer, adapter)
+        return _phases(model, settings, trainer, adapter, compute_capability)
     # The longest batch meets no accumulated gradients; those that do are shorter.
-    first = _phases(model, replace(settings, gradient_accumulation_steps=1), trainer, adapter)
-    shorter = settings.longest_length * LATER_OVER_LONGEST
-    later = _phases(model, replace(settings, longest_length=shorter), trainer, adapter)
+    alone = replace(settings, gradient_accumulation_steps=1)
+    first = _phases(model, alone, trainer, adapter, compute_capability)
+    shorter = replace(settings, longest_length=settings.longest_length * LATER_OVER_LONGEST)
+    later = _phases(model, shorter, trainer, adapter, compute_capability)
     return {name: _larger(first[name], later[name]) for name in first}
 
 
@@ -47,10 +52,14 @@ def _larger(one: Phase, other: Phase) -> Phase:
 
 
 def _phases(
-    model: ModelSpec, settings: Settings, trainer: Trainer, adapter: AdapterBytes | None
+    model: ModelSpec,
+    settings: Settings,
+    trainer: Trainer,
+    adapter: AdapterBytes | None,
+    compute_capability: str,
 ) -> dict[str, Phase]:
     t = terms(model, settings, trainer, adapter)
-    base = phases.static(t)
+    base = phases.static(t, compute_capability)
     found = {
         "loss_forward": phases.loss_forward(t, base),
         "loss_backward": phases.loss_backward(t, base),

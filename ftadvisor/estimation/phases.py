@@ -18,8 +18,21 @@ from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Number
 
 CUBLAS_WORKSPACE_BYTES = 8_519_680
-"""4096 KiB x 2 + 16 KiB x 8, one per thread and stream that calls cuBLAS: the forward's and
-autograd's (aten/src/ATen/cuda/CUDABlas.cpp, parseChosenWorkspaceSize)."""
+"""4096 KiB x 2 + 16 KiB x 8 (aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize)."""
+HOPPER_WORKSPACE_BYTES = 33_554_432
+"""The same from compute capability 9.0 on: 4096 KiB x 8."""
+CUBLAS_THREADS = 2
+"""One workspace per thread and stream that calls cuBLAS: the forward's and autograd's."""
+
+
+def cublas_bytes(compute_capability: str) -> int:
+    """cuBLAS's workspaces on a GPU; without one, or on another vendor's, the smaller [bytes]."""
+    major = compute_capability.partition(".")[0]
+    hopper = major.isdecimal() and int(major) >= HOPPER_MAJOR
+    return CUBLAS_THREADS * (HOPPER_WORKSPACE_BYTES if hopper else CUBLAS_WORKSPACE_BYTES)
+
+
+HOPPER_MAJOR = 9
 
 
 class Phase(NamedTuple):
@@ -41,7 +54,7 @@ class Phase(NamedTuple):
         return sum(self)
 
 
-def static(t: Terms) -> Phase:
+def static(t: Terms, compute_capability: str) -> Phase:
     """The parts that are there in every phase: what does not depend on the batch."""
     trainable = t.trainable_params
     optimizer = run_optimizer_bytes(t.settings, t.n, t.trainer, t.trainable_bytes)
@@ -74,7 +87,8 @@ def static(t: Terms) -> Phase:
         activations=0,
         logits=0,
         temporaries=0,
-        workspace=2 * CUBLAS_WORKSPACE_BYTES + t.shard.buffers * trainable * t.trainable_bytes,
+        workspace=cublas_bytes(compute_capability)
+        + t.shard.buffers * trainable * t.trainable_bytes,
     )
 
 

@@ -75,12 +75,14 @@ def predict_memory(
     coefficients: MemoryCoefficients,
     intervals: Mapping[str, Interval],
     usable_bytes: Number | None,
+    compute_capability: str = "",
 ) -> MemoryPrediction:
     """Allocated, reserved and device memory at the peak, each with its interval [bytes].
 
     `usable_bytes`: what the card has of it (`on_card`); None: no card is named.
     """
-    memory = _anywhere(model, settings, trainer, adapter, coefficients, intervals)
+    fitted = coefficients, intervals
+    memory = _anywhere(model, settings, trainer, adapter, *fitted, compute_capability)
     return memory if usable_bytes is None else on_card(memory, usable_bytes)
 
 
@@ -91,8 +93,9 @@ def _anywhere(
     adapter: AdapterBytes | None,
     coefficients: MemoryCoefficients,
     intervals: Mapping[str, Interval],
+    compute_capability: str,
 ) -> MemoryPrediction:
-    phases = step_phases(model, settings, trainer, adapter)
+    phases = step_phases(model, settings, trainer, adapter, compute_capability)
     allocated = largest(*(phase.total for phase in phases.values()))
     above = ladder(phases, settings, trainer, coefficients)
     kind = memory_kind(settings, trainer)
@@ -106,7 +109,7 @@ def _anywhere(
         # Nobody knows whether this program forms its logits at all.
         fused = replace(settings, loss_kernel="fused_linear")
         known = replace(trainer, stand_in=False)
-        least = _anywhere(model, fused, known, adapter, coefficients, intervals)
+        least = _anywhere(model, fused, known, adapter, coefficients, intervals, compute_capability)
         found = tuple(
             f._replace(low=smallest(f.low, f.low / f.value * other.value))
             for f, other in zip(found, least[:4], strict=True)

@@ -19,7 +19,7 @@ METRICS = ("allocated", "reserved", "active", "device", "unknown")
 
 TEXTS = (
     "id", "source", "grade", "framework", "framework_config", "model", "technique", "gpu",
-    "gpu_as_published", "quantization", "optimizer", "strategy", "memory_metric",
+    "gpu_as_published", "quantization", "optimizer", "strategy", "memory_metric", "objective",
 )  # fmt: skip
 WORDS = {
     "sequence_fill": ("full", "padded-to-longest", "padding-free"),
@@ -27,10 +27,11 @@ WORDS = {
 }
 CHECKPOINTING = ("selective", "full", "none")
 OBJECTS = ("precision", "peft_config", "versions", "inferred")
-SWITCHES = ("oom", "lower_bound", "cpu_offload")
+SWITCHES = ("oom", "lower_bound", "cpu_offload", "packing")
 WHOLE = ("micro_batch_size", "gradient_accumulation_steps", "num_gpus")
 POSITIVE = (
-    "memory_gib", "micro_step_seconds", "max_length", "longest_sequence_tokens",
+    "memory_gib", "memory_gib_reserved", "micro_step_seconds", "max_length", "max_target_length",
+    "longest_sequence_tokens",
     "mean_tokens_per_sample",
 )  # fmt: skip
 NUMERIC = ("lora_r", "lora_alpha", "lora_dropout")

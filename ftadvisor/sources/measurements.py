@@ -47,7 +47,17 @@ def _read_file(path: Path) -> list[Measurement]:
         raise DataFileError(
             str(path), None, None, f"cannot be read: {reason}", "a JSONL file of measurements"
         ) from error
-    return [_measurement(row) for row in read_rows(str(path), text)]
+    return [m for row in read_rows(str(path), text) for m in _measurements(row)]
+
+
+def _measurements(row: dict[str, Any]) -> list[Measurement]:
+    """A row that states reserved memory beside another metric counts for both."""
+    found = [_measurement(row)]
+    reserved = row.get("memory_gib_reserved")
+    if reserved is not None:
+        also = {"id": f"{row['id']} reserved", "memory_gib": reserved, "memory_metric": "reserved"}
+        found.append(_measurement({**row, **also, "micro_step_seconds": None}))
+    return found
 
 
 def _measurement(row: dict[str, Any]) -> Measurement:
@@ -83,11 +93,11 @@ def situation(m: Measurement, *, stand_in: bool = False) -> Situation:
     strategy, unsupported = _strategy(row)
     settings = Settings(
         technique=_technique(row),
-        objective="clm" if row["technique"] == "full" else "sft",
+        objective=row.get("objective") or ("clm" if row["technique"] == "full" else "sft"),
         micro_batch_size=row["micro_batch_size"],
         gradient_accumulation_steps=row.get("gradient_accumulation_steps") or 1,
         max_length=row["max_length"],
-        packing=row.get("sequence_fill") in ("full", "padding-free"),
+        packing=_packing(row),
         mean_length=lengths.mean,
         mean_padded_length=lengths.mean_padded,
         longest_length=lengths.longest,
@@ -106,7 +116,8 @@ def situation(m: Measurement, *, stand_in: bool = False) -> Situation:
         lora_dropout=_dropout(row, trainer.defaults),
         lora_target_modules=_targets(row.get("lora_target_modules")),
         peft_config=row.get("peft_config") or {},
-        **_kernels(row),
+        **_kernels(row, trainer),
+        **({"max_target_length": row["max_target_length"]} if row.get("max_target_length") else {}),
         num_gpus=row.get("num_gpus") or 1,
         strategy=strategy,  # pyright: ignore[reportArgumentType]
         offload_optimizer=bool(row.get("cpu_offload")),
@@ -293,13 +304,20 @@ def _targets(published: Any) -> tuple[str, ...]:
     return ("all-linear",) if everything else names
 
 
-def _kernels(row: dict[str, Any]) -> dict[str, Any]:
+def _packing(row: dict[str, Any]) -> bool:
+    """Whether samples share a row; where the source does not say, full rows are taken to."""
+    stated = row.get("packing")
+    return row.get("sequence_fill") in ("full", "padding-free") if stated is None else bool(stated)
+
+
+def _kernels(row: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
     """Fused kernels, by the variant's name (foak, liger) or the program's."""
     config = row.get("framework_config") or ""
     foak, unsloth = "foak" in config, "unsloth" in row["framework"]
     liger = "liger" in config or "liger" in row["framework"]
+    usual = trainer.defaults.get("loss_kernel", "torch")
     return {
-        "loss_kernel": "fused_linear" if liger else "inplace" if foak or unsloth else "torch",
+        "loss_kernel": "fused_linear" if liger else "inplace" if foak or unsloth else usual,
         "fused_norm": foak or unsloth,
         "fused_mlp": unsloth,
         "fused_lora": foak and row["quantization"] != "none",

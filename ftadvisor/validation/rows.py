@@ -91,6 +91,7 @@ def row_of(m: Measurement) -> Row:
         memory_coefficients(),
         memory_intervals(),
         usable,
+        case.gpu.compute_capability if case.gpu else "",
     )
     called = verdict(memory, usable) if usable and not reason else None
     scored = None if reason else _memory_score(m, memory)
