@@ -37,7 +37,6 @@ class Matrix(NamedTuple):
 _LORA: Final = Traffic(15, 20.7)
 _DORA: Final = Traffic(37, 38.7, 11.4)
 _MISS: Final = Traffic(12, 16.1)
-_BAT: Final = Traffic(18, 10.0, 24.1)
 _PROMPT: Final = Traffic(54, 30.0)
 
 _TRAFFIC: Final = {
@@ -89,8 +88,7 @@ _TRAFFIC: Final = {
 
 _VARIANTS: Final[dict[tuple[str, str, Any], Traffic]] = {
     ("lora", "use_dora", True): _DORA,
-    ("miss", "init_weights", "bat"): _BAT,
-    ("bone", "init_weights", "bat"): _BAT,
+    **{(name, "init_weights", "bat"): Traffic(18, 10.0, 24.1) for name in ("miss", "bone")},
     ("miss", "init_weights", "mini"): Traffic(14, 16.1),
     ("deft", "para", True): Traffic(17, 19.0),
     ("glora", "config_A_B", "vector"): Traffic(20, 11.1, 7.5),
