@@ -50,12 +50,12 @@ def _phases(
     model: ModelSpec, settings: Settings, trainer: Trainer, adapter: AdapterBytes | None
 ) -> dict[str, Phase]:
     t = terms(model, settings, trainer, adapter)
-    base = phases.static(t)
+    base, widest = phases.static(t), phases.widest_moment(t)
     found = {
         "loss_forward": phases.loss_forward(t, base),
         "loss_backward": phases.loss_backward(t, base),
-        "first_layer_backward": phases.layer_backward(t, base, first=True),
-        "last_layer_backward": phases.layer_backward(t, base, first=False),
+        "first_layer_backward": phases.layer_backward(t, base, widest, first=True),
+        "last_layer_backward": phases.layer_backward(t, base, widest, first=False),
         "end_of_backward": phases.end_of_backward(t, base),
         "optimizer_step": phases.optimizer_step(t, base),
     }
