@@ -111,16 +111,18 @@ def traffic(technique: str, peft_config: dict[str, Any]) -> Traffic:
 def with_traffic(each: AdapterBytes, matrices: Iterable[Matrix], run: Run) -> AdapterBytes:
     """The same with what the technique launches and moves on these matrices."""
     found = traffic(run.settings.technique, run.settings.peft_config)
-    number = widths = elements = 0
+    number = rows_of_tokens = widths = elements = 0
     for block, rows, columns in matrices:
         layers = block.num_layers
         number += layers
         elements += layers * rows * columns
         if block.stream != "image":
             # A tower's tokens are its images', and not those that this is multiplied by.
+            rows_of_tokens += layers
             widths += layers * (rows + columns)
     return each._replace(
         kernels=found.kernels * number,
-        moved_per_token=found.widths * run.compute * widths / 2,
+        moved_tensors=found.widths * rows_of_tokens,
+        tensor_per_token=run.compute * widths / 2 / (rows_of_tokens or 1),
         moved_bytes=found.matrices * run.compute * elements,
     )
