@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 from test_adapters import CASES, CONFIGS, LLAMA, NO_TARGETS, QUERY_VALUE, Case, peft_model
 
+from ftadvisor import estimate
 from ftadvisor.estimation.adapters.traffic import Traffic, traffic
+from ftadvisor.estimation.rates import rates
+from ftadvisor.estimation.terms import NO_ADAPTER
+from ftadvisor.estimation.time import CACHED_SHARE, moving_seconds
+from ftadvisor.schema.hardware import Gpu
+from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.coefficients import time_coefficients
+from ftadvisor.sources.gpus import find_gpu
 from ftadvisor.sources.techniques import all_techniques
+from ftadvisor.sources.trainers import DEFAULT_TRAINER, find_trainer
+from ftadvisor.units import KIB
 
 WIDTH = 512
 WIDE = {
@@ -87,3 +98,34 @@ def test_every_adapter_is_counted():
 def test_an_option_makes_another_of_it():
     assert traffic("lora", {"use_dora": True}) == traffic("dora", {})
     assert traffic("bone", {"init_weights": "bat"}).matrices > traffic("bone", {}).matrices
+
+
+def adapter_seconds(gpu: Gpu, tokens: float) -> float:
+    """Of an adapter that moves 100 tensors of 2 KiB a token and launches nothing."""
+    adapter = NO_ADAPTER._replace(moved_tensors=100, tensor_per_token=2 * KIB)
+    settings = Settings(technique="lora")
+    c, trainer = time_coefficients(), find_trainer(DEFAULT_TRAINER)
+    return moving_seconds(adapter, tokens, 2.0, rates(gpu, settings, trainer, c), c)
+
+
+def test_a_tensor_that_the_cache_holds_twice_costs_a_share():
+    l40s = find_gpu("l40s")
+    unknown = replace(l40s, l2_cache_bytes=None)
+    # 96 MiB hold 48 MiB twice: 24 Ki tokens. Of twice as many half is found.
+    fits = adapter_seconds(l40s, 24 * KIB) / adapter_seconds(unknown, 24 * KIB)
+    half = adapter_seconds(l40s, 48 * KIB) / adapter_seconds(unknown, 48 * KIB)
+    assert fits == pytest.approx(CACHED_SHARE)
+    assert half == pytest.approx((1 + CACHED_SHARE) / 2)
+
+
+def test_more_tokens_never_take_less():
+    taken = [adapter_seconds(find_gpu("l40s"), tokens) for tokens in range(0, 100_000, 1000)]
+    assert taken == sorted(taken)
+
+
+def test_a_gpu_of_unknown_cache_is_said_to_have_none():
+    said = "the L2 cache of mi300x is not known: the adapter finds nothing there"
+    assert said in estimate("llama-7b", gpu="mi300x", technique="lora").assumptions
+    for gpu, technique in (("mi300x", "full"), ("l40s", "lora")):
+        answer = estimate("llama-7b", gpu=gpu, technique=technique)
+        assert not any("L2 cache" in line for line in answer.assumptions)

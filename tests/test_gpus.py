@@ -18,7 +18,7 @@ from ftadvisor.errors import AmbiguousNameError, DataFileError, UnknownNameError
 from ftadvisor.sources import gpus
 from ftadvisor.sources.data_files import data_dir, read_json
 from ftadvisor.sources.gpus import all_gpus, check_gpus, find_gpu, gpu_ids, match_gpu
-from ftadvisor.units import GIB, TERA
+from ftadvisor.units import GIB, MIB, TERA
 
 NOT_STATED = "NVIDIA V100 (32GB or 16GB not stated)"
 
@@ -79,6 +79,16 @@ def test_units_are_plausible():
         assert gpu.power_watts is None or 10 <= gpu.power_watts <= 1500, gpu.id
 
 
+def test_boards_of_one_chip_have_its_cache():
+    # Those of AD102 that have all of their memory channels, and GA100 boards.
+    for ids in (("l40", "l40s", "l20", "rtx-6000-ada"), ("a100-pcie-80gb", "a100-sxm4-40gb")):
+        assert len({find_gpu(name).l2_cache_bytes for name in ids}) == 1
+    assert find_gpu("rtx-4090").l2_cache_bytes == 72 * MIB
+    assert find_gpu("mi300x").l2_cache_bytes is None
+    for gpu in all_gpus():
+        assert gpu.l2_cache_bytes is None or 1 * MIB <= gpu.l2_cache_bytes <= 256 * MIB, gpu.id
+
+
 def test_usable_is_less_than_nominal():
     for gpu in all_gpus():
         assert 0.66 <= gpu.usable_bytes / gpu.memory_bytes <= 1, gpu.id
@@ -108,7 +118,8 @@ def test_every_source_is_used_and_dated():
     assert all(source["title"] and source["date"] for source in content["sources"].values())
     for row in content["gpus"]:
         assert set(row["sources"]) <= set(row), row["id"]
-        assert (row["torch_total_gib"] is None) == ("torch_total_gib" not in row["sources"])
+        for unknowable in ("torch_total_gib", "l2_cache_mib"):
+            assert (row[unknowable] is None) == (unknowable not in row["sources"]), row["id"]
 
 
 @pytest.mark.parametrize(

@@ -42,14 +42,9 @@ def test_the_ranking_correlates_with_measured_accuracy():
     assert report().spearman >= 0.7
 
 
-def test_the_front_is_no_worse_than_documented():
-    assert report().front.recall >= 0.75
-    assert report().front.precision >= 0.6
-
-
-@pytest.mark.xfail(reason="rsLoRA and SHiRA change places by 2 % of time: docs/evidence.md")
 def test_the_front_finds_the_measured_one():
     assert report().front.recall >= 0.8
+    assert report().front.precision >= 0.6
 
 
 def test_the_front_is_found_where_the_time_is_known():

@@ -268,6 +268,8 @@ def estimate_subject(
     if gpu is not None:
         time = _run_time(subject, settings, adapter, gpu)
         cost = _cost(subject, time, settings, extra)
+        if gpu.l2_cache_bytes is None and adapter is not None and adapter.moved_tensors:
+            extra.append(f"the L2 cache of {gpu.id} is not known: the adapter finds nothing there")
     return Estimate(
         model=subject.name,
         num_params=model.num_params,

@@ -6,6 +6,7 @@ from typing import Any
 
 from ftadvisor.cli.command import Command, Group, Option
 from ftadvisor.cli.options import JSON, SETTINGS
+from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import text
 from ftadvisor.errors import InvalidSettingError
 
@@ -18,17 +19,10 @@ def run(given: dict[str, Any]) -> int:
             "--model is missing.", ["--model llama-7b", "ftadvisor list models"]
         )
     from ftadvisor import api
+    from ftadvisor.render.comparison import comparison_document
 
     found = api.compare(**given)
-    if as_json:
-        from ftadvisor.render.serial import as_json as written
-
-        print(written(found))
-    else:
-        from ftadvisor.render.comparison import comparison_document
-        from ftadvisor.render.terminal import print_document
-
-        print_document(comparison_document(found))
+    print_answer(found, lambda: comparison_document(found), as_json=as_json)
     return 0 if any(row.estimate.verdict != "does_not_fit" for row in found.rows) else 1
 
 

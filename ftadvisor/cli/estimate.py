@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftadvisor.cli.command import Argument, Command, Group
 from ftadvisor.cli.options import JSON, SETTINGS
+from ftadvisor.cli.printing import print_answer
 from ftadvisor.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -25,19 +26,12 @@ def run(given: dict[str, Any]) -> int:
             "--model is missing.", ["--model llama-7b", "ftadvisor list models"]
         )
     from ftadvisor import api
+    from ftadvisor.render.estimate import estimates_document
 
     found = api.estimates(**given)
     remedies = _remedies(found, given)
-    if as_json:
-        from ftadvisor.render.serial import as_json as text
-
-        helpful = {"remedies": remedies} if remedies else {}
-        print(text({"estimates": found, **helpful}))
-    else:
-        from ftadvisor.render.estimate import estimates_document
-        from ftadvisor.render.terminal import print_document
-
-        print_document(estimates_document(found, remedies))
+    answer = {"estimates": found, **({"remedies": remedies} if remedies else {})}
+    print_answer(answer, lambda: estimates_document(found, remedies), as_json=as_json)
     return exit_code(found)
 
 

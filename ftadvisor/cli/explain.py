@@ -6,23 +6,17 @@ from typing import Any
 
 from ftadvisor.cli.command import Argument, Command, Group
 from ftadvisor.cli.options import JSON
+from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.wishes import RULES
 
 
 def run(given: dict[str, Any]) -> int:
     """Print one rule; always 0."""
     from ftadvisor.api.rules import explain_rule
+    from ftadvisor.render.rules import rule_document
 
     row = explain_rule(given["rule"], rules=given.get("rules"))
-    if given.get("json"):
-        from ftadvisor.render.serial import as_json
-
-        print(as_json({"rule": row}))
-        return 0
-    from ftadvisor.render.rules import rule_document
-    from ftadvisor.render.terminal import print_document
-
-    print_document(rule_document(row))
+    print_answer({"rule": row}, lambda: rule_document(row), as_json=given.get("json", False))
     return 0
 
 

@@ -6,23 +6,17 @@ from typing import Any
 
 from ftadvisor.cli.command import Command, Group
 from ftadvisor.cli.options import JSON, SETTINGS, SUBJECT
+from ftadvisor.cli.printing import print_answer
 
 
 def run(given: dict[str, Any]) -> int:
     """Print what fits; 0 if anything fits or is tight, else 1."""
     as_json = given.pop("json", False)
     from ftadvisor import api
+    from ftadvisor.render.fit import fit_document
 
     found = api.fit(**given)
-    if as_json:
-        from ftadvisor.render.serial import as_json as text
-
-        print(text(found))
-    else:
-        from ftadvisor.render.fit import fit_document
-        from ftadvisor.render.terminal import print_document
-
-        print_document(fit_document(found))
+    print_answer(found, lambda: fit_document(found), as_json=as_json)
     return 0 if found.something_fits else 1
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ftadvisor.cli.command import Argument, Command, Group
 from ftadvisor.cli.options import JSON
+from ftadvisor.cli.printing import print_answer
 from ftadvisor.errors import near_misses
 
 KINDS = ("models", "gpus", "techniques", "objectives", "optimizers", "trainers", "prices")
@@ -15,6 +16,7 @@ KINDS = ("models", "gpus", "techniques", "objectives", "optimizers", "trainers",
 def run(given: dict[str, Any]) -> int:
     """Print the rows whose names hold the pattern; always 0."""
     from ftadvisor import api
+    from ftadvisor.render.listing import listing_document
 
     listed = {
         "models": api.list_models,
@@ -26,18 +28,14 @@ def run(given: dict[str, Any]) -> int:
         "prices": api.list_prices,
     }
     kind: str = given["kind"]
-    rows = listed[kind](given.get("pattern"))
-    if given.get("json"):
-        from ftadvisor.render.serial import as_json
-
-        print(as_json({kind: rows}))
-        return 0
-    from ftadvisor.render.listing import listing_document
-    from ftadvisor.render.terminal import print_document
-
     pattern = given.get("pattern")
+    rows = listed[kind](pattern)
     near = near_misses(pattern, _names(listed[kind]())) if pattern and not rows else ()
-    print_document(listing_document(kind, rows, pattern, near))
+    print_answer(
+        {kind: rows},
+        lambda: listing_document(kind, rows, pattern, near),
+        as_json=given.get("json", False),
+    )
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftadvisor.cli.command import Command, Group, Option
 from ftadvisor.cli.options import BATCH, JSON, NUMERICS, POLICY, SAVING, TASK, WORKLOAD
+from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import text
 from ftadvisor.cli.wishes import CHOICE, DATA, FIXED, RULES, WISHES
 
@@ -21,19 +22,13 @@ OUTPUT = Option("output", text, "FILE", "Write the plan to a YAML file.", short=
 
 def run(given: dict[str, Any]) -> int:
     """Print the recommendation; 0 if there is a plan, 1 if nothing fits."""
+    from ftadvisor.render.recommendation import recommendation_document
+
     as_json, output = given.pop("json", False), given.pop("output", None)
     found = _ask(given)
     if found.plan is not None and output is not None:
         import_module("ftadvisor.sources.plans").write_plan(found.plan, output)
-    if as_json:
-        from ftadvisor.render.serial import as_json as text_of
-
-        print(text_of(found))
-    else:
-        from ftadvisor.render.recommendation import recommendation_document
-        from ftadvisor.render.terminal import print_document
-
-        print_document(recommendation_document(found))
+    print_answer(found, lambda: recommendation_document(found), as_json=as_json)
     if output is not None:
         said = "no plan, nothing written to" if found.plan is None else "the plan is in"
         print(f"ftadvisor: {said} {output}.", file=sys.stderr)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ftadvisor.cli.command import Argument, Command, Group, Option
 from ftadvisor.cli.options import JSON
+from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import text
 from ftadvisor.cli.wishes import RULES
 
@@ -23,18 +24,13 @@ ABOUT = Option(
 def run(given: dict[str, Any]) -> int:
     """Print the rules; always 0."""
     from ftadvisor.api.rules import list_rules
+    from ftadvisor.render.rules import rules_document
 
     pattern = given.get("pattern")
     rows = list_rules(pattern, about=given.get("for", ()), rules=given.get("rules"))
-    if given.get("json"):
-        from ftadvisor.render.serial import as_json
-
-        print(as_json({"rules": rows}))
-        return 0
-    from ftadvisor.render.rules import rules_document
-    from ftadvisor.render.terminal import print_document
-
-    print_document(rules_document(rows, pattern))
+    print_answer(
+        {"rules": rows}, lambda: rules_document(rows, pattern), as_json=given.get("json", False)
+    )
     return 0
 
 

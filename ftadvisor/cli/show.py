@@ -6,6 +6,7 @@ from typing import Any
 
 from ftadvisor.cli.command import Argument, Command, Group, Option
 from ftadvisor.cli.options import JSON
+from ftadvisor.cli.printing import print_answer
 from ftadvisor.errors import InvalidSettingError
 
 KINDS = ("model", "gpu")
@@ -15,6 +16,7 @@ CONFIG = Option("config", None, "", "Print the config.json from which Transforme
 def run(given: dict[str, Any]) -> int:
     """Print one row, or a model's configuration; always 0."""
     from ftadvisor import api
+    from ftadvisor.render.listing import row_document
     from ftadvisor.render.serial import as_json
 
     kind, name = given["kind"], given["name"]
@@ -24,13 +26,7 @@ def run(given: dict[str, Any]) -> int:
         print(as_json(api.model_config(name)))
         return 0
     shown = api.show_model(name) if kind == "model" else api.show_gpu(name)
-    if given.get("json"):
-        print(as_json({kind: shown}))
-        return 0
-    from ftadvisor.render.listing import row_document
-    from ftadvisor.render.terminal import print_document
-
-    print_document(row_document(shown))
+    print_answer({kind: shown}, lambda: row_document(shown), as_json=given.get("json", False))
     return 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ftadvisor.cli.command import Argument, Command, Group, Option
 from ftadvisor.cli.options import JSON
+from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import text
 
 BY = Option("by", text, "WHAT", "Group the errors by source, technique or gpu (default: source).")
@@ -15,17 +16,10 @@ BOUNDS_BROKEN = 1
 def run(given: dict[str, Any]) -> int:
     """Print the report; 1 when a stated bound does not hold, else 0."""
     from ftadvisor import api
+    from ftadvisor.render.validation import report_document
 
     report = api.validate(given.get("file"), given.get("by"))
-    if given.get("json"):
-        from ftadvisor.render.serial import as_json
-
-        print(as_json(report))
-    else:
-        from ftadvisor.render.terminal import print_document
-        from ftadvisor.render.validation import report_document
-
-        print_document(report_document(report))
+    print_answer(report, lambda: report_document(report), as_json=given.get("json", False))
     return 0 if report.holds else BOUNDS_BROKEN
 
 

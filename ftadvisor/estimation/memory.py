@@ -59,12 +59,12 @@ def _phases(
     compute_capability: str,
 ) -> dict[str, Phase]:
     t = terms(model, settings, trainer, adapter)
-    base = phases.static(t, compute_capability)
+    base, widest = phases.static(t, compute_capability), phases.widest_moment(t)
     found = {
         "loss_forward": phases.loss_forward(t, base),
         "loss_backward": phases.loss_backward(t, base),
-        "first_layer_backward": phases.layer_backward(t, base, first=True),
-        "last_layer_backward": phases.layer_backward(t, base, first=False),
+        "first_layer_backward": phases.layer_backward(t, base, widest, first=True),
+        "last_layer_backward": phases.layer_backward(t, base, widest, first=False),
         "end_of_backward": phases.end_of_backward(t, base),
         "optimizer_step": phases.optimizer_step(t, base),
     }

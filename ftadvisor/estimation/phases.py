@@ -92,10 +92,19 @@ def static(t: Terms, compute_capability: str) -> Phase:
     )
 
 
-def _at(t: Terms, base: Phase, *, gradients: Number, gathered: Number) -> Phase:
-    """`base` with what is gathered now, and the fraction of all gradients that is alive."""
+def _at(t: Terms, base: Phase, *, gradients: Number, gathered: Number, **parts: Number) -> Phase:
+    """`base` with what is gathered now, the fraction of all gradients that is alive, and parts."""
     alive = gradients * t.trainable_params * t.trainable_bytes + _flat_gradients(t)
-    return base._replace(gathered=gathered, gradients=alive)
+    return base._replace(gathered=gathered, gradients=alive, **parts)
+
+
+def _in_loss(
+    t: Terms, base: Phase, activations: Number, logits: Number, temporaries: Number
+) -> Phase:
+    """`base` in the loss or the head: alive are gradients of earlier micro-batches only."""
+    before, root = _accumulated(t), t.shard.gathered_root
+    parts = {"activations": activations, "logits": logits, "temporaries": temporaries}
+    return _at(t, base, gradients=before, gathered=root, **parts)
 
 
 def _flat_gradients(t: Terms) -> Number:
@@ -200,20 +209,17 @@ def _divergence_tiles(t: Terms) -> Number:
 
 def loss_forward(t: Terms, base: Phase) -> Phase:
     """The loss at the end of forward."""
-    base = _at(t, base, gradients=_accumulated(t), gathered=t.shard.gathered_root)
     logits = t.tokens * t.vocab_size * t.loss.logits.forward + _loss_chunk(t)
     activations = saved_by_layers(t) + t.tokens * t.loss.forward_per_token + _embedding_kept(t)
-    return base._replace(activations=activations, logits=logits, temporaries=_cast_weights(t))
+    return _in_loss(t, base, activations, logits, _cast_weights(t))
 
 
 def loss_backward(t: Terms, base: Phase) -> Phase:
     """The start of backward, in the loss."""
-    base = _at(t, base, gradients=_accumulated(t), gathered=t.shard.gathered_root)
     logits = t.tokens * t.vocab_size * t.loss.logits.backward + _loss_chunk(t)
     activations = saved_by_layers(t) + t.tokens * t.loss.backward_per_token + _embedding_kept(t)
     cast = _cast_weights(t) if t.settings.gradient_checkpointing == "none" else 0
-    temporaries = cast + t.loss.weight_gradient
-    return base._replace(activations=activations, logits=logits, temporaries=temporaries)
+    return _in_loss(t, base, activations, logits, cast + t.loss.weight_gradient)
 
 
 def quantized_head_backward(t: Terms, base: Phase) -> Phase:
@@ -221,35 +227,25 @@ def quantized_head_backward(t: Terms, base: Phase) -> Phase:
 
     Ref: bitsandbytes/autograd/_functions.py, MatMul4Bit: dequantize_4bit(B).to(grad.dtype).
     """
-    base = _at(t, base, gradients=_accumulated(t), gathered=t.shard.gathered_root)
     h = t.model.hidden_size
     logits = t.tokens * t.vocab_size * (t.n.head + t.loss.logits.held)
     activations = saved_by_layers(t) + t.tokens * (t.loss.backward_per_token + t.n.head * h)
-    return base._replace(
-        activations=activations,
-        logits=logits,
-        temporaries=2 * HALF_BYTES * t.vocab_size * t.model.embedding_width,
-    )
+    dequantized = 2 * HALF_BYTES * t.vocab_size * t.model.embedding_width
+    return _in_loss(t, base, activations, logits, dequantized)
 
 
 def head_gradient(t: Terms, base: Phase) -> Phase:
     """The gradient of a trained head, while the logits' gradient is alive."""
-    base = _at(t, base, gradients=_accumulated(t), gathered=t.shard.gathered_root)
     h, c = t.model.hidden_size, t.n.head
     logits = t.tokens * t.vocab_size * (c + t.loss.logits.held)
     activations = saved_by_layers(t) + t.tokens * (t.loss.backward_per_token + c * h)
-    return base._replace(
-        activations=activations,
-        logits=logits,
-        temporaries=c * t.vocab_size * h,
-    )
+    return _in_loss(t, base, activations, logits, c * t.vocab_size * h)
 
 
-def layer_backward(t: Terms, base: Phase, *, first: bool) -> Phase:
+def layer_backward(t: Terms, base: Phase, widest: Moment, *, first: bool) -> Phase:
     """Backward of the first processed layer (the stack is full) or of the last (gradients are)."""
     gathered = t.shard.gathered_root + t.shard.gathered_layer
     share = _accumulated(t) if first else largest(_gradient_share(t), _accumulated(t))
-    base = _at(t, base, gradients=share, gathered=gathered)
     checkpointed = t.settings.gradient_checkpointing != "none"
     shared: Number = 0
     if checkpointed:
@@ -261,11 +257,14 @@ def layer_backward(t: Terms, base: Phase, *, first: bool) -> Phase:
     else:
         residual = t.tokens * t.n.residual * t.model.hidden_size if checkpointed else 0
         stack = residual - shared
-    layer, temporaries = _widest_moment(t)
-    return base._replace(
-        activations=stack + layer + _embedding_kept(t),
+    return _at(
+        t,
+        base,
+        gradients=share,
+        gathered=gathered,
+        activations=stack + widest.activations + _embedding_kept(t),
         logits=t.tokens * t.vocab_size * t.loss.logits.held,
-        temporaries=temporaries + _head_gradient_kept(t, first=first),
+        temporaries=widest.temporaries + _head_gradient_kept(t, first=first),
     )
 
 
@@ -275,8 +274,16 @@ def _last_saved(t: Terms) -> Number:
     return last.tokens * _saved_by_one(last) + t.tokens * t.adapter.saved_per_token_per_layer
 
 
-def _widest_moment(t: Terms) -> tuple[Number, Number]:
-    """Activations and weight-sized temporaries of the moment with most bytes in one layer."""
+class Moment(NamedTuple):
+    """Of one layer's backward [bytes]."""
+
+    activations: Number
+    temporaries: Number
+    """As large as a weight."""
+
+
+def widest_moment(t: Terms) -> Moment:
+    """The moment with most bytes in one layer's backward."""
     one_weight = t.n.compute * max(
         (w.in_features * w.out_features for x in t.layers for w in x.block.linears), default=0
     )
@@ -295,7 +302,7 @@ def _widest_moment(t: Terms) -> tuple[Number, Number]:
     temporaries = largest(dequantized, gradient)
     whole = largest(product + gradient, matrix + temporaries, attention + gradient)
     weights = select(whole == matrix + temporaries, temporaries, gradient)
-    return whole - weights, weights
+    return Moment(whole - weights, weights)
 
 
 def _head_gradient_kept(t: Terms, *, first: bool) -> Number:
@@ -324,12 +331,11 @@ def end_of_backward(t: Terms, base: Phase) -> Phase:
 
 def optimizer_step(t: Terms, base: Phase) -> Phase:
     """The optimizer's step: all gradients and its own temporaries."""
-    base = _at(t, base, gradients=_gradient_share(t), gathered=0)
-    base = base._replace(gradients=base.gradients - _flat_gradients(t))
+    gradients = _gradient_share(t) * t.trainable_params * t.trainable_bytes
     step = run_optimizer_bytes(t.settings, t.n, t.trainer, t.trainable_bytes).step_temporary
     held = t.tokens * t.vocab_size * t.loss.logits.held
     temporaries = t.trainable_params * step / _optimizer_divisor(t)
-    return base._replace(temporaries=temporaries, logits=held)
+    return base._replace(gradients=gradients, temporaries=temporaries, logits=held)
 
 
 def generation(t: Terms, base: Phase) -> Phase:

@@ -21,6 +21,8 @@ class Rates(NamedTuple):
     """Share of the matrix rate."""
     bandwidth: Number
     """Achieved, of the GPU's memory [bytes/s]."""
+    cache: Number
+    """Of its L2 cache; 0: unknown, and nothing is found there [bytes]."""
     issue: Number
     """Clock cycles of all multiprocessors together [1/s]."""
     link: Number
@@ -46,6 +48,7 @@ def rates(gpu: Gpu, settings: Settings, trainer: Trainer, c: TimeCoefficients) -
         linear_peak=gpu.flops_per_second.get("fp8", peak) if settings.fp8 else peak,
         efficiency=efficiency(gpu, c),
         bandwidth=gpu.memory_bandwidth_bytes_per_second * c.bandwidth_share,
+        cache=gpu.l2_cache_bytes or 0,
         issue=issue_rate(gpu),
         link=gpu.link_bytes_per_second * link,
         network=gpu.link_bytes_per_second * c.link_share["between-machines"],

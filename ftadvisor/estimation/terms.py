@@ -38,10 +38,12 @@ class AdapterBytes(NamedTuple):
     virtual_tokens: int
     kernels: Number = 0
     """Launched in a forward and a backward, all layers."""
-    moved_per_token: Number = 0
-    """Read and written by them, all layers [bytes per token]."""
+    moved_tensors: Number = 0
+    """Tensors with a row for each token that they read or write, all layers."""
+    tensor_per_token: Number = 0
+    """Mean size of such a tensor [bytes per token]."""
     moved_bytes: Number = 0
-    """The same for tensors whose size does not follow the tokens."""
+    """Read and written of tensors whose size does not follow the tokens, all layers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,10 +66,9 @@ class TimeCoefficients:
     launch_seconds: dict[str, float]
     """Host time of one layer's pass, by trainer or "default" [s]."""
     adapter_passes: float
-    """Bytes of its tokens that an adapter moves over those that its operations name: the rest is
-    found in the cache."""
+    """Bytes of its tokens that an adapter moves over those that its operations name."""
     matrix_passes: float
-    """The same for what is of a weight's size."""
+    """As adapter_passes, for what is of a weight's size."""
     kernel_seconds: float
     """Least time of a kernel that an adapter adds, however little it moves [s]."""
     overlap_power: float

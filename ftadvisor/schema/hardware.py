@@ -37,6 +37,8 @@ class Gpu:
     usable_assumed: bool
     """No source has torch's figure: a stated ratio of the nominal one."""
     memory_bandwidth_bytes_per_second: float
+    l2_cache_bytes: float | None
+    """None: unknown, or apart for each die [bytes]."""
     flops_per_second: dict[str, float]
     """Dense matrix rate by compute dtype [FLOP/s]: fp32 (tf32 not used), tf32, fp16, bf16, fp8,
     fp4. A dtype that is missing does not exist on this GPU."""

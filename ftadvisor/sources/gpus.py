@@ -11,7 +11,7 @@ from ftadvisor.errors import AmbiguousNameError, DataFileError, UnknownNameError
 from ftadvisor.schema.hardware import Arch, Gpu, GpuKind, Link, Vendor
 from ftadvisor.sources.data_files import read_json
 from ftadvisor.sources.field_checks import NULL, TEXT, Kind, any_of, check_value, one_of
-from ftadvisor.units import GB, GIB, TERA
+from ftadvisor.units import GB, GIB, MIB, TERA
 
 _FILE = "gpus.json"
 _SEE = "ftadvisor list gpus"
@@ -29,7 +29,7 @@ _TEXTS: dict[str, Kind] = {
     ),
 }  # fmt: skip
 _NUMBERS = ("memory_gib", "memory_bandwidth_gb_per_second", "link_gb_per_second")
-_UNKNOWABLE = ("torch_total_gib", "power_watts", *_RATES.values())
+_UNKNOWABLE = ("torch_total_gib", "l2_cache_mib", "power_watts", *_RATES.values())
 _CONFIDENCES = ("high", "medium", "low")
 _FIELDS = frozenset(
     (
@@ -229,6 +229,7 @@ def _gpu(row: dict[str, Any]) -> Gpu:
         usable_bytes=round(total * GIB),
         usable_assumed=assumed,
         memory_bandwidth_bytes_per_second=row["memory_bandwidth_gb_per_second"] * GB,
+        l2_cache_bytes=_bytes(row["l2_cache_mib"], MIB),
         flops_per_second={
             dtype: row[key] * TERA for dtype, key in _RATES.items() if row[key] is not None
         },
@@ -237,6 +238,10 @@ def _gpu(row: dict[str, Any]) -> Gpu:
         host_link_bytes_per_second=_host_link(row) * GB,
         power_watts=row["power_watts"],
     )
+
+
+def _bytes(value: float | None, unit: int) -> float | None:
+    return None if value is None else value * unit
 
 
 def _host_link(row: dict[str, Any]) -> float:

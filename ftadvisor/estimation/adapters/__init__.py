@@ -156,6 +156,8 @@ def _per_layer(run: Run) -> AdapterBytes:
     elif run.settings.technique == "adapter":
         apart = -litgpt.untouched(run)
     t = traffic(run.settings.technique, run.settings.peft_config)
+    adapted = sum(layers for _, layers in blocks)
+    width = sum(layers * b.hidden_size for b, layers in blocks)
     return AdapterBytes(
         num_trainable_params=count(run).params,
         buffers_bytes=0,
@@ -166,8 +168,9 @@ def _per_layer(run: Run) -> AdapterBytes:
         temporary_bytes=0,
         backward_per_token=0,
         virtual_tokens=0,
-        kernels=t.kernels * sum(layers for _, layers in blocks),
-        moved_per_token=t.widths * run.compute * sum(n * b.hidden_size for b, n in blocks),
+        kernels=t.kernels * adapted,
+        moved_tensors=t.widths * adapted,
+        tensor_per_token=run.compute * width / (adapted or 1),
     )
 
 

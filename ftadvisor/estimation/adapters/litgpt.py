@@ -36,10 +36,7 @@ def lora(block: Block, run: Run) -> Cost:
     kept: Number = (per_input * h if parts else 0) + c * r * len(parts)
     if run.trainer.pads_lora_output and len(parts) < len(widths):
         kept = kept + c * out
-    plain = [(a.out_width, h)] if "proj" in names else []
-    if "mlp" in names:
-        plain += [(w.in_features, w.out_features) for w in block.linears if w.part == "mlp"]
-    for columns, rows in plain:
+    for columns, rows in _apart(block, names):
         params = params + r * (columns + rows)
         kept = kept + per_input * columns + c * r
     return Cost(params=params, saved_per_token=kept)
@@ -51,10 +48,16 @@ def adapted_matrices(run: Run) -> list[Matrix]:
     found: list[Matrix] = []
     for block in run.model.blocks:
         reads = [block.hidden_size] if names & {"q", "k", "v"} else []
-        reads += [block.attention.out_width] if "proj" in names else []
-        if "mlp" in names:
-            reads += [w.in_features for w in block.linears if w.part == "mlp"]
+        reads += [columns for columns, _ in _apart(block, names)]
         found += [Matrix(block, columns, columns) for columns in reads]
+    return found
+
+
+def _apart(block: Block, names: frozenset[str]) -> list[tuple[int, int]]:
+    """Columns and rows of the adapted matrices of one layer but for q, k and v."""
+    found = [(block.attention.out_width, block.hidden_size)] if "proj" in names else []
+    if "mlp" in names:
+        found += [(w.in_features, w.out_features) for w in block.linears if w.part == "mlp"]
     return found
 
 

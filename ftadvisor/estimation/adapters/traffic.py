@@ -37,7 +37,6 @@ class Matrix(NamedTuple):
 _LORA: Final = Traffic(15, 20.7)
 _DORA: Final = Traffic(37, 38.7, 11.4)
 _MISS: Final = Traffic(12, 16.1)
-_BAT: Final = Traffic(18, 10.0, 24.1)
 _PROMPT: Final = Traffic(54, 30.0)
 
 _TRAFFIC: Final = {
@@ -89,8 +88,7 @@ _TRAFFIC: Final = {
 
 _VARIANTS: Final[dict[tuple[str, str, Any], Traffic]] = {
     ("lora", "use_dora", True): _DORA,
-    ("miss", "init_weights", "bat"): _BAT,
-    ("bone", "init_weights", "bat"): _BAT,
+    **{(name, "init_weights", "bat"): Traffic(18, 10.0, 24.1) for name in ("miss", "bone")},
     ("miss", "init_weights", "mini"): Traffic(14, 16.1),
     ("deft", "para", True): Traffic(17, 19.0),
     ("glora", "config_A_B", "vector"): Traffic(20, 11.1, 7.5),
@@ -113,16 +111,18 @@ def traffic(technique: str, peft_config: dict[str, Any]) -> Traffic:
 def with_traffic(each: AdapterBytes, matrices: Iterable[Matrix], run: Run) -> AdapterBytes:
     """The same with what the technique launches and moves on these matrices."""
     found = traffic(run.settings.technique, run.settings.peft_config)
-    number = widths = elements = 0
+    number = rows_of_tokens = widths = elements = 0
     for block, rows, columns in matrices:
         layers = block.num_layers
         number += layers
         elements += layers * rows * columns
         if block.stream != "image":
             # A tower's tokens are its images', and not those that this is multiplied by.
+            rows_of_tokens += layers
             widths += layers * (rows + columns)
     return each._replace(
         kernels=found.kernels * number,
-        moved_per_token=found.widths * run.compute * widths / 2,
+        moved_tensors=found.widths * rows_of_tokens,
+        tensor_per_token=run.compute * widths / 2 / (rows_of_tokens or 1),
         moved_bytes=found.matrices * run.compute * elements,
     )
