@@ -80,6 +80,10 @@ def _category(name: str, flops: float, module: str, *, optimizer: bool) -> Categ
 def _flops(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> float:
     if name == "_grouped_mm":
         return _grouped(args)
+    if name == "gemm_4bit":
+        return 2.0 * args[0].numel() * args[2][0]
+    if name.startswith("int8_") and name.endswith("scaled_mm"):
+        return 2.0 * args[0].numel() * out[0].shape[-1] if isinstance(out, tuple) else 0.0
     formula = flop_registry.get(func.overloadpacket)
     if formula is None:
         return 0.0

@@ -122,13 +122,13 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        found, out = answered(func, args, padded=self.padded)
+        found, out = answered(func, args, kwargs, padded=self.padded)
         if not found:
             out = func(*args, **kwargs)
         name: str = func._opname
         for tensor in _tensors(out):
             self._track(tensor, name, "temporaries")
-        for size in kernel_workspaces(func, args, self.compute_capability):
+        for size in kernel_workspaces(func, args):
             self._free(self._allocate(size, name, "workspace"))
         self._count(func, name, args, kwargs, out)
         return out

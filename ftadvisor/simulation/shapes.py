@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 _IN_PLACE = frozenset(
@@ -17,7 +18,9 @@ _IN_PLACE = frozenset(
 """The fused optimizers: they allocate nothing, and have no meta kernel."""
 
 
-def answered(func: Any, args: tuple[Any, ...], *, padded: bool) -> tuple[bool, Any]:
+def answered(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, padded: bool
+) -> tuple[bool, Any]:
     """Whether an operation is answered here, and its result.
 
     A mask is all True exactly where nothing is padded; every index of `nonzero` is one that counts,
@@ -36,7 +39,35 @@ def answered(func: Any, args: tuple[Any, ...], *, padded: bool) -> tuple[bool, A
     if func is aten.bincount.default:
         least = int(args[2]) if len(args) > 2 else 1
         return True, torch.empty((max(least, 1),), dtype=torch.long, device="meta")
+    if func._opname in _INT8:
+        return True, _INT8[func._opname](*args, **kwargs)
+    if func is aten._to_copy.default and _leaves_meta(args[0], kwargs):
+        return True, func(*args, **{**kwargs, "device": torch.device("meta")})
     return False, None
+
+
+def _int8_quantized(tensor: Any, threshold: float = 0.0) -> Any:
+    """int8_vectorwise_quant: no column is an outlier."""
+    rows = tensor.numel() // tensor.shape[-1]
+    outliers = torch.empty(0, dtype=torch.long, device="meta") if threshold > 0.0 else None
+    scales = torch.empty(rows, dtype=torch.float32, device="meta")
+    return torch.empty_like(tensor, dtype=torch.int8), scales, outliers
+
+
+def _int8_mixed(tensor: Any, quantized: Any, weight: Any, *_: Any, **__: Any) -> Any:
+    """int8_mixed_scaled_mm, without the columns that stay in half precision."""
+    shape = (*quantized.shape[:-1], weight.shape[0])
+    return tensor.new_empty(shape), tensor.new_empty((quantized.shape[0], 0))
+
+
+_INT8 = {"int8_vectorwise_quant": _int8_quantized, "int8_mixed_scaled_mm": _int8_mixed}
+"""bitsandbytes' operations whose shapes depend on how many outliers there are."""
+
+
+def _leaves_meta(tensor: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether values that do not exist are to be copied to the CPU."""
+    device = kwargs.get("device")
+    return tensor.device.type == "meta" and device is not None and device.type != "meta"
 
 
 def _scalar(tensor: Any, *, padded: bool) -> bool | float | int:
@@ -60,3 +91,14 @@ def _as_positions(indices: Any) -> list[Any]:
         found = torch.empty((index.dim(), index.numel()), dtype=torch.long, device="meta")
         positions.extend(found.unbind(0))
     return positions
+
+
+class Answers(TorchDispatchMode):
+    """Builds what asks for values while it is made: adapters that look at weights."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        found, out = answered(func, args, kwargs, padded=True)
+        return out if found else func(*args, **kwargs)

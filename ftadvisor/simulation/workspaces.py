@@ -9,7 +9,6 @@ import torch
 
 from ftadvisor.units import KIB
 
-aten = torch.ops.aten
 FP32 = 4
 
 CUBLAS_WORKSPACE = 8_519_680
@@ -26,10 +25,10 @@ def cublas_workspace(compute_capability: tuple[int, int]) -> int:
 
 
 def kernel_workspaces(
-    func: Any, args: tuple[Any, ...], compute_capability: tuple[int, int]
+    func: Any, args: tuple[Any, ...]
 ) -> tuple[int, ...]:
     """Temporaries that an operation's kernel allocates and frees before it returns [bytes]."""
-    formula = _FORMULAS.get(func)
+    formula = _FORMULAS.get(func._opname)
     return () if formula is None else formula(args)
 
 
@@ -75,8 +74,27 @@ def _cudnn_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
     return (size,)
 
 
-_FORMULAS: dict[Any, Callable[[tuple[Any, ...]], tuple[int, ...]]] = {
-    aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
-    aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
-    aten._scaled_dot_product_cudnn_attention_backward.default: _cudnn_backward,
+def _gemm_4bit(args: tuple[Any, ...]) -> tuple[int, ...]:
+    """The weight unpacked into the input's dtype, and scales that are quantised themselves
+    (bitsandbytes/backends/cuda/ops.py, _dequant_linear_fallback: from some dozens of tokens on).
+    """
+    inputs, shape = args[0], args[2]
+    size = shape[0] * shape[1] * inputs.element_size()
+    scales = args[7] if len(args) > 7 else None
+    return (size,) if scales is None else (scales.numel() * FP32, scales.numel() * FP32, size)
+
+
+def _int8_product(args: tuple[Any, ...]) -> tuple[int, ...]:
+    """The product in int32, before it is scaled (int8_scaled_mm, int8_mixed_scaled_mm)."""
+    rows = args[0].numel() // args[0].shape[-1]
+    weight = next(t for t in args[1:] if t is not None and t.dtype == torch.int8 and t.dim() == 2)
+    return (rows * weight.shape[0] * FP32,)
+
+
+_FORMULAS: dict[str, Callable[[tuple[Any, ...]], tuple[int, ...]]] = {
+    "_scaled_dot_product_flash_attention_backward": _flash_backward,
+    "_scaled_dot_product_efficient_attention_backward": _efficient_backward,
+    "_scaled_dot_product_cudnn_attention_backward": _cudnn_backward,
+    "gemm_4bit": _gemm_4bit,
+    "int8_scaled_mm": _int8_product,
 }
