@@ -93,6 +93,7 @@ def build_model(config: dict[str, Any], settings: Settings, trainer: Trainer, la
     made = transformers_config(config)
     if layers is not None:
         made = with_layers(made, layers)
+    _name_special_tokens(made)
     family = read_model(config, str(config.get("_name_or_path", "the model")))[0].family
     cls: Any = CLASSES.get(settings.objective, FAMILIES[family])
     asked = attn_implementation(made, settings, trainer)
@@ -110,6 +111,15 @@ def build_model(config: dict[str, Any], settings: Settings, trainer: Trainer, la
         except (ImportError, NotImplementedError, RuntimeError) as error:
             reason = f"it cannot be built without its weights ({_first_line(error)})"
             raise UnsupportedError.of(f"model_type {quoted(made.model_type)}", reason) from None
+
+
+def _name_special_tokens(config: Any) -> None:
+    """Tokens that the modelling code asks for, where a configuration does not name them."""
+    for part in (config, text_config(config)):
+        if getattr(part, "pad_token_id", None) is None:
+            part.pad_token_id = 0
+        if part.is_encoder_decoder and getattr(part, "decoder_start_token_id", None) is None:
+            part.decoder_start_token_id = 0
 
 
 def _first_line(error: Exception) -> str:

@@ -23,9 +23,10 @@ NUM_MICRO_BATCHES = 2
 """Of one step: the second has gradients beside its activations; all later ones are like it."""
 
 
-def sequence_length(settings: Settings) -> int:
-    """Tokens of the longest batch: what the peak follows."""
-    return int(settings.longest_length or settings.max_length)
+def sequence_length(settings: Settings, *, last: bool) -> int:
+    """Tokens of a step's sequences: the last step has the longest batch, those before a typical one."""
+    longest = int(settings.longest_length or settings.max_length)
+    return longest if last else int(settings.typical_length) or longest
 
 
 def has_mask(settings: Settings, trainer: Trainer) -> bool:
@@ -35,9 +36,9 @@ def has_mask(settings: Settings, trainer: Trainer) -> bool:
     return settings.micro_batch_size > 1 and trainer.model_code != "litgpt"
 
 
-def make_batch(model: Any, settings: Settings, trainer: Trainer) -> dict[str, Any]:
+def make_batch(model: Any, settings: Settings, trainer: Trainer, length: int) -> dict[str, Any]:
     """One micro-batch as the collator hands it over."""
-    rows, length = int(settings.micro_batch_size), sequence_length(settings)
+    rows = int(settings.micro_batch_size)
     apart = settings.packing and packing_needs_mask(settings, trainer)
     shape = (1, rows * length) if apart else (rows, length)
     with torch.device("meta"):
@@ -65,12 +66,15 @@ def run_steps(
     accumulated = min(int(settings.gradient_accumulation_steps), NUM_MICRO_BATCHES)
     held: Any = None
     for step in range(1, num_steps + 1):
+        length = sequence_length(settings, last=step == num_steps)
         for part in range(1, accumulated + 1):
             name = f"{step}" if accumulated == 1 else f"{step}.{part}"
             recorder.mark(f"forward {name}")
             if (step, part) == (1, 1):
                 recorder.hold(workspace, "cublas")
-            loss, outputs = _forward(model, recorder, settings, trainer, forward)
+            loss, outputs = _forward(
+                model, recorder, settings, forward, make_batch(model, settings, trainer, length)
+            )
             held = outputs if trainer.holds_outputs else None
             del outputs
             recorder.mark(f"backward {name}")
@@ -88,14 +92,15 @@ def run_steps(
         optimizer.step()
         _label_states(model, optimizer, recorder)
         optimizer.zero_grad(set_to_none=True)
+        if trainer.empties_cache:
+            recorder.empty_cache()
     recorder.mark("end")
     del held
 
 
 def _forward(
-    model: Any, recorder: Recorder, settings: Settings, trainer: Trainer, forward: Forward
+    model: Any, recorder: Recorder, settings: Settings, forward: Forward, batch: dict[str, Any]
 ) -> tuple[Any, Any]:
-    batch = make_batch(model, settings, trainer)
     for tensor in batch.values():
         recorder.adopt(tensor, "batch")
     with _autocast(settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
 import warnings
 from contextlib import ExitStack
@@ -52,6 +53,7 @@ def record_step(
     check_supported(settings, trainer)
     began = time.perf_counter()
     transformers.logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = prepared_model(config, settings, trainer, num_layers)
