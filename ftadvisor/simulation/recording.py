@@ -92,7 +92,7 @@ class Replay:
     live_bytes: int
     """The peak of live storages, without what the allocator leaves unsplit."""
     resting_bytes: int
-    """Allocated after the last event."""
+    """Allocated after the last step, while the loop still holds what it holds."""
     phases: tuple[PhasePeak, ...]
     peak_phase: str
     num_retries: int = 0

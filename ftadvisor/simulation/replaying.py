@@ -16,7 +16,10 @@ def replay(
     Raises OutOfMemoryError where the capacity does not suffice.
     """
     allocator = CachingAllocator(capacity, expandable_segments=expandable_segments)
-    for event in recording.events:
+    resting = 0
+    for index, event in enumerate(recording.events):
+        if index == recording.phases[-1].start:
+            resting = allocator.allocated_bytes
         if event > 0:
             allocator.allocate(event, recording.allocations[event - 1].size)
         elif event < 0:
@@ -29,7 +32,7 @@ def replay(
         allocated_bytes=allocator.peak_allocated_bytes,
         reserved_bytes=allocator.peak_reserved_bytes,
         live_bytes=peak.live_bytes,
-        resting_bytes=allocator.allocated_bytes,
+        resting_bytes=resting,
         phases=phases,
         peak_phase=peak.name,
         num_retries=allocator.num_retries,
