@@ -6,15 +6,12 @@ import dataclasses
 import warnings
 from typing import Any
 
-import peft
-import torch
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
 from ftadvisor.configuration.peft_config import AS_SETTINGS
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.simulation.building import DTYPES
 from ftadvisor.simulation.shapes import Answers
+from ftadvisor.simulation.stack import peft, torch
 from ftadvisor.sources.techniques import default_target_modules, find_technique, peft_own_options
 
 PEFT_TYPES = {"qlora": "LORA", "dora": "LORA", "rslora": "LORA", "bone": "MISS"}
@@ -54,7 +51,7 @@ def peft_config(model: Any, settings: Settings) -> Any:
     """The configuration that these settings are in PEFT."""
     technique = find_technique(settings.technique)
     name = PEFT_TYPES.get(technique.id, technique.id.upper())
-    cls: Any = PEFT_TYPE_TO_CONFIG_MAPPING.get(getattr(peft.PeftType, name, name))  # pyright: ignore
+    cls: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(getattr(peft.PeftType, name, name))
     if cls is None:
         raise UnsupportedError.of(technique.name, "PEFT has no such technique")
     fields = {field.name for field in dataclasses.fields(cls)}
@@ -85,7 +82,7 @@ def _targets(model: Any, settings: Settings, options: dict[str, Any]) -> list[st
 def _task(model: Any) -> str:
     if model.config.is_encoder_decoder:
         return "SEQ_2_SEQ_LM"
-    return "CAUSAL_LM" if "CausalLM" in type(model).__name__ else "CAUSAL_LM"
+    return "CAUSAL_LM"
 
 
 def _to_meta(model: Any) -> None:

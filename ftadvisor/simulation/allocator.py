@@ -1,10 +1,11 @@
 """A model of torch's CUDA caching allocator: what it asks of the driver, and what it keeps.
 
-Written from c10/cuda/CUDACachingAllocator.cpp of torch 2.13, default configuration. Sizes are rounded
-to 512 bytes. Small requests are cut from segments of 2 MiB, larger ones from segments of 20 MiB, the
-largest get a segment of their own, rounded to 2 MiB. A request takes the smallest free block that is
-large enough; what is left of that block is split off only if it is worth it, so a block may be larger
-than what was asked for. Freed blocks merge with free neighbours in their segment and stay reserved.
+Written from c10/cuda/CUDACachingAllocator.cpp of torch 2.13, default configuration. Sizes are
+rounded to 512 bytes. Small requests are cut from segments of 2 MiB, larger ones from segments of 20
+MiB, the largest get a segment of their own, rounded to 2 MiB. A request takes the smallest free
+block that is large enough; what is left of that block is split off only if it is worth it, so a
+block may be larger than what was asked for. Freed blocks merge with free neighbours in their
+segment and stay reserved.
 """
 
 from __future__ import annotations

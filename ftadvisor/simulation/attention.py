@@ -1,8 +1,8 @@
 """Which kernel `scaled_dot_product_attention` takes on a GPU, and that kernel's meta form.
 
 From aten/src/ATen/native/transformers/cuda/sdp_utils.cpp and attention.cpp of torch 2.13: the first
-back end of the priority order whose conditions hold. Data-centre Hopper and Blackwell (9.0, 10.0) ask
-cuDNN first (check_prefer_cudnn_attention); all others flash, efficient, math.
+back end of the priority order whose conditions hold. Data-centre Hopper and Blackwell (9.0, 10.0)
+ask cuDNN first (check_prefer_cudnn_attention); all others flash, efficient, math.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
-import torch
+from ftadvisor.simulation.stack import aten, torch
 
-aten = torch.ops.aten
 Backend = Literal["cudnn", "flash", "efficient", "math"]
 
 HALF = (torch.float16, torch.bfloat16)

@@ -1,9 +1,9 @@
 """CUDA's autocast policy for tensors that are on no GPU.
 
 Which operations run in the lower precision, which in fp32, which take the widest of their inputs:
-aten/src/ATen/autocast_mode.h, AT_FORALL_LOWER_PRECISION_FP and its neighbours, of torch 2.13. Whether
-autocast is on is asked of its CPU state, which `torch.autocast("cpu")` sets: checkpointing keeps and
-restores that state by itself, and the CPU's own kernels never see a meta tensor.
+aten/src/ATen/autocast_mode.h, AT_FORALL_LOWER_PRECISION_FP and its neighbours, of torch 2.13.
+Whether autocast is on is asked of its CPU state, which `torch.autocast("cpu")` sets: checkpointing
+keeps and restores that state by itself, and the CPU's own kernels never see a meta tensor.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-import torch
+from ftadvisor.simulation.stack import torch
 
 STATE = "cpu"
 LOWER = (
     "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "addr", "mv", "einsum",
     "chain_matmul", "linalg_multi_dot", "linalg_vecdot", "prelu", "conv1d", "conv2d", "conv3d",
-    "conv2d.padding", "conv1d.padding", "conv_transpose1d", "conv_transpose2d.input", "_convolution",
-    "convolution", "conv_tbc",
+    "conv2d.padding", "conv1d.padding", "conv_transpose1d", "conv_transpose2d.input",
+    "_convolution", "convolution", "conv_tbc",
 )  # fmt: skip
 FP32 = (
     "acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal",

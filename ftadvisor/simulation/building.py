@@ -5,13 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any, cast
 
-import torch
-import transformers
-from transformers import AutoConfig
-
 from ftadvisor.errors import UnsupportedError, quoted
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
+from ftadvisor.simulation.stack import torch, transformers
 from ftadvisor.sources.architectures import read_model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,7 +38,7 @@ def transformers_config(config: dict[str, Any]) -> Any:
         values.pop("auto_map")
     model_type = values.pop("model_type", None)
     try:
-        return AutoConfig.for_model(model_type, **values)
+        return transformers.AutoConfig.for_model(model_type, **values)
     except (ValueError, TypeError, KeyError) as error:
         reason = f"Transformers cannot read its configuration ({_first_line(error)})"
         raise UnsupportedError.of(f"model_type {quoted(model_type)}", reason) from None
@@ -62,16 +59,18 @@ def depth(config: Any) -> int:
     raise UnsupportedError.of(f"model_type {quoted(config.model_type)}", "it states no depth")
 
 
+def listed(config: Any) -> dict[str, list[Any]]:
+    """The lists of a configuration, by their names."""
+    values = cast("dict[str, Any]", vars(config))
+    return {name: value for name, value in values.items() if isinstance(value, list)}
+
+
 def with_layers(config: Any, num_layers: int) -> Any:
     """The configuration with its first layers only; an encoder and a decoder are cut alike."""
     config = copy.deepcopy(config)
     text = text_config(config)
     full = depth(config)
-    lists = {
-        name: value[:num_layers]
-        for name, value in vars(text).items()
-        if isinstance(value, list) and len(cast("list[Any]", value)) == full
-    }
+    lists = {name: value[:num_layers] for name, value in listed(text).items() if len(value) == full}
     for name in DEPTHS:
         found = getattr(text, name, None)
         if isinstance(found, int) and found > 0:

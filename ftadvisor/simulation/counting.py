@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, cast
 
-import torch
-from torch.utils.flop_counter import flop_registry
-
 from ftadvisor.simulation.recording import Category
+from ftadvisor.simulation.stack import flop_registry, torch
 
 NO_KERNEL = frozenset({
     "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "slice", "select",
@@ -55,7 +53,7 @@ def count(
         return None
     flops = _flops(func, name, args, kwargs, out)
     kernels = 1
-    if name.startswith("_foreach_") or name.startswith("_fused_a") or name.startswith("_fused_s"):
+    if name.startswith(("_foreach_", "_fused_a", "_fused_s")):
         # One launch serves a whole list of tensors, as far as its argument block goes.
         kernels = max(1, math.ceil(len(args[0]) / 64))
     category = _category(name, flops, module, optimizer=optimizer)
@@ -83,11 +81,12 @@ def _flops(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> float:
     if name == "gemm_4bit":
         return 2.0 * args[0].numel() * args[2][0]
     if name.startswith("int8_") and name.endswith("scaled_mm"):
-        return 2.0 * args[0].numel() * out[0].shape[-1] if isinstance(out, tuple) else 0.0
+        product: Any = out[0] if isinstance(out, tuple) else out
+        return 2.0 * args[0].numel() * product.shape[-1]
     formula = flop_registry.get(func.overloadpacket)
     if formula is None:
         return 0.0
-    return float(cast("Any", formula)(*args, **kwargs, out_val=out))
+    return float(formula(*args, **kwargs, out_val=out))
 
 
 def _grouped(args: Any) -> float:
@@ -95,8 +94,12 @@ def _grouped(args: Any) -> float:
     first, second = args[0], args[1]
     if first.dim() == 2 and second.dim() == 2:
         return 2.0 * first.shape[0] * first.shape[1] * second.shape[1]
-    return 2.0 * first.shape[-2] * first.shape[-1] * second.shape[-1] * (
-        first.shape[0] if first.dim() == 3 else 1
+    return (
+        2.0
+        * first.shape[-2]
+        * first.shape[-1]
+        * second.shape[-1]
+        * (first.shape[0] if first.dim() == 3 else 1)
     )
 
 

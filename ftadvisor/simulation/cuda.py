@@ -1,31 +1,26 @@
 """Makes torch treat meta tensors as it treats CUDA's, where that changes what is allocated.
 
 torch's dispatcher has keys of autocast for back ends that no build has. One of them (IPU's) stands
-above autograd and is off by default; kernels of our own are registered there and the key is switched
-on while a step is recorded. So whatever Python calls, F.dropout, a module, a compiled composite, and
-whether it is called in forward, backward or a recomputation, the same kernels see it.
+above autograd and is off by default; kernels of our own are registered there and the key is
+switched on while a step is recorded. So whatever Python calls, F.dropout, a module, a compiled
+composite, and whether it is called in forward, backward or a recomputation, the same kernels see
+it.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 from unittest import mock
 
-import torch
-import torch.utils._foreach_utils as foreach
-from torch.library import Library, fallthrough_kernel
-from torch.optim import Optimizer
-
 from ftadvisor.simulation.attention import attend, backend, problem_of
 from ftadvisor.simulation.autocast import STATE, Casts, policy
 from ftadvisor.simulation.autocast import enabled as autocast_enabled
 from ftadvisor.simulation.recorder import Recorder
+from ftadvisor.simulation.stack import aten, foreach, optimizer_module, torch, torch_library
 
-aten = torch.ops.aten
 _KEY = torch._C.DispatchKey.AutocastIPU
 _KEYS = torch._C.DispatchKeySet(_KEY)
 _casts = Casts()
@@ -55,9 +50,7 @@ def _attention(
         problem = problem_of(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
         chosen = backend(problem, _recorders[-1].compute_capability)
         _recorders[-1].attention[chosen] += 1
-        return attend(
-            chosen, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
-        )
+        return attend(chosen, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
 
 
 def _dropout(input: Any, p: float, train: bool) -> Any:
@@ -78,11 +71,11 @@ def _rms_norm(
 
 
 @cache
-def _libraries() -> tuple[Library, ...]:
+def _libraries() -> tuple[Any, ...]:
     """Registered once, for the life of the process; without the key they are never reached."""
-    everything = Library("_", "IMPL", "AutocastIPU")
-    everything.fallback(fallthrough_kernel)
-    ours = Library("aten", "IMPL", "AutocastIPU")
+    everything = torch_library.Library("_", "IMPL", "AutocastIPU")
+    everything.fallback(torch_library.fallthrough_kernel)
+    ours = torch_library.Library("aten", "IMPL", "AutocastIPU")
     for name, kernel in policy(_casts, _below).items():
         ours.impl(name, kernel)
     ours.impl("scaled_dot_product_attention", _attention)
@@ -92,7 +85,7 @@ def _libraries() -> tuple[Library, ...]:
 
 
 @contextmanager
-def _dispatched() -> Iterator[None]:
+def _dispatched() -> Generator[None]:
     _libraries()
     torch._C._dispatch_tls_set_dispatch_key_excluded(_KEY, False)
     torch._C._dispatch_tls_set_dispatch_key_included(_KEY, True)
@@ -104,7 +97,7 @@ def _dispatched() -> Iterator[None]:
 
 
 @contextmanager
-def _patched() -> Iterator[None]:
+def _patched() -> Generator[None]:
     """Questions about the device, answered as on CUDA."""
     enabled, dtype, clear = (
         torch.is_autocast_enabled, torch.get_autocast_dtype, torch.clear_autocast_cache,
@@ -114,16 +107,22 @@ def _patched() -> Iterator[None]:
         foreach._get_fused_kernels_supported_devices(),
     )
 
+    def state(*_: Any) -> bool:
+        return enabled(STATE)
+
+    def chosen(*_: Any) -> Any:
+        return dtype(STATE)
+
     def clear_both() -> None:
         clear()
         _casts.clear()
 
     replaced: list[tuple[Any, str, Any]] = [
-        (torch, "is_autocast_enabled", lambda *_: enabled(STATE)),
-        (torch, "get_autocast_dtype", lambda *_: dtype(STATE)),
+        (torch, "is_autocast_enabled", state),
+        (torch, "get_autocast_dtype", chosen),
         (torch, "clear_autocast_cache", clear_both),
     ]
-    for module in (foreach, sys.modules[Optimizer.__module__]):
+    for module in (foreach, optimizer_module):
         replaced += [
             (module, "_get_foreach_kernels_supported_devices", lambda: [*supported, "meta"]),
             (module, "_get_fused_kernels_supported_devices", lambda: [*fused, "meta"]),
@@ -136,7 +135,7 @@ def _patched() -> Iterator[None]:
 
 
 @contextmanager
-def as_cuda(recorder: Recorder) -> Iterator[None]:
+def as_cuda(recorder: Recorder) -> Generator[None]:
     """Record what runs inside, as it would run on a GPU."""
     _recorders.append(recorder)
     try:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import bitsandbytes as bnb
-import torch
-from bitsandbytes.functional import QuantState
-
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.building import DTYPES
+from ftadvisor.simulation.stack import bitsandbytes as bnb
+from ftadvisor.simulation.stack import torch
 
 BLOCK = 64
 """Weights that share an absmax (bitsandbytes/functional.py, quantize_4bit)."""
@@ -75,13 +73,13 @@ def _four_bit(linear: Any, nested: bool, compute: Any) -> Any:
         if nested:
             absmax = torch.empty(blocks, dtype=torch.uint8)
             offset = torch.empty(())
-            state2 = QuantState(
+            state2 = bnb.functional.QuantState(
                 absmax=torch.empty(-(-blocks // NESTED_BLOCK)),
                 code=torch.empty(CODE),
                 blocksize=NESTED_BLOCK,
                 dtype=torch.float32,
             )
-    state = QuantState(
+    state = bnb.functional.QuantState(
         absmax=absmax,
         shape=shape,
         code=code,

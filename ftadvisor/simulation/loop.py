@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
-
 from ftadvisor.estimation.activations import packing_needs_mask
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
@@ -15,6 +13,7 @@ from ftadvisor.simulation.building import DTYPES
 from ftadvisor.simulation.losses import Forward, forward_of
 from ftadvisor.simulation.optimizers import make_optimizer
 from ftadvisor.simulation.recorder import Recorder
+from ftadvisor.simulation.stack import torch
 from ftadvisor.simulation.workspaces import cublas_workspace
 
 NUM_STEPS = 2
@@ -24,7 +23,7 @@ NUM_MICRO_BATCHES = 2
 
 
 def sequence_length(settings: Settings, *, last: bool) -> int:
-    """Tokens of a step's sequences: the last step has the longest batch, those before a typical one."""
+    """Tokens of a step's sequences: the longest batch comes last, a typical one before."""
     longest = int(settings.longest_length or settings.max_length)
     return longest if last else int(settings.typical_length) or longest
 

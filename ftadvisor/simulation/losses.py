@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import torch
-import torch.nn.functional as F
-
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
+from ftadvisor.simulation.stack import loaded, torch, trl_utils
 
 Forward = Callable[[Any, dict[str, Any]], tuple[Any, Any]]
 """Model and batch to loss, and the outputs that the loop may go on holding."""
@@ -65,12 +62,12 @@ def _older_loss(model: Any, batch: dict[str, Any], trainer: Trainer) -> tuple[An
         logits = logits[..., :-1, :].contiguous()
         labels = labels[..., 1:].contiguous()
     else:
-        labels = F.pad(labels, (0, 1), value=IGNORED)[..., 1:].contiguous()
+        labels = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:].contiguous()
     logits, labels = logits.reshape(-1, logits.size(-1)), labels.reshape(-1)
     if not trainer.loss_chunk_tokens:
-        return F.cross_entropy(logits, labels), outputs
+        return torch.nn.functional.cross_entropy(logits, labels), outputs
     chunks = [
-        F.cross_entropy(part, targets, reduction="none")
+        torch.nn.functional.cross_entropy(part, targets, reduction="none")
         for part, targets in zip(
             logits.split(trainer.loss_chunk_tokens),
             labels.split(trainer.loss_chunk_tokens),
@@ -135,10 +132,8 @@ def _liger(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
 
 def add_fused_head(model: Any) -> None:
     """TRL's own patch of the model's forward."""
-    from trl.trainer.utils import add_fused_lm_head
-
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
+    trl_utils().add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
 
 
 class _NoKernel:
@@ -155,19 +150,26 @@ def _added_in_place(accumulated: Any, first: Any, second: Any) -> None:
         product(accumulated, first, second, out=accumulated)
 
 
+def _ceiling(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _on_gpu(_: Any) -> bool:
+    return True
+
+
 @contextmanager
-def triton_kernels() -> Iterator[None]:
+def triton_kernels() -> Generator[None]:
     """TRL's fused head as on a GPU, with its Triton kernels' allocations: none."""
-    kernels = sys.modules.get("trl.kernels.chunked_logprob")
+    kernels = loaded("trl.kernels.chunked_logprob")
     if kernels is None:
         yield
         return
-    import trl.trainer.utils as trainer_utils
-
-    stub = SimpleNamespace(cdiv=lambda a, b: -(-a // b))  # pyright: ignore
+    trainer_utils = trl_utils()
+    stub = SimpleNamespace(cdiv=_ceiling)
     with (
-        mock.patch.object(kernels, "_use_triton", lambda _: True),
-        mock.patch.object(trainer_utils, "_use_triton", lambda _: True),
+        mock.patch.object(kernels, "_use_triton", _on_gpu),
+        mock.patch.object(trainer_utils, "_use_triton", _on_gpu),
         mock.patch.object(kernels, "_forward_kernel", _NoKernel()),
         mock.patch.object(kernels, "_backward_kernel", _NoKernel()),
         mock.patch.object(kernels, "_addmm_fp32", _added_in_place),

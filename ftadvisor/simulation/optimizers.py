@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-import bitsandbytes as bnb
-import torch
-from transformers.optimization import Adafactor
-
 from ftadvisor.errors import UnsupportedError
+from ftadvisor.simulation.stack import bitsandbytes as bnb
+from ftadvisor.simulation.stack import torch, transformers
 
 LEARNING_RATE = 1e-4
 EIGHT_BIT = frozenset({"adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"})
@@ -31,7 +29,7 @@ def make_optimizer(name: str, model: Any) -> Any:
         "sgd": lambda: torch.optim.SGD(groups, lr=LEARNING_RATE),
         "rmsprop": lambda: torch.optim.RMSprop(groups, lr=LEARNING_RATE),
         "adagrad": lambda: torch.optim.Adagrad(groups, lr=LEARNING_RATE),
-        "adafactor": lambda: Adafactor(
+        "adafactor": lambda: transformers.Adafactor(
             groups, lr=LEARNING_RATE, scale_parameter=False, relative_step=False
         ),
         "lion": lambda: bnb.optim.Lion32bit(groups, lr=LEARNING_RATE),
@@ -63,7 +61,7 @@ def parameter_groups(model: Any) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def steps_on_meta() -> Iterator[None]:
+def steps_on_meta() -> Generator[None]:
     """bitsandbytes' kernels write in place: on meta nothing is left of them."""
 
     def nothing(*_: Any, **__: Any) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from ftadvisor.simulation.building import DEPTHS, depth, text_config
+from ftadvisor.simulation.building import DEPTHS, depth, listed, text_config
 
 _LAYER = re.compile(r"\.(?:layers|h|layer|block|blocks)\.(\d+)(?:\.|$)")
 
@@ -28,9 +28,7 @@ class Pattern(NamedTuple):
 def layer_pattern(config: Any) -> Pattern | None:
     """The pattern of a configuration's layers; None where an encoder and a decoder differ."""
     text = text_config(config)
-    found = {
-        getattr(text, name) for name in DEPTHS if isinstance(getattr(text, name, None), int)
-    }
+    found = {getattr(text, name) for name in DEPTHS if isinstance(getattr(text, name, None), int)}
     if len(found) > 1:
         return None
     number = depth(config)
@@ -46,11 +44,7 @@ def layer_pattern(config: Any) -> Pattern | None:
 def _kind(config: Any, index: int) -> tuple[Any, ...]:
     """All that a configuration says of one layer."""
     number = depth(config)
-    kind: list[Any] = [
-        cast("list[Any]", value)[index]
-        for value in vars(config).values()
-        if isinstance(value, list) and len(cast("list[Any]", value)) == number
-    ]
+    kind: list[Any] = [value[index] for value in listed(config).values() if len(value) == number]
     kind.append(index < (getattr(config, "first_k_dense_replace", 0) or 0))
     kind.append(index in (getattr(config, "mlp_only_layers", None) or ()))
     step = getattr(config, "decoder_sparse_step", 1) or 1

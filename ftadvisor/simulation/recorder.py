@@ -7,15 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from ftadvisor.simulation.allocator import rounded
 from ftadvisor.simulation.counting import Count, count
 from ftadvisor.simulation.recording import Allocation, Kind, Phase, Recording, Work
 from ftadvisor.simulation.shapes import answered
+from ftadvisor.simulation.stack import TorchDispatchMode, torch
 from ftadvisor.simulation.workspaces import kernel_workspaces
-
 
 
 class Recorder(TorchDispatchMode):
@@ -27,7 +24,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, *, padded: bool, compute_capability: tuple[int, int]) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.padded = padded
         self.compute_capability = compute_capability
         self.attention: Counter[str] = Counter()
@@ -151,8 +148,8 @@ class Recorder(TorchDispatchMode):
             if node is not None:
                 return self._module_of_node.get(node._sequence_nr(), "")
             return module
-        # Autograd makes an operation's node right before it runs the operation; what follows without
-        # a node of its own finds the number taken.
+        # Autograd makes an operation's node right before it runs the operation; what follows
+        # without a node of its own finds the number taken.
         self._module_of_node.setdefault(torch._C._autograd._get_sequence_nr() - 1, module)
         return module
 

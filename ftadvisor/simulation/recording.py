@@ -1,4 +1,4 @@
-"""What one recorded step holds: every storage, when it came and went, and the work of each operation."""
+"""What one recorded step holds: every storage, when it came and went, and each operation's work."""
 
 from __future__ import annotations
 

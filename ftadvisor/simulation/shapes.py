@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from ftadvisor.simulation.stack import TorchDispatchMode, aten, torch
 
-aten = torch.ops.aten
 _IN_PLACE = frozenset(
     getattr(packet, overload)
     for name in ("_fused_adamw_", "_fused_adam_", "_fused_sgd_", "_fused_adagrad_")

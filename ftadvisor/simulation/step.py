@@ -9,10 +9,6 @@ import warnings
 from contextlib import ExitStack
 from typing import Any
 
-import torch
-import transformers
-from peft import prepare_model_for_kbit_training
-
 from ftadvisor.errors import FtadvisorError, UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
@@ -25,6 +21,7 @@ from ftadvisor.simulation.losses import add_fused_head, triton_kernels
 from ftadvisor.simulation.optimizers import steps_on_meta
 from ftadvisor.simulation.recorder import Recorder
 from ftadvisor.simulation.recording import Recording
+from ftadvisor.simulation.stack import peft, torch, transformers
 from ftadvisor.sources.techniques import find_technique
 
 HUGGING_FACE_LOOPS = ("Trainer", "TRL")
@@ -112,7 +109,7 @@ def prepared_model(
         model = quantize(model, settings, trainer)
         asked = settings.prepare_kbit
         if trainer.prepares_kbit if asked is None else asked:
-            prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+            peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
             if not (trainer.kbit_embeddings_fp32 or asked):
                 _embeddings_to_half(model)
     if technique.id != "full" and not technique.trains_base:

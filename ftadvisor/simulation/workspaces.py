@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
+from ftadvisor.simulation.stack import torch
 from ftadvisor.units import KIB
 
 FP32 = 4
 
 CUBLAS_WORKSPACE = 8_519_680
-"""cublasGetWorkspace: `:4096:2:16:8` of CUBLAS_WORKSPACE_CONFIG, (2 * 4096 + 8 * 16) KiB and no more
-below Hopper (aten/src/ATen/cuda/CublasHandlePool.cpp, getChosenWorkspaceSize)."""
+"""cublasGetWorkspace: `:4096:2:16:8` of CUBLAS_WORKSPACE_CONFIG, (2 * 4096 + 8 * 16) KiB
+and no more below Hopper (aten/src/ATen/cuda/CublasHandlePool.cpp, getChosenWorkspaceSize)."""
 CUBLAS_WORKSPACE_HOPPER = 32 * KIB * KIB
 """`:32768:1` from compute capability 9.0 on."""
 
@@ -24,9 +23,7 @@ def cublas_workspace(compute_capability: tuple[int, int]) -> int:
     return CUBLAS_WORKSPACE_HOPPER if hopper else CUBLAS_WORKSPACE
 
 
-def kernel_workspaces(
-    func: Any, args: tuple[Any, ...]
-) -> tuple[int, ...]:
+def kernel_workspaces(func: Any, args: tuple[Any, ...]) -> tuple[int, ...]:
     """Temporaries that an operation's kernel allocates and frees before it returns [bytes]."""
     formula = _FORMULAS.get(func._opname)
     return () if formula is None else formula(args)
