@@ -17,7 +17,7 @@ STATE = "cpu"
 LOWER = (
     "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "addr", "mv", "einsum",
     "chain_matmul", "linalg_multi_dot", "linalg_vecdot", "prelu", "conv1d", "conv2d", "conv3d",
-    "conv2d.padding", "conv1d.padding", "conv_transpose1d", "conv_transpose2d.input",
+    "conv_transpose1d", "conv_transpose2d.input",
     "_convolution", "convolution", "conv_tbc",
 )  # fmt: skip
 FP32 = (
@@ -26,7 +26,7 @@ FP32 = (
     "layer_norm", "native_layer_norm", "group_norm", "cosine_similarity", "nll_loss", "nll_loss2d",
     "kl_div", "l1_loss", "smooth_l1_loss", "huber_loss", "mse_loss", "margin_ranking_loss",
     "triplet_margin_loss", "binary_cross_entropy_with_logits", "dist", "cdist", "logsumexp",
-    "nll_loss_nd", "cosine_embedding_loss", "soft_margin_loss", "renorm",
+    "cosine_embedding_loss", "soft_margin_loss", "renorm",
 )  # fmt: skip
 FP32_BY_ARGUMENT = {
     "softmax.int": 2, "log_softmax.int": 2, "cumsum": 2, "cumprod": 2, "sum": None,
@@ -75,7 +75,8 @@ def _eligible(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _single(value: Any) -> Any:
+def single(value: Any) -> Any:
+    """A tensor in fp32, if it was in half precision; other values as they are."""
     half = _eligible(value) and value.dtype in (torch.float16, torch.bfloat16)
     return value.float() if half else value
 
@@ -103,7 +104,7 @@ def _single_kernel(name: str, below: Callable[[], Any]) -> Kernel:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with below():
             if enabled():
-                args = tuple(_single(value) for value in args)
+                args = tuple(single(value) for value in args)
             return op(*args, **kwargs)
 
     return kernel
@@ -131,7 +132,7 @@ def _widest_kernel(name: str, below: Callable[[], Any]) -> Kernel:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with below():
             if enabled() and any(_eligible(a) and a.dtype == torch.float32 for a in args):
-                args = tuple(_single(value) for value in args)
+                args = tuple(single(value) for value in args)
             return op(*args, **kwargs)
 
     return kernel

@@ -81,8 +81,7 @@ def _flops(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> float:
     if name == "gemm_4bit":
         return 2.0 * args[0].numel() * args[2][0]
     if name.startswith("int8_") and name.endswith("scaled_mm"):
-        product: Any = out[0] if isinstance(out, tuple) else out
-        return 2.0 * args[0].numel() * product.shape[-1]
+        return 2.0 * args[0].numel() * args[2 if "mixed" in name else 1].shape[0]
     formula = flop_registry.get(func.overloadpacket)
     if formula is None:
         return 0.0

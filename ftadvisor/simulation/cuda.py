@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 from ftadvisor.simulation.attention import attend, backend, problem_of
-from ftadvisor.simulation.autocast import STATE, Casts, policy
+from ftadvisor.simulation.autocast import STATE, Casts, policy, single
 from ftadvisor.simulation.autocast import enabled as autocast_enabled
 from ftadvisor.simulation.recorder import Recorder
 from ftadvisor.simulation.stack import aten, foreach, optimizer_module, torch, torch_library
@@ -65,6 +65,8 @@ def _rms_norm(
     input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None
 ) -> Any:
     with _below():
+        if autocast_enabled():
+            input, weight = single(input), single(weight)
         if weight is None or weight.dtype == input.dtype:
             return aten._fused_rms_norm(input, normalized_shape, weight, eps)[0]
         return aten.rms_norm(input, normalized_shape, weight, eps)

@@ -37,11 +37,20 @@ def answered(
     if func is aten.bincount.default:
         least = int(args[2]) if len(args) > 2 else 1
         return True, torch.empty((max(least, 1),), dtype=torch.long, device="meta")
+    if func._opname == "_grouped_mm" and args[0].dtype != torch.bfloat16:
+        return True, _grouped_product(func, args, kwargs)
     if func._opname in _INT8:
         return True, _INT8[func._opname](*args, **kwargs)
     if func is aten._to_copy.default and _leaves_meta(args[0], kwargs):
         return True, func(*args, **{**kwargs, "device": torch.device("meta")})
     return False, None
+
+
+def _grouped_product(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """CUDA takes fp16 and fp32 too, one expert after the other; the meta kernel does not."""
+    halves = tuple(torch.empty_like(tensor, dtype=torch.bfloat16) for tensor in args[:2])
+    out = func(*halves, *args[2:], **kwargs)
+    return torch.empty_strided(out.shape, out.stride(), dtype=args[0].dtype, device="meta")
 
 
 def _int8_quantized(tensor: Any, threshold: float = 0.0) -> Any:
