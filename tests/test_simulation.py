@@ -19,7 +19,7 @@ from ftadvisor.simulation.allocator import rounded  # noqa: E402
 from ftadvisor.simulation.attention import Problem, backend  # noqa: E402
 from ftadvisor.simulation.autocast import FP32, FP32_BY_ARGUMENT, LOWER, WIDEST  # noqa: E402
 from ftadvisor.simulation.cuda import as_cuda  # noqa: E402
-from ftadvisor.simulation.depth import deep_step  # noqa: E402
+from ftadvisor.simulation.depth import deep_recording, deep_step  # noqa: E402
 from ftadvisor.simulation.recorder import Recorder  # noqa: E402
 from ftadvisor.simulation.replaying import live_at, parts_at, phase_peaks, replay  # noqa: E402
 from ftadvisor.simulation.step import record_step  # noqa: E402
@@ -118,6 +118,23 @@ def test_few_layers_stand_for_all(name: str, trainer: str, options: dict[str, An
     assert deep.num_trainable_params == whole.num_trainable_params
 
 
+@pytest.mark.parametrize("name", ["llama", "mixtral", "gpt2"])
+@pytest.mark.parametrize(("trainer", "options"), MODES)
+def test_spliced_layers_are_allocated_as_recorded_ones(
+    name: str, trainer: str, options: dict[str, Any]
+):
+    if options["technique"] == "lora":
+        target = "c_attn" if name == "gpt2" else "q_proj"
+        options = {**options, "lora_target_modules": (target,)}
+    deeper = {**CONFIGS[name], "n_layer" if name == "gpt2" else "num_hidden_layers": 8}
+    config, settings, found, _ = run(deeper, trainer, **options)
+    whole = replay(record_step(config, settings, found, compute_capability=AMPERE))
+    spliced = replay(deep_recording(config, settings, found, compute_capability=AMPERE))
+    assert spliced.live_bytes == whole.live_bytes
+    assert spliced.allocated_bytes == whole.allocated_bytes
+    assert spliced.reserved_bytes == whole.reserved_bytes
+
+
 def test_an_encoder_too():
     config, settings, found, _ = run(
         BERT, "transformers-5", technique="full", objective="seq_cls", micro_batch_size=4
@@ -141,9 +158,7 @@ def test_k_bit_storage():
     for how in ("nf4", "nf4-dq", "int8"):
         recording = recorded(LLAMA, "trl-1.16", 2, technique="qlora", quantization=how)
         weights[how] = sum(
-            a.size
-            for a in recording.allocations
-            if a.kind == "weights" and "down_proj" in a.module
+            a.size for a in recording.allocations if a.kind == "weights" and "down_proj" in a.module
         )
     matrix = 2 * 128 * 320
     code, code2 = 2 * 16 * 4, 2 * 256 * 4

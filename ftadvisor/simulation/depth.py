@@ -13,6 +13,7 @@ from ftadvisor.simulation.building import transformers_config
 from ftadvisor.simulation.pattern import Pattern, layer_of, layer_pattern
 from ftadvisor.simulation.recording import EMPTY_CACHE, Recording
 from ftadvisor.simulation.replaying import parts_at
+from ftadvisor.simulation.splicing import layers_to_record, spliced
 from ftadvisor.simulation.step import record_step
 
 Moment = tuple[str, str]
@@ -65,6 +66,27 @@ def deep_step(
         return _of_whole(whole)
     fewer, more = record(pattern.fewest), record(pattern.fewest + pattern.period)
     return extrapolated(fewer, more, pattern)
+
+
+def deep_recording(
+    config: dict[str, Any],
+    settings: Settings,
+    trainer: Trainer,
+    *,
+    compute_capability: tuple[int, int],
+) -> Recording:
+    """The recording of the whole model, spliced from a few layers' where they repeat.
+
+    What its work says is of the few layers.
+    """
+    pattern = layer_pattern(transformers_config(config))
+    shallow = None if pattern is None else layers_to_record(pattern)
+    if pattern is None or shallow is None or shallow >= pattern.num_layers:
+        return record_step(config, settings, trainer, compute_capability=compute_capability)
+    recording = record_step(
+        config, settings, trainer, compute_capability=compute_capability, num_layers=shallow
+    )
+    return spliced(recording, pattern)
 
 
 def extrapolated(fewer: Recording, more: Recording, pattern: Pattern) -> DeepStep:

@@ -46,7 +46,7 @@ class Recorder(TorchDispatchMode):
         """A new phase begins; what is alive since the last one is an activation if it was made in
         a forward.
         """
-        self._stepping = phase.startswith("step")
+        self._stepping = phase.startswith(("clip", "step"))
         if self._phases[-1].name.startswith("forward"):
             self._relabel("temporaries", "activations", len(self._phases) - 1)
         self._phases.append(Phase(phase, len(self._events)))
@@ -123,8 +123,10 @@ class Recorder(TorchDispatchMode):
         if not found:
             out = func(*args, **kwargs)
         name: str = func._opname
-        for tensor in _tensors(out):
-            self._track(tensor, name, "temporaries")
+        outputs = list(_tensors(out))
+        for at, tensor in enumerate(outputs):
+            owner = self._owner(args, at, len(outputs)) if self._stepping else None
+            self._track(tensor, name, "temporaries", owner)
         for size in kernel_workspaces(func, args):
             self._free(self._allocate(size, name, "workspace"))
         self._count(func, name, args, kwargs, out)
@@ -132,7 +134,13 @@ class Recorder(TorchDispatchMode):
 
     def _count(self, func: Any, name: str, args: Any, kwargs: Any, out: Any) -> None:
         counted = count(
-            func, name, args, kwargs, out, optimizer=self._stepping, module=self._module()
+            func,
+            name,
+            args,
+            kwargs,
+            out,
+            optimizer=self._phases[-1].name.startswith("step"),
+            module=self._module(),
         )
         if counted is None:
             return
@@ -153,7 +161,18 @@ class Recorder(TorchDispatchMode):
         self._module_of_node.setdefault(torch._C._autograd._get_sequence_nr() - 1, module)
         return module
 
-    def _track(self, tensor: Any, operation: str, kind: Kind) -> None:
+    def _owner(self, args: tuple[Any, ...], at: int, number: int) -> str | None:
+        """Clipping and the step run outside all modules: whose parameter a result is for."""
+        first: Any = args[0] if args else None
+        if isinstance(first, list | tuple):
+            parts = cast("list[Any]", first)
+            first = parts[at] if len(parts) == number else None
+        if not isinstance(first, torch.Tensor):
+            return None
+        made = self._numbers.get(cast("Any", first).untyped_storage()._cdata)
+        return None if made is None else self._allocations[made - 1][2]
+
+    def _track(self, tensor: Any, operation: str, kind: Kind, module: str | None = None) -> None:
         if tensor.device.type != "meta":
             return
         storage = tensor.untyped_storage()
@@ -163,7 +182,7 @@ class Recorder(TorchDispatchMode):
         size: int = storage.nbytes()
         if size == 0:
             return
-        number = self._allocate(size, operation, kind)
+        number = self._allocate(size, operation, kind, module)
         self._numbers[key] = number
 
         def gone(_: object) -> None:
@@ -173,8 +192,9 @@ class Recorder(TorchDispatchMode):
 
         self._references[number] = weakref.ref(storage, gone)
 
-    def _allocate(self, size: int, operation: str, kind: Kind) -> int:
-        module = self._module()
+    def _allocate(self, size: int, operation: str, kind: Kind, module: str | None = None) -> int:
+        if module is None:
+            module = self._module()
         self._allocations.append([size, len(self._phases) - 1, module, operation, kind])
         number = len(self._allocations)
         self._events.append(number)
