@@ -19,10 +19,9 @@ class Pattern(NamedTuple):
 
     @property
     def fewest(self) -> int:
-        """The fewest layers that begin and end as all of them do, with one period between."""
+        """The fewest layers that begin and end as all of them do, a period on either side."""
         rest = (self.num_layers - self.prefix) % self.period
-        few = self.prefix + rest + self.period
-        return few if few - self.prefix >= 2 else few + self.period
+        return self.prefix + rest + 2 * self.period
 
 
 def layer_pattern(config: Any) -> Pattern | None:

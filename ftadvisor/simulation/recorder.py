@@ -133,15 +133,9 @@ class Recorder(TorchDispatchMode):
         return out
 
     def _count(self, func: Any, name: str, args: Any, kwargs: Any, out: Any) -> None:
-        counted = count(
-            func,
-            name,
-            args,
-            kwargs,
-            out,
-            optimizer=self._phases[-1].name.startswith("step"),
-            module=self._module(),
-        )
+        stepping = self._phases[-1].name.startswith("step")
+        module = self._module()
+        counted = count(func, name, args, kwargs, out, optimizer=stepping, module=module)
         if counted is None:
             return
         key = (self._phases[-1].name, counted.category)
@@ -169,7 +163,7 @@ class Recorder(TorchDispatchMode):
             first = parts[at] if len(parts) == number else None
         if not isinstance(first, torch.Tensor):
             return None
-        made = self._numbers.get(cast("Any", first).untyped_storage()._cdata)
+        made = self._numbers.get(first.untyped_storage()._cdata)
         return None if made is None else self._allocations[made - 1][2]
 
     def _track(self, tensor: Any, operation: str, kind: Kind, module: str | None = None) -> None:

@@ -1,8 +1,8 @@
 """A deep model's events from a shallow one's: a middle layer's, repeated.
 
-What the allocator reserves depends on the order of all requests, so it is replayed at full depth. The
-events of one period of layers in the middle are repeated as often as the depth asks: after each other
-where the step runs forwards, before each other where it runs backwards.
+What the allocator reserves depends on the order of all requests, so it is replayed at full depth.
+The events of one period of layers in the middle are repeated as often as the depth asks: after each
+other where the step runs forwards, before each other where it runs backwards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Place = int | None
 
 def layers_to_record(pattern: Pattern) -> int:
     """Layers of the shallow model: a period before, one in the middle, and the end."""
-    return pattern.fewest + 2 * pattern.period
+    return pattern.fewest + pattern.period
 
 
 def spliced(shallow: Recording, pattern: Pattern) -> Recording:
