@@ -35,8 +35,8 @@ LLAMA: dict[str, Any] = {
     "max_position_embeddings": 512, "tie_word_embeddings": True, "hidden_act": "silu",
 }  # fmt: skip
 GEMMA3: dict[str, Any] = {
-    **LLAMA, "model_type": "gemma3_text", "num_hidden_layers": 9, "sliding_window": 64,
-    "layer_types": (["sliding_attention"] * 2 + ["full_attention"]) * 3,
+    **LLAMA, "model_type": "gemma3_text", "num_hidden_layers": 12, "sliding_window": 64,
+    "layer_types": (["sliding_attention"] * 2 + ["full_attention"]) * 4,
     "hidden_activation": "gelu_pytorch_tanh",
 }  # fmt: skip
 MIXTRAL: dict[str, Any] = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4}
