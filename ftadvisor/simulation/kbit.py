@@ -1,0 +1,137 @@
+"""bitsandbytes' layers on meta: their true storage, and bitsandbytes' own forward and backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftadvisor.errors import UnsupportedError
+from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.trainer import Trainer
+from ftadvisor.simulation.building import DTYPES
+from ftadvisor.simulation.stack import bitsandbytes as bnb
+from ftadvisor.simulation.stack import torch
+
+BLOCK = 64
+"""Weights that share an absmax (bitsandbytes/functional.py, quantize_4bit)."""
+NESTED_BLOCK = 256
+"""Scales that share a scale of their own, with double quantisation."""
+CODE = 256
+OUTLIERS = 6.0
+"""llm_int8_threshold of Transformers' BitsAndBytesConfig."""
+HEADS = frozenset({"lm_head", "embed_out", "score", "classifier"})
+
+
+def quantize(model: Any, settings: Settings, trainer: Trainer) -> Any:
+    """The model with its matrices as bitsandbytes holds them; head and embeddings stay.
+
+    Raises UnsupportedError for a quantisation that is not bitsandbytes'.
+    """
+    how = settings.quantization
+    if how not in ("nf4", "nf4-dq", "int8"):
+        reason = "only bitsandbytes' layers (nf4, nf4-dq, int8) are simulated"
+        raise UnsupportedError.of(f"quantization {how}", reason, ["nf4"])
+    compute = DTYPES["bf16" if settings.autocast == "none" else settings.autocast]
+    if settings.autocast == "none" and settings.weights_dtype != "fp32":
+        compute = DTYPES[settings.weights_dtype]
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, torch.nn.Linear) or _stays(model, name, module, trainer):
+            continue
+        parent, _, own = name.rpartition(".")
+        made = _int8(module) if how == "int8" else _four_bit(module, how == "nf4-dq", compute)
+        setattr(model.get_submodule(parent), own, made)
+    model.is_loaded_in_8bit = how == "int8"
+    model.is_loaded_in_4bit = how != "int8"
+    model.is_quantized = True
+    return model
+
+
+def _stays(model: Any, name: str, module: Any, trainer: Trainer) -> bool:
+    """The output head is left alone, as Transformers' get_keys_to_not_convert finds it."""
+    if trainer.quantizes_head:
+        return False
+    return module is model.get_output_embeddings() or name.rpartition(".")[2] in HEADS
+
+
+def _four_bit(linear: Any, nested: bool, compute: Any) -> Any:
+    """Two weights a byte, an absmax for 64 of them: in fp32, or itself in 8 bits."""
+    shape = torch.Size(linear.weight.shape)
+    blocks = -(-shape.numel() // BLOCK)
+    with torch.device("meta"):
+        layer = bnb.nn.Linear4bit(
+            shape[1],
+            shape[0],
+            bias=False,
+            compute_dtype=compute,
+            compress_statistics=nested,
+            quant_type="nf4",
+        )
+        packed = torch.empty(((shape.numel() + 1) // 2, 1), dtype=torch.uint8)
+        code = torch.empty(16)
+        state2 = None
+        offset = None
+        absmax = torch.empty(blocks)
+        if nested:
+            absmax = torch.empty(blocks, dtype=torch.uint8)
+            offset = torch.empty(())
+            state2 = bnb.functional.QuantState(
+                absmax=torch.empty(-(-blocks // NESTED_BLOCK)),
+                code=torch.empty(CODE),
+                blocksize=NESTED_BLOCK,
+                dtype=torch.float32,
+            )
+    state = bnb.functional.QuantState(
+        absmax=absmax,
+        shape=shape,
+        code=code,
+        blocksize=BLOCK,
+        quant_type="nf4",
+        dtype=linear.weight.dtype,
+        offset=offset,
+        state2=state2,
+    )
+    layer.weight = bnb.nn.Params4bit(
+        packed,
+        requires_grad=False,
+        quant_state=state,
+        blocksize=BLOCK,
+        compress_statistics=nested,
+        quant_type="nf4",
+        module=layer,
+        bnb_quantized=True,
+    )
+    layer.quant_state = state
+    layer.bias = linear.bias
+    return layer
+
+
+def _int8(linear: Any) -> Any:
+    """One byte a weight, one fp32 scale a row."""
+    rows, columns = linear.weight.shape
+    with torch.device("meta"):
+        layer = bnb.nn.Linear8bitLt(
+            columns, rows, bias=False, has_fp16_weights=False, threshold=OUTLIERS
+        )
+        weight = torch.empty((rows, columns), dtype=torch.int8)
+        layer.weight = bnb.nn.Int8Params(
+            weight,
+            requires_grad=False,
+            has_fp16_weights=False,
+            CB=weight,
+            SCB=torch.empty(rows),
+        )
+    layer.bias = linear.bias
+    return layer
+
+
+def hidden_tensors(module: Any) -> list[Any]:
+    """What a quantised layer holds besides parameters and buffers."""
+    weight = getattr(module, "weight", None)
+    found: list[Any] = []
+    state = getattr(weight, "quant_state", None)
+    for part in (state, getattr(state, "state2", None)):
+        if part is not None:
+            found += [part.absmax, part.code, part.offset]
+    found.append(getattr(weight, "SCB", None))
+    inner = getattr(module, "state", None)
+    found += [getattr(inner, "CB", None), getattr(inner, "SCB", None)]
+    return [tensor for tensor in found if isinstance(tensor, torch.Tensor)]

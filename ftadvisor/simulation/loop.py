@@ -1,0 +1,127 @@
+"""Optimizer steps as a training program runs them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from ftadvisor.estimation.activations import packing_needs_mask
+from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.trainer import Trainer
+from ftadvisor.simulation.autocast import STATE
+from ftadvisor.simulation.building import DTYPES
+from ftadvisor.simulation.losses import Forward, forward_of
+from ftadvisor.simulation.optimizers import make_optimizer
+from ftadvisor.simulation.recorder import Recorder
+from ftadvisor.simulation.stack import torch
+from ftadvisor.simulation.workspaces import cublas_workspace
+
+NUM_STEPS = 2
+"""The second has the optimizer's states beside its activations; all later ones are like it."""
+NUM_MICRO_BATCHES = 2
+"""Of one step: the second has gradients beside its activations; all later ones are like it."""
+
+
+def sequence_length(settings: Settings, *, last: bool) -> int:
+    """Tokens of a step's sequences: the longest batch comes last, a typical one before."""
+    longest = int(settings.longest_length or settings.max_length)
+    return longest if last else int(settings.typical_length) or longest
+
+
+def has_mask(settings: Settings, trainer: Trainer) -> bool:
+    """Whether attention gets a mask: several padded sequences, or packed ones kept apart."""
+    if settings.packing:
+        return packing_needs_mask(settings, trainer)
+    return settings.micro_batch_size > 1 and trainer.model_code != "litgpt"
+
+
+def make_batch(model: Any, settings: Settings, trainer: Trainer, length: int) -> dict[str, Any]:
+    """One micro-batch as the collator hands it over."""
+    rows = int(settings.micro_batch_size)
+    apart = settings.packing and packing_needs_mask(settings, trainer)
+    shape = (1, rows * length) if apart else (rows, length)
+    with torch.device("meta"):
+        batch: dict[str, Any] = {"input_ids": torch.empty(shape, dtype=torch.long)}
+        if apart:
+            batch["position_ids"] = torch.empty(shape, dtype=torch.long)
+        elif not settings.packing and trainer.model_code != "litgpt":
+            batch["attention_mask"] = torch.empty(shape, dtype=torch.long)
+        label_shape: tuple[int, ...] = shape
+        if settings.objective in ("seq_cls", "reward"):
+            label_shape = (rows,)
+        elif model.config.is_encoder_decoder:
+            label_shape = (rows, int(settings.max_target_length))
+        batch["labels"] = torch.empty(label_shape, dtype=torch.long)
+    return batch
+
+
+def run_steps(
+    model: Any, recorder: Recorder, settings: Settings, trainer: Trainer, *, num_steps: int
+) -> None:
+    """Forward, backward, clipping and step, `num_steps` times."""
+    forward = forward_of(settings, trainer)
+    workspace = cublas_workspace(recorder.compute_capability)
+    optimizer = make_optimizer(settings.optim, model)
+    accumulated = min(int(settings.gradient_accumulation_steps), NUM_MICRO_BATCHES)
+    held: Any = None
+    for step in range(1, num_steps + 1):
+        length = sequence_length(settings, last=step == num_steps)
+        for part in range(1, accumulated + 1):
+            name = f"{step}" if accumulated == 1 else f"{step}.{part}"
+            recorder.mark(f"forward {name}")
+            if (step, part) == (1, 1):
+                recorder.hold(workspace, "cublas")
+            loss, outputs = _forward(
+                model, recorder, settings, forward, make_batch(model, settings, trainer, length)
+            )
+            held = outputs if trainer.holds_outputs else None
+            del outputs
+            recorder.mark(f"backward {name}")
+            if (step, part) == (1, 1):
+                # autograd's thread has a handle of its own.
+                recorder.hold(workspace, "cublas")
+            loss.backward()
+            del loss
+            label_gradients(model, recorder)
+        recorder.mark(f"clip {step}")
+        if settings.max_grad_norm:
+            trained = [p for p in model.parameters() if p.requires_grad]
+            torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
+        recorder.mark(f"step {step}")
+        optimizer.step()
+        _label_states(model, optimizer, recorder)
+        optimizer.zero_grad(set_to_none=True)
+        if trainer.empties_cache:
+            recorder.empty_cache()
+    recorder.mark("end")
+    del held
+
+
+def _forward(
+    model: Any, recorder: Recorder, settings: Settings, forward: Forward, batch: dict[str, Any]
+) -> tuple[Any, Any]:
+    for tensor in batch.values():
+        recorder.adopt(tensor, "batch")
+    with _autocast(settings):
+        return forward(model, batch)
+
+
+def _autocast(settings: Settings) -> AbstractContextManager[Any]:
+    if settings.autocast == "none":
+        return nullcontext()
+    return torch.autocast(STATE, DTYPES[settings.autocast])
+
+
+def label_gradients(model: Any, recorder: Recorder) -> None:
+    """Name the gradients among what backward has left."""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            recorder.label(parameter.grad, "gradients", name.rpartition(".")[0])
+
+
+def _label_states(model: Any, optimizer: Any, recorder: Recorder) -> None:
+    names = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
+    for parameter, states in optimizer.state.items():
+        for value in states.values():
+            if isinstance(value, torch.Tensor):
+                recorder.label(value, "optimizer", names.get(id(parameter), ""))

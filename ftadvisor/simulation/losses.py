@@ -1,0 +1,178 @@
+"""The forward and the loss as a training program's own code makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from ftadvisor.errors import UnsupportedError
+from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.trainer import Trainer
+from ftadvisor.simulation.stack import loaded, torch, trl_utils
+
+Forward = Callable[[Any, dict[str, Any]], tuple[Any, Any]]
+"""Model and batch to loss, and the outputs that the loop may go on holding."""
+
+LIGER_ROWS = 2048
+IGNORED = -100
+
+
+def forward_of(settings: Settings, trainer: Trainer) -> Forward:
+    """What the program calls in each micro-batch.
+
+    Raises UnsupportedError for a loss kernel that no code here stands for.
+    """
+    if settings.objective in ("seq_cls", "token_cls", "seq2seq", "reward"):
+        return _own_loss
+    if settings.loss_kernel == "chunked":
+        return _fused_head
+    if settings.loss_kernel == "fused_linear":
+        return _liger
+    if settings.loss_kernel != "torch":
+        raise UnsupportedError.of(
+            f"loss kernel {settings.loss_kernel}", "its code is not simulated", ["torch"]
+        )
+    plain = trainer.half_logits_held and not trainer.shift_copies_logits
+    if plain and trainer.logits_upcast and not trainer.loss_chunk_tokens:
+        return _own_loss
+    return lambda model, batch: _older_loss(model, batch, trainer)
+
+
+def _own_loss(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
+    outputs = model(**batch)
+    return outputs.loss, outputs
+
+
+def _older_loss(model: Any, batch: dict[str, Any], trainer: Trainer) -> tuple[Any, Any]:
+    """Losses that upcast and shift the logits, before Transformers 5, and those in chunks."""
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    outputs = model(**inputs)
+    labels = batch["labels"]
+    logits = outputs.logits
+    if not trainer.half_logits_held:
+        outputs.logits = None
+    if trainer.logits_upcast:
+        logits = logits.float()
+    if trainer.outputs_upcast or trainer.holds_upcast_outputs:
+        outputs.logits = logits
+    if trainer.shift_copies_logits:
+        logits = logits[..., :-1, :].contiguous()
+        labels = labels[..., 1:].contiguous()
+    else:
+        labels = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:].contiguous()
+    logits, labels = logits.reshape(-1, logits.size(-1)), labels.reshape(-1)
+    if not trainer.loss_chunk_tokens:
+        return torch.nn.functional.cross_entropy(logits, labels), outputs
+    chunks = [
+        torch.nn.functional.cross_entropy(part, targets, reduction="none")
+        for part, targets in zip(
+            logits.split(trainer.loss_chunk_tokens),
+            labels.split(trainer.loss_chunk_tokens),
+            strict=True,
+        )
+    ]
+    return torch.cat(chunks).mean(), outputs
+
+
+def _fused_head(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
+    """TRL 1.16, SFTTrainer.compute_loss."""
+    outputs = model(**batch, fused_lm_head=True)
+    per_token = -outputs.log_probs
+    num_tokens = outputs.label_mask.sum()
+    loss = per_token.sum() / torch.as_tensor(num_tokens).clamp(min=1)
+    outputs.entropy.detach().sum()
+    outputs.is_top1.sum()
+    return loss, outputs
+
+
+class _LigerLoss(torch.autograd.Function):
+    """Liger's fused linear cross-entropy: logits of a chunk at a time, gradients in forward.
+
+    Ref: liger_kernel/ops/fused_linear_cross_entropy.py.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Any, weight: Any) -> Any:
+        rows, width = hidden.shape
+        vocab = weight.shape[0]
+        num_chunks = max(1, -(-vocab // width))
+        size = 1 << max(0, (-(-rows // num_chunks) - 1).bit_length())
+        grad_hidden = torch.zeros_like(hidden)
+        grad_weight = torch.zeros_like(weight) if weight.requires_grad else None
+        losses = torch.zeros(rows, dtype=torch.float32, device=hidden.device)
+        for start in range(0, rows, size):
+            part = hidden[start : start + size]
+            logits = part @ weight.t()
+            # The kernel turns them into their own gradient in place.
+            grad_hidden[start : start + size] = logits @ weight
+            if grad_weight is not None:
+                grad_weight += (logits.t() @ part).to(grad_weight.dtype)
+            del logits
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden, grad_weight
+
+
+def _liger(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = base.base_model(**inputs).last_hidden_state
+    weight = base.get_output_embeddings().weight
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    loss: Any = _LigerLoss.apply(flat, weight)
+    return loss, None
+
+
+def add_fused_head(model: Any) -> None:
+    """TRL's own patch of the model's forward."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    trl_utils().add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
+
+
+class _NoKernel:
+    """A Triton kernel's place: it works in buffers that its caller has made."""
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+def _added_in_place(accumulated: Any, first: Any, second: Any) -> None:
+    """`_addmm_fp32` on CUDA: cuBLAS reads half precision and adds in fp32, without a copy."""
+    product = torch.ops.aten.addmm.out
+    with torch.no_grad():
+        product(accumulated, first, second, out=accumulated)
+
+
+def _ceiling(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _on_gpu(_: Any) -> bool:
+    return True
+
+
+@contextmanager
+def triton_kernels() -> Generator[None]:
+    """TRL's fused head as on a GPU, with its Triton kernels' allocations: none."""
+    kernels = loaded("trl.kernels.chunked_logprob")
+    if kernels is None:
+        yield
+        return
+    trainer_utils = trl_utils()
+    stub = SimpleNamespace(cdiv=_ceiling)
+    with (
+        mock.patch.object(kernels, "_use_triton", _on_gpu),
+        mock.patch.object(trainer_utils, "_use_triton", _on_gpu),
+        mock.patch.object(kernels, "_forward_kernel", _NoKernel()),
+        mock.patch.object(kernels, "_backward_kernel", _NoKernel()),
+        mock.patch.object(kernels, "_addmm_fp32", _added_in_place),
+        mock.patch.object(kernels, "triton", stub, create=True),
+    ):
+        yield

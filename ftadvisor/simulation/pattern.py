@@ -1,0 +1,61 @@
+"""How a model's layers repeat, and which few of them stand for all."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from ftadvisor.simulation.building import DEPTHS, depth, listed, text_config
+
+_LAYER = re.compile(r"\.(?:layers|h|layer|block|blocks)\.(\d+)(?:\.|$)")
+
+
+class Pattern(NamedTuple):
+    """Layers of their own first, then ever the same few."""
+
+    num_layers: int
+    prefix: int
+    period: int
+
+    @property
+    def fewest(self) -> int:
+        """The fewest layers that begin and end as all of them do, a period on either side."""
+        rest = (self.num_layers - self.prefix) % self.period
+        return self.prefix + rest + 2 * self.period
+
+
+def layer_pattern(config: Any) -> Pattern | None:
+    """The pattern of a configuration's layers; None where an encoder and a decoder differ."""
+    text = text_config(config)
+    found = {getattr(text, name) for name in DEPTHS if isinstance(getattr(text, name, None), int)}
+    if len(found) > 1:
+        return None
+    number = depth(config)
+    kinds = [_kind(text, index) for index in range(number)]
+    for prefix in range(number):
+        for period in range(1, max(2, (number - prefix) // 2 + 1)):
+            tail = kinds[prefix:]
+            if all(kind == tail[at % period] for at, kind in enumerate(tail)):
+                return Pattern(number, prefix, period)
+    return Pattern(number, number, 1)
+
+
+def _kind(config: Any, index: int) -> tuple[Any, ...]:
+    """All that a configuration says of one layer."""
+    number = depth(config)
+    kind: list[Any] = [value[index] for value in listed(config).values() if len(value) == number]
+    kind.append(index < (getattr(config, "first_k_dense_replace", 0) or 0))
+    kind.append(index in (getattr(config, "mlp_only_layers", None) or ()))
+    step = getattr(config, "decoder_sparse_step", 1) or 1
+    kind.append((index + 1) % step)
+    # T5's first layer alone holds the table of relative positions.
+    kind.append(config.model_type in ("t5", "mt5", "umt5") and index == 0)
+    return tuple(kind)
+
+
+def layer_of(module: str) -> int | None:
+    """The layer that a module belongs to; None: outside of all, or inside a vision tower."""
+    if "vision" in module or "visual" in module:
+        return None
+    found = _LAYER.search("." + module)
+    return int(found[1]) if found else None

@@ -1,0 +1,218 @@
+"""Sees every operation below autograd, and from it every storage that comes and goes."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from ftadvisor.simulation.allocator import rounded
+from ftadvisor.simulation.counting import Count, count
+from ftadvisor.simulation.recording import Allocation, Kind, Phase, Recording, Work
+from ftadvisor.simulation.shapes import answered
+from ftadvisor.simulation.stack import TorchDispatchMode, torch
+from ftadvisor.simulation.workspaces import kernel_workspaces
+
+
+class Recorder(TorchDispatchMode):
+    """Records the storages of meta tensors; what is asked of their values, `shapes` answers.
+
+    Args:
+        padded: the batch has padding, so a question whether all of a mask is True is denied.
+        compute_capability: of the GPU that the step stands for.
+    """
+
+    def __init__(self, *, padded: bool, compute_capability: tuple[int, int]) -> None:
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        self.padded = padded
+        self.compute_capability = compute_capability
+        self.attention: Counter[str] = Counter()
+        self.live_bytes = 0
+        self._allocations: list[list[Any]] = []
+        self._events: list[int] = []
+        self._phases = [Phase("setup", 0)]
+        self._numbers: dict[int, int] = {}
+        """A storage's address to its allocation's number."""
+        self._references: dict[int, Any] = {}
+        self._work: dict[tuple[str, str], Count] = {}
+        self._modules: list[str] = [""]
+        self._module_of_node: dict[int, str] = {}
+        self._stepping = False
+
+    # -- what the loop tells ------------------------------------------------------------------
+
+    def mark(self, phase: str) -> None:
+        """A new phase begins; what is alive since the last one is an activation if it was made in
+        a forward.
+        """
+        self._stepping = phase.startswith(("clip", "step"))
+        if self._phases[-1].name.startswith("forward"):
+            self._relabel("temporaries", "activations", len(self._phases) - 1)
+        self._phases.append(Phase(phase, len(self._events)))
+
+    def adopt(self, tensor: Any, kind: Kind, module: str = "") -> None:
+        """Record a tensor that was made before recording began."""
+        self._modules += ["", module]
+        self._track(tensor, "adopted", kind)
+        del self._modules[-2:]
+
+    def label(self, tensor: Any, kind: Kind, module: str) -> None:
+        """Say what a live tensor is, and whose."""
+        number = self._numbers.get(tensor.untyped_storage()._cdata)
+        if number is not None:
+            self._allocations[number - 1][2] = module
+            self._allocations[number - 1][4] = kind
+
+    def hold(self, size: int, operation: str) -> int:
+        """A block of a library that no tensor shows; give the number to `release`."""
+        return self._allocate(size, operation, "workspace")
+
+    def release(self, number: int) -> None:
+        """Free what `hold` made."""
+        self._free(number)
+
+    def empty_cache(self) -> None:
+        """The program calls torch.cuda.empty_cache."""
+        self._events.append(0)
+
+    def watch_modules(self, model: Any) -> Callable[[], None]:
+        """Know at each operation which module runs; returns what ends it."""
+        handles: list[Any] = []
+        for name, module in model.named_modules():
+            enter = self._entering(name)
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(self._leave, always_call=True))
+
+        def end() -> None:
+            for handle in handles:
+                handle.remove()
+
+        return end
+
+    def _entering(self, name: str) -> Callable[..., None]:
+        def enter(*_: Any) -> None:
+            self._modules.append(name)
+
+        return enter
+
+    def _leave(self, *_: Any) -> None:
+        self._modules.pop()
+
+    def recording(self, **facts: Any) -> Recording:
+        """Everything so far."""
+        return Recording(
+            allocations=tuple(Allocation(*row) for row in self._allocations),
+            events=tuple(self._events),
+            phases=tuple(self._phases),
+            work=tuple(
+                Work(phase, cast("Any", category), c.flops, c.moved_bytes, c.kernels)
+                for (phase, category), c in self._work.items()
+            ),
+            attention=tuple(sorted(self.attention.items())),
+            **facts,
+        )
+
+    # -- what torch tells ---------------------------------------------------------------------
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        found, out = answered(func, args, kwargs, padded=self.padded)
+        if not found:
+            out = func(*args, **kwargs)
+        name: str = func._opname
+        outputs = list(_tensors(out))
+        for at, tensor in enumerate(outputs):
+            owner = self._owner(args, at, len(outputs)) if self._stepping else None
+            self._track(tensor, name, "temporaries", owner)
+        for size in kernel_workspaces(func, args):
+            self._free(self._allocate(size, name, "workspace"))
+        self._count(func, name, args, kwargs, out)
+        return out
+
+    def _count(self, func: Any, name: str, args: Any, kwargs: Any, out: Any) -> None:
+        stepping = self._phases[-1].name.startswith("step")
+        module = self._module()
+        counted = count(func, name, args, kwargs, out, optimizer=stepping, module=module)
+        if counted is None:
+            return
+        key = (self._phases[-1].name, counted.category)
+        before = self._work.get(key)
+        self._work[key] = counted if before is None else before.plus(counted)
+
+    def _module(self) -> str:
+        """The running module; in backward, that whose forward made the running node."""
+        module = self._modules[-1]
+        if len(self._modules) == 1:
+            node = torch._C._current_autograd_node()
+            if node is not None:
+                return self._module_of_node.get(node._sequence_nr(), "")
+            return module
+        # Autograd makes an operation's node right before it runs the operation; what follows
+        # without a node of its own finds the number taken.
+        self._module_of_node.setdefault(torch._C._autograd._get_sequence_nr() - 1, module)
+        return module
+
+    def _owner(self, args: tuple[Any, ...], at: int, number: int) -> str | None:
+        """Clipping and the step run outside all modules: whose parameter a result is for."""
+        first: Any = args[0] if args else None
+        if isinstance(first, list | tuple):
+            parts = cast("list[Any]", first)
+            first = parts[at] if len(parts) == number else None
+        if not isinstance(first, torch.Tensor):
+            return None
+        made = self._numbers.get(first.untyped_storage()._cdata)
+        return None if made is None else self._allocations[made - 1][2]
+
+    def _track(self, tensor: Any, operation: str, kind: Kind, module: str | None = None) -> None:
+        if tensor.device.type != "meta":
+            return
+        storage = tensor.untyped_storage()
+        key: int = storage._cdata
+        if key in self._numbers:
+            return
+        size: int = storage.nbytes()
+        if size == 0:
+            return
+        number = self._allocate(size, operation, kind, module)
+        self._numbers[key] = number
+
+        def gone(_: object) -> None:
+            self._numbers.pop(key, None)
+            self._references.pop(number, None)
+            self._free(number)
+
+        self._references[number] = weakref.ref(storage, gone)
+
+    def _allocate(self, size: int, operation: str, kind: Kind, module: str | None = None) -> int:
+        if module is None:
+            module = self._module()
+        self._allocations.append([size, len(self._phases) - 1, module, operation, kind])
+        number = len(self._allocations)
+        self._events.append(number)
+        self.live_bytes += rounded(size)
+        return number
+
+    def _free(self, number: int) -> None:
+        self._events.append(-number)
+        self.live_bytes -= rounded(self._allocations[number - 1][0])
+
+    def _relabel(self, old: Kind, new: Kind, phase: int) -> None:
+        for number in self._numbers.values():
+            row = self._allocations[number - 1]
+            if row[1] == phase and row[4] == old:
+                row[4] = new
+
+
+def _tensors(out: Any) -> Iterable[Any]:
+    """The tensors among an operation's results."""
+    if isinstance(out, torch.Tensor):
+        return (out,)
+    if isinstance(out, list | tuple):
+        found: list[Any] = []
+        for part in cast("list[Any]", out):
+            found.extend(_tensors(part))
+        return found
+    return ()

@@ -1,0 +1,43 @@
+"""The training stack, the only place where this package imports it.
+
+Its libraries are taken as untyped: their own annotations change from release to release, and much
+of what is used here has none.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+from ftadvisor.errors import MissingExtraError
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("simulate", "run") from error
+
+
+torch = _library("torch")
+transformers = _library("transformers")
+peft = _library("peft")
+bitsandbytes = _library("bitsandbytes")
+aten: Any = torch.ops.aten
+TorchDispatchMode: Any = _library("torch.utils._python_dispatch").TorchDispatchMode
+flop_registry: Any = _library("torch.utils.flop_counter").flop_registry
+foreach = _library("torch.utils._foreach_utils")
+optimizer_module = _library("torch.optim.optimizer")
+torch_library = _library("torch.library")
+"""torch.library: kernels for the dispatcher."""
+
+
+def trl_utils() -> Any:
+    """TRL's trainer.utils, which takes seconds to import and few settings need."""
+    return _library("trl.trainer.utils")
+
+
+def loaded(name: str) -> Any:
+    """A module that has been imported; None: it has not."""
+    return sys.modules.get(name)

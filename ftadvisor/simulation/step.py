@@ -1,0 +1,164 @@
+"""One training step, simulated: the door to this room."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+import warnings
+from contextlib import ExitStack
+from typing import Any
+
+from ftadvisor.errors import FtadvisorError, UnsupportedError
+from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.trainer import Trainer
+from ftadvisor.simulation.adapting import adapt
+from ftadvisor.simulation.building import build_model, depth
+from ftadvisor.simulation.cuda import as_cuda
+from ftadvisor.simulation.kbit import hidden_tensors, quantize
+from ftadvisor.simulation.loop import NUM_STEPS, has_mask, run_steps
+from ftadvisor.simulation.losses import add_fused_head, triton_kernels
+from ftadvisor.simulation.optimizers import steps_on_meta
+from ftadvisor.simulation.recorder import Recorder
+from ftadvisor.simulation.recording import Recording
+from ftadvisor.simulation.stack import peft, torch, transformers
+from ftadvisor.sources.techniques import find_technique
+
+HUGGING_FACE_LOOPS = ("Trainer", "TRL")
+"""In a trainer's framework: Transformers' Trainer runs it, through accelerate."""
+
+
+def record_step(
+    config: dict[str, Any],
+    settings: Settings,
+    trainer: Trainer,
+    *,
+    compute_capability: tuple[int, int],
+    num_layers: int | None = None,
+) -> Recording:
+    """Two optimizer steps of the real model, PEFT wrapper, loss and optimizer, on meta tensors.
+
+    Args:
+        config: a config.json's keys.
+        settings: resolved settings of a run on one GPU.
+        trainer: whose loop runs.
+        compute_capability: of the GPU, (9, 0) for an H100.
+        num_layers: only so many of the model's layers; None: all.
+
+    Raises UnsupportedError for what cannot be run without weights, with the reason.
+    """
+    check_supported(settings, trainer)
+    began = time.perf_counter()
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = prepared_model(config, settings, trainer, num_layers)
+        recorder = Recorder(
+            padded=has_mask(settings, trainer), compute_capability=compute_capability
+        )
+        with ExitStack() as stack:
+            for context in (steps_on_meta(), triton_kernels(), as_cuda(recorder)):
+                stack.enter_context(context)
+            adopt_model(model, recorder)
+            stack.callback(recorder.watch_modules(model))
+            try:
+                run_steps(model, recorder, settings, trainer, num_steps=NUM_STEPS)
+            except FtadvisorError:
+                raise
+            except (NotImplementedError, RuntimeError) as error:
+                reason = f"its step needs values, not only shapes ({_first_line(error)})"
+                raise UnsupportedError.of(settings.technique, reason) from error
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    recording = recorder.recording(
+        num_layers=depth(model.config),
+        num_trainable_params=trained,
+        seconds=time.perf_counter() - began,
+    )
+    del model
+    gc.collect()
+    return recording
+
+
+def check_supported(settings: Settings, trainer: Trainer) -> None:
+    """Raise UnsupportedError for what this room does not simulate."""
+    refused = {
+        "strategy": settings.strategy not in ("none",) or int(settings.num_gpus) > 1,
+        "fp8": settings.fp8,
+        "offloading": settings.offload_optimizer or settings.offload_params,
+        "selective checkpointing": settings.gradient_checkpointing == "selective",
+        "fused kernels of Liger or unsloth": settings.fused_norm
+        or settings.fused_mlp
+        or settings.fused_lora,
+        f"objective {settings.objective}": settings.objective
+        in ("distillation", "dpo", "kto", "orpo", "grpo", "rloo", "ppo"),
+        f"{trainer.framework}'s own model code": trainer.model_code != "transformers",
+    }
+    for what, asked in refused.items():
+        if asked:
+            raise UnsupportedError.of(what, "it is not simulated", ["the closed form"])
+
+
+def prepared_model(
+    config: dict[str, Any], settings: Settings, trainer: Trainer, num_layers: int | None
+) -> Any:
+    """The model as training begins: quantised, adapted, with checkpointing and loss as asked."""
+    technique = find_technique(settings.technique)
+    model = build_model(config, settings, trainer, num_layers)
+    if settings.quantization != "none":
+        model = quantize(model, settings, trainer)
+        asked = settings.prepare_kbit
+        if trainer.prepares_kbit if asked is None else asked:
+            peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+            if not (trainer.kbit_embeddings_fp32 or asked):
+                _embeddings_to_half(model)
+    if technique.id != "full" and not technique.trains_base:
+        model = adapt(model, settings)
+        if settings.quantization != "none" and trainer.kbit_adapters_half:
+            _adapters_to_half(model)
+    by_trainer = any(name in trainer.framework for name in HUGGING_FACE_LOOPS)
+    if by_trainer or settings.gradient_checkpointing != "none":
+        model.config.use_cache = False
+    if settings.gradient_checkpointing == "full":
+        reentrant = {"use_reentrant": trainer.reentrant_checkpointing}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=reentrant)
+        if hasattr(model, "peft_config"):
+            model.enable_input_require_grads()
+    if settings.loss_kernel == "chunked":
+        add_fused_head(model)
+    model.train()
+    return model
+
+
+def _embeddings_to_half(model: Any) -> None:
+    """peft_module_casting_to_bf16 puts embeddings and head back."""
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if module is not None:
+            module.to(torch.bfloat16)
+
+
+def _adapters_to_half(model: Any) -> None:
+    """TRL: adapters of a quantised base train in bf16 (sft_trainer.py)."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def adopt_model(model: Any, recorder: Recorder) -> None:
+    """Record what the model holds, each storage once, with its module's name."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        kind = "weights" if _of_base(name, parameter, model) else "adapters"
+        recorder.adopt(parameter, kind, name.rpartition(".")[0])
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        recorder.adopt(buffer, "buffers", name.rpartition(".")[0])
+    for name, module in model.named_modules():
+        for tensor in hidden_tensors(module):
+            recorder.adopt(tensor, "weights", name)
+
+
+def _of_base(name: str, parameter: Any, model: Any) -> bool:
+    return not (hasattr(model, "peft_config") and parameter.requires_grad)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:160]

@@ -1,0 +1,252 @@
+"""The simulated step against autograd on a CPU, itself at full depth, and published rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+torch = pytest.importorskip("torch")
+pytest.importorskip("bitsandbytes")
+pytest.importorskip("trl")
+
+from ftadvisor.errors import UnsupportedError  # noqa: E402
+from ftadvisor.schema.settings import Settings  # noqa: E402
+from ftadvisor.simulation.allocator import rounded  # noqa: E402
+from ftadvisor.simulation.attention import Problem, backend  # noqa: E402
+from ftadvisor.simulation.autocast import FP32, FP32_BY_ARGUMENT, LOWER, WIDEST  # noqa: E402
+from ftadvisor.simulation.cuda import as_cuda  # noqa: E402
+from ftadvisor.simulation.depth import deep_recording, deep_step  # noqa: E402
+from ftadvisor.simulation.recorder import Recorder  # noqa: E402
+from ftadvisor.simulation.replaying import live_at, parts_at, phase_peaks, replay  # noqa: E402
+from ftadvisor.simulation.step import record_step  # noqa: E402
+from ftadvisor.sources.measurements import read_measurements, situation  # noqa: E402
+from ftadvisor.sources.models import model_config  # noqa: E402
+from ftadvisor.sources.trainers import find_trainer  # noqa: E402
+
+AMPERE, HOPPER = (8, 0), (9, 0)
+
+LLAMA: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": 512, "hidden_size": 128, "intermediate_size": 320,
+    "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+    "max_position_embeddings": 512, "tie_word_embeddings": True, "hidden_act": "silu",
+}  # fmt: skip
+GEMMA3: dict[str, Any] = {
+    **LLAMA, "model_type": "gemma3_text", "num_hidden_layers": 12, "sliding_window": 64,
+    "layer_types": (["sliding_attention"] * 2 + ["full_attention"]) * 4,
+    "hidden_activation": "gelu_pytorch_tanh",
+}  # fmt: skip
+MIXTRAL: dict[str, Any] = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4}
+GPT2: dict[str, Any] = {
+    "model_type": "gpt2", "vocab_size": 512, "n_embd": 128, "n_layer": 6, "n_head": 4,
+    "n_positions": 512, "resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1,
+}  # fmt: skip
+BERT: dict[str, Any] = {
+    "model_type": "bert", "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256,
+    "num_hidden_layers": 6, "num_attention_heads": 4, "max_position_embeddings": 512,
+}  # fmt: skip
+CONFIGS = {"llama": LLAMA, "gemma3": GEMMA3, "mixtral": MIXTRAL, "gpt2": GPT2, "bert": BERT}
+
+
+def run(config: dict[str, Any], trainer: str, layers: int | None = None, **options: Any):
+    found = find_trainer(trainer)
+    known = {field.name for field in dataclasses.fields(Settings)}
+    defaults = {key: value for key, value in found.defaults.items() if key in known}
+    settings = Settings(**{**defaults, "micro_batch_size": 2, "max_length": 96, **options})
+    return config, settings, found, layers
+
+
+def recorded(config: dict[str, Any], trainer: str, layers: int | None = None, **options: Any):
+    config, settings, found, layers = run(config, trainer, layers, **options)
+    return record_step(config, settings, found, compute_capability=AMPERE, num_layers=layers)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_keeps_what_autograd_keeps_on_a_cpu(name: str):
+    from peft_truth import build, kept_bytes
+
+    config = {**CONFIGS[name], "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config["attn_implementation"] = "eager"
+    warnings.simplefilter("ignore")
+    truth = kept_bytes(build(name, config, 2, "fp32"), 64, autocast=False)
+    model = build(name, config, 2, "fp32", "meta")
+    recorder = Recorder(padded=False, compute_capability=AMPERE)
+    model.train()
+    with as_cuda(recorder):
+        for tensor in [*model.parameters(), *model.buffers()]:
+            recorder.adopt(tensor, "weights")
+        output = model(
+            input_ids=torch.empty((1, 64), dtype=torch.long, device="meta"), use_cache=False
+        )
+        recorder.mark("end")
+        recording = recorder.recording()
+        live = [recording.allocations[at] for at in live_at(recording, len(recording.events) - 1)]
+    kept = sum(a.size for a in live if a.kind != "weights")
+    # The results are alive, and saved by nothing.
+    results = sum(t.untyped_storage().nbytes() for t in output.values())
+    assert truth <= kept <= truth + results + 64 * 8
+
+
+MODES: list[tuple[str, dict[str, Any]]] = [
+    ("trl-1.16", {"technique": "lora"}),
+    ("trl-1.16", {"technique": "lora", "gradient_checkpointing": "none", "lora_dropout": 0.1}),
+    ("trl-1.16", {"technique": "full", "weights_dtype": "fp32"}),
+    ("transformers-5", {"technique": "full", "optim": "adamw_torch"}),
+    ("transformers-5", {"technique": "lora", "gradient_accumulation_steps": 2}),
+    ("peft-method-comparison", {"technique": "lora"}),
+]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "mixtral", "gpt2"])
+@pytest.mark.parametrize(("trainer", "options"), MODES)
+def test_few_layers_stand_for_all(name: str, trainer: str, options: dict[str, Any]):
+    if options["technique"] == "lora":
+        target = "c_attn" if name == "gpt2" else "q_proj"
+        options = {**options, "lora_target_modules": (target,)}
+    config, settings, found, _ = run(CONFIGS[name], trainer, **options)
+    whole = record_step(config, settings, found, compute_capability=AMPERE)
+    deep = deep_step(config, settings, found, compute_capability=AMPERE)
+    assert len(deep.recorded_layers) == 2
+    assert max(deep.recorded_layers) < whole.num_layers
+    peak = max(phase_peaks(whole), key=lambda phase: phase.live_bytes)
+    assert deep.live_bytes == peak.live_bytes
+    assert deep.parts == parts_at(whole, peak.event)
+    assert deep.num_trainable_params == whole.num_trainable_params
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral", "gpt2"])
+@pytest.mark.parametrize(("trainer", "options"), MODES)
+def test_spliced_layers_are_allocated_as_recorded_ones(
+    name: str, trainer: str, options: dict[str, Any]
+):
+    if options["technique"] == "lora":
+        target = "c_attn" if name == "gpt2" else "q_proj"
+        options = {**options, "lora_target_modules": (target,)}
+    deeper = {**CONFIGS[name], "n_layer" if name == "gpt2" else "num_hidden_layers": 8}
+    config, settings, found, _ = run(deeper, trainer, **options)
+    whole = replay(record_step(config, settings, found, compute_capability=AMPERE))
+    spliced = replay(deep_recording(config, settings, found, compute_capability=AMPERE))
+    assert spliced.live_bytes == whole.live_bytes
+    assert spliced.allocated_bytes == whole.allocated_bytes
+    assert spliced.reserved_bytes == whole.reserved_bytes
+
+
+def test_an_encoder_too():
+    config, settings, found, _ = run(
+        BERT, "transformers-5", technique="full", objective="seq_cls", micro_batch_size=4
+    )
+    whole = record_step(config, settings, found, compute_capability=AMPERE)
+    deep = deep_step(config, settings, found, compute_capability=AMPERE)
+    assert deep.live_bytes == max(phase.live_bytes for phase in phase_peaks(whole))
+
+
+def test_parts_sum_to_the_peak():
+    recording = recorded(LLAMA, "trl-1.16", technique="lora")
+    peak = max(phase_peaks(recording), key=lambda phase: phase.live_bytes)
+    assert sum(parts_at(recording, peak.event).values()) == peak.live_bytes
+    found = replay(recording)
+    assert found.live_bytes == peak.live_bytes <= found.allocated_bytes <= found.reserved_bytes
+
+
+def test_k_bit_storage():
+    """Half a byte a weight and an fp32 scale for 64; doubly quantised, a byte and 4/256 of one."""
+    weights: dict[str, int] = {}
+    for how in ("nf4", "nf4-dq", "int8"):
+        recording = recorded(LLAMA, "trl-1.16", 2, technique="qlora", quantization=how)
+        weights[how] = sum(
+            a.size for a in recording.allocations if a.kind == "weights" and "down_proj" in a.module
+        )
+    matrix = 2 * 128 * 320
+    code, code2 = 2 * 16 * 4, 2 * 256 * 4
+    assert weights["nf4"] == matrix // 2 + matrix // 64 * 4 + code
+    blocks = matrix // 2 // 64
+    nested = 2 * (blocks + -(-blocks // 256) * 4 + 4)
+    assert weights["nf4-dq"] == matrix // 2 + nested + code + code2
+    assert weights["int8"] == matrix + 2 * 128 * 4
+
+
+def test_adamw_holds_two_states():
+    recording = recorded(LLAMA, "transformers-5", technique="full", optim="adamw_torch")
+    states = sum(a.size for a in recording.allocations if a.kind == "optimizer")
+    assert states == 2 * 2 * recording.num_trainable_params
+
+
+def test_linear_work_is_two_flops_per_weight_and_token():
+    recording = recorded(LLAMA, "transformers-5", technique="full", autocast="none")
+    linear = sum(w.flops for w in recording.work if w.category == "linear" and "ward 1" in w.phase)
+    layer = 128 * (128 + 2 * 64) + 128 * 128 + 3 * 128 * 320
+    assert linear == 6 * layer * LLAMA["num_hidden_layers"] * 2 * 96
+
+
+@pytest.mark.parametrize(
+    ("changes", "capability", "expected"),
+    [
+        ({}, AMPERE, "flash"),
+        ({}, HOPPER, "cudnn"),
+        ({"masked": True}, AMPERE, "efficient"),
+        ({"masked": True}, HOPPER, "cudnn"),
+        ({"dtype": torch.float32}, HOPPER, "efficient"),
+        ({"dtype": torch.float32, "grouped": True}, AMPERE, "math"),
+        ({}, (7, 5), "math"),
+        ({"dtype": torch.float16}, (7, 5), "efficient"),
+        ({"head_dim": 256, "value_head_dim": 256}, (8, 9), "flash"),
+        ({"head_dim": 256, "value_head_dim": 256, "dropout": 0.1}, (8, 9), "efficient"),
+        ({"head_dim": 192}, AMPERE, "efficient"),
+        ({"head_dim": 100, "value_head_dim": 100, "masked": True}, AMPERE, "math"),
+    ],
+)
+def test_the_back_end_of_attention(changes: dict[str, Any], capability: Any, expected: str):
+    usual = Problem(torch.bfloat16, 128, 128, 64, 64, False, True, False, 0.0, True)
+    assert backend(usual._replace(**changes), capability) == expected
+
+
+def test_the_policy_names_what_cuda_casts():
+    named = {*LOWER, *FP32, *FP32_BY_ARGUMENT, *WIDEST}
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    assert [name for name in named if not has(f"aten::{name}", "AutocastCUDA")] == []
+
+
+def test_what_cannot_be_simulated_says_why():
+    with pytest.raises(UnsupportedError, match="strategy"):
+        recorded(LLAMA, "trl-1.16", technique="lora", strategy="fsdp")
+    with pytest.raises(UnsupportedError, match="gptq"):
+        recorded(LLAMA, "trl-1.16", technique="lora", quantization="gptq-int4")
+
+
+def test_nothing_stays_switched_on():
+    recorded(LLAMA, "trl-1.16", 2, technique="lora")
+    x = torch.ones(2, 2, device="meta")
+    assert torch.nn.functional.dropout(x, 0.5).grad_fn is None
+    assert not torch.is_autocast_enabled("cuda")
+    assert torch.nn.functional.linear(torch.ones(1, 2), torch.ones(3, 2)).shape == (1, 3)
+
+
+ROWS = {
+    "lora--llama-3.2-3B-rank32@": 0.5, "lora--llama-3.2-3B-rank64@": 1.0,
+    "fourierft--llama-3.2-3B-default@": 1.0, "ln_tuning--llama-3.2-3B-default@": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", list(ROWS))
+def test_published_rows_of_peft(row: str):
+    """Allocated times the ratio that one row has; the reserved figures need the real lengths."""
+    for m in read_measurements():
+        if m.source == "PEFT MetaMathQA" and f"mmqa-{row}" in m.id:
+            break
+    else:
+        pytest.fail(row)
+    found = situation(m)
+    deep = deep_step(
+        model_config(m.model), found.settings, found.trainer, compute_capability=(8, 9)
+    )
+    assert m.memory_gib is not None
+    error = 100 * (deep.live_bytes * 1.048 / (m.memory_gib * 2**30) - 1)
+    assert abs(error) <= ROWS[row], f"{row} {error:+.2f} %"
+
+
+def test_rounding_is_the_allocator_s():
+    assert (rounded(1), rounded(512), rounded(513)) == (512, 512, 1024)
