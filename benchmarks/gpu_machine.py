@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -47,7 +47,8 @@ def products() -> list[tuple[str, int, int, int]]:
             (16, 4096),
         )
     ]
-    return [*cases, ("bf16", 8192, 8192, 8192), ("fp16", 8192, 8192, 8192), ("fp32", 4096, 4096, 4096)]  # fmt: skip
+    squares = [("bf16", 8192), ("fp16", 8192), ("fp32", 4096)]
+    return cases + [(dtype, n, n, n) for dtype, n in squares]
 
 
 def seconds_of(work: Callable[[], Any], least: float = 0.05) -> float:
@@ -73,7 +74,7 @@ def seconds_of(work: Callable[[], Any], least: float = 0.05) -> float:
 def product(dtype: str, tokens: int, width: int, out: int) -> dict[str, Any]:
     x = torch.randn(tokens, width, device="cuda", dtype=DTYPES[dtype])
     w = torch.randn(out, width, device="cuda", dtype=DTYPES[dtype])
-    seconds = seconds_of(lambda: F.linear(x, w))
+    seconds = seconds_of(lambda: functional.linear(x, w))
     flops = 2 * tokens * width * out
     return {
         "dtype": dtype,
@@ -115,8 +116,8 @@ def attention(batch: int, heads: int, length: int, width: int) -> dict[str, Any]
         )
         for _ in range(3)
     )
-    forward = seconds_of(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True))
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    forward = seconds_of(lambda: functional.scaled_dot_product_attention(q, k, v, is_causal=True))
+    out = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     g = torch.randn_like(out)
     backward = seconds_of(lambda: torch.autograd.grad(out, (q, k, v), g, retain_graph=True))
     return {
@@ -136,4 +137,4 @@ def optimizer(count: int) -> dict[str, Any]:
 def norm_rate(rows: int) -> dict[str, Any]:
     """Reads and writes of a GELU over [rows, 8192] in bf16."""
     x = torch.randn(rows, 8192, device="cuda", dtype=torch.bfloat16)
-    return {"rows": rows, "bytes_per_second": 2 * x.nbytes / seconds_of(lambda: F.gelu(x))}
+    return {"rows": rows, "bytes_per_second": 2 * x.nbytes / seconds_of(lambda: functional.gelu(x))}

@@ -69,6 +69,7 @@ def rows_of(setting: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def free() -> None:
+    """Give back what the last model held."""
     import torch
 
     gc.collect()
@@ -101,42 +102,55 @@ def with_layers(config: dict[str, Any], layers: int) -> dict[str, Any]:
     return changed
 
 
+OWN = ("program", "tiny", "slices", "autocast", "weights", "padded", "packing", "optim")
+"""Keys of a setting that a row says in other words."""
+
+
 def published(setting: dict[str, Any], found: dict[str, Any], layers: int | None) -> dict[str, Any]:
     """A row in the format of data/measurements/."""
-    import peft
     import torch
-    import transformers
 
     program = setting["program"]
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__,
-                "peft": peft.__version__}  # fmt: skip
-    if program == "trl":
-        import trl
-
-        versions["trl"] = trl.__version__
-    suffix = f"-layers{layers}" if layers else ""
-    autocast = setting.get("autocast", True)
-    weights = setting.get("weights", "bf16")
-    known = {k: v for k, v in setting.items() if k not in ("program", "tiny", "slices", "autocast",
-                                                           "weights", "padded", "packing")}  # fmt: skip
-    targets = setting.get("lora_target_modules")
-    return {
-        "source": "ftadvisor benchmarks/measure_gpu.py", "grade": "A",
+    adapter = setting.get("peft_config", {})
+    targets = adapter.get("target_modules", setting.get("lora_target_modules"))
+    rank = adapter.get("r", adapter.get("init_r", setting.get("lora_r")))
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    row = {
+        "id": setting["id"] + (f"-layers{layers}" if layers else ""),
+        "source": "ftadvisor benchmarks/measure_gpu.py",
+        "grade": "A",
         "framework": "TRL" if program == "trl" else "transformers",
-        "quantization": "none", "gradient_accumulation_steps": 1, "num_gpus": 1,
-        "strategy": "none", "attn_implementation": "sdpa",
-        **known,
-        "id": setting["id"] + suffix,
+        "gpu": gpu,
+        "quantization": "none",
+        "gradient_accumulation_steps": 1,
+        "num_gpus": 1,
+        "strategy": "none",
+        "attn_implementation": "sdpa",
+        **{k: v for k, v in setting.items() if k not in (*OWN, "id")},
         "num_hidden_layers": layers,
+        "lora_r": rank,
         "lora_target_modules": ["ALL"] if targets == "all-linear" else targets,
-        "precision": {"weights": weights, "compute": "bf16", "autocast": autocast},
+        "precision": {
+            "weights": setting.get("weights", "bf16"),
+            "compute": "bf16",
+            "autocast": setting.get("autocast", True),
+        },
         "optimizer": setting.get("optim", "adamw_torch_fused"),
         "sequence_fill": "padded-to-longest" if setting.get("padded") else "full",
         "packing": bool(setting.get("packing")),
         "gradient_checkpointing": setting.get("gradient_checkpointing", program == "trl"),
         "memory_metric": "allocated",
-        **found, "versions": versions,
-    }  # fmt: skip
+        **found,
+        "versions": versions("trl" if program == "trl" else "transformers"),
+    }
+    return {k: v for k, v in row.items() if v is not None}
+
+
+def versions(program: str) -> dict[str, str]:
+    """Of the libraries that decide the figures."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in {"torch", "transformers", "peft", program}}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import pairwise
 from statistics import median, pstdev
 from typing import Any
 
@@ -119,7 +120,7 @@ class Clock(TrainerCallback):
     def times(self, accumulation: int) -> dict[str, Any]:
         """Of the timed steps; the traced one is none of them."""
         ends = self.ends[:-1] if self.events else self.ends
-        steps = [b - a for a, b in zip(ends, ends[1:], strict=False)][WARM_UP_STEPS - 1 :]
+        steps = [b - a for a, b in pairwise(ends)][WARM_UP_STEPS - 1 :]
         return {
             "micro_step_seconds": median(steps) / accumulation,
             "step_seconds": median(steps),
@@ -139,11 +140,13 @@ def allocations() -> list[Any]:
             for f in event.get("frames", ())[:3]
         ]
         found.append([event["action"], event.get("addr", 0), event["size"], frames])
-    segments = [
-        [s["address"], s["total_size"], [[b["size"], b["state"], b.get("requested_size")] for b in s["blocks"]]]
-        for s in snapshot["segments"]
-    ]  # fmt: skip
-    return [found, segments]
+    return [found, [segment(s) for s in snapshot["segments"]]]
+
+
+def segment(found: dict[str, Any]) -> list[Any]:
+    """[address, bytes, its blocks]."""
+    blocks = [[b["size"], b["state"], b.get("requested_size")] for b in found["blocks"]]
+    return [found["address"], found["total_size"], blocks]
 
 
 def trainer_of(setting: dict[str, Any], config: dict[str, Any], trace: bool) -> tuple[Any, Clock]:
@@ -221,12 +224,13 @@ def adapter_of(setting: dict[str, Any]) -> Any:
 def common(setting: dict[str, Any]) -> dict[str, Any]:
     """Arguments that both trainers take."""
     cuda = torch.cuda.is_available()
+    checkpointing = setting.get("gradient_checkpointing", setting["program"] == "trl")
     return {
         "output_dir": "out", "max_steps": WARM_UP_STEPS + (TIMED_STEPS if cuda else 1),
         "per_device_train_batch_size": setting["micro_batch_size"],
         "gradient_accumulation_steps": setting.get("gradient_accumulation_steps", 1),
         "bf16": setting.get("autocast", True), "optim": setting.get("optim", "adamw_torch_fused"),
-        "gradient_checkpointing": setting.get("gradient_checkpointing", setting["program"] == "trl"),
+        "gradient_checkpointing": checkpointing,
         "save_strategy": "no", "logging_strategy": "no", "report_to": [], "disable_tqdm": True,
         "use_cpu": not cuda, "remove_unused_columns": False,
     }  # fmt: skip

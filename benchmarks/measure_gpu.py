@@ -4,7 +4,7 @@
 
 Models are built from the catalogue's configurations with random weights; nothing is fetched. Each
 setting runs in a process of its own, which loads its libraries while the one before it runs. A row
-that the file has already is not run again. `--tiny` shrinks every model, to try the script on a CPU.
+that the file has already is not run again. `--tiny` shrinks every model, to try it on a CPU.
 """
 
 from __future__ import annotations
