@@ -34,6 +34,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     if program == "trl":
         import trl  # noqa: F401
+    print("\x1eready", flush=True)
     row = json.loads(sys.stdin.readline())
     sys.stdout, out = sys.stderr, sys.stdout
     try:

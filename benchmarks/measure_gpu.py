@@ -3,8 +3,8 @@
     python benchmarks/measure_gpu.py -o rows.jsonl [--seconds 1500] [--only TEXT] [--list]
 
 Models are built from the catalogue's configurations with random weights; nothing is fetched. Each
-setting runs in a process of its own, which loads its libraries while the one before it runs. A row
-that the file has already is not run again. `--tiny` shrinks every model, to try it on a CPU.
+setting runs in a process of its own. A row that the file has already is not run again. `--tiny`
+shrinks every model, to try it on a CPU.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-AHEAD = 3
-"""Processes that load their libraries meanwhile."""
+AHEAD = 8
+"""Processes that load their libraries side by side, and then run one after the other."""
+READY = "\x1eready\n"
 LONGEST_SECONDS = 75
 FIRST = 3
 """Where the first so many fail, all will."""
@@ -65,8 +66,13 @@ def ids_in(path: Path) -> set[str]:
 def run_all(rows: list[dict[str, Any]], given: argparse.Namespace) -> int:
     """One after the other; returns how many failed."""
     start, failed = time.monotonic(), 0
-    children = [child(row) for row in rows[:AHEAD]]
+    children: list[subprocess.Popen[str]] = []
     for number, row in enumerate(rows):
+        if number == len(children):
+            # All load before the first of them runs: what loads beside a run slows its host.
+            children += [child(r) for r in rows[number : number + AHEAD]]
+            for process in children[number:]:
+                wait_for(process)
         if time.monotonic() - start > given.seconds:
             print(f"out of time: {len(rows) - number} settings were not run", flush=True)
             break
@@ -78,8 +84,6 @@ def run_all(rows: list[dict[str, Any]], given: argparse.Namespace) -> int:
             print(json.dumps(found, indent=1), "\nnothing runs here: stopped", flush=True)
             break
         print(summary(row, found, time.monotonic() - began), flush=True)
-        if number + AHEAD < len(rows):
-            children.append(child(rows[number + AHEAD]))
     for process in children:
         process.kill()
     return failed
@@ -109,6 +113,13 @@ def child(row: dict[str, Any]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
+
+
+def wait_for(process: subprocess.Popen[str]) -> None:
+    """Until it has loaded its libraries, or has ended."""
+    assert process.stdout is not None
+    while (line := process.stdout.readline()) and line != READY:
+        pass
 
 
 def answer(process: subprocess.Popen[str], row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ Source: transformers/models/*/modeling_*.py, torch/csrc/autograd/derivatives.yam
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.attention import attention_saved
@@ -74,12 +74,19 @@ def layer_activations(
     if settings.packing or trainer.model_code == "litgpt":
         masked = packing_needs_mask(settings, trainer)
         return _layer(model, block, settings, n, trainer, masked=masked)
-    several = (settings.micro_batch_size > 1) & (settings.typical_length > 0)
+    several = is_padded(settings)
     if isinstance(several, bool):
         return _layer(model, block, settings, n, trainer, masked=several)
     padded = _layer(model, block, settings, n, trainer, masked=True)
     alone = _layer(model, block, settings, n, trainer, masked=False)
     return LayerActivations(*(select(several, a, b) for a, b in zip(padded, alone, strict=True)))
+
+
+def is_padded(settings: Settings) -> Any:
+    """Whether a batch holds samples of different lengths: a truth value, or an array of them."""
+    if settings.packing:
+        return False
+    return (settings.micro_batch_size > 1) & (settings.typical_length > 0)
 
 
 def packing_needs_mask(settings: Settings, trainer: Trainer) -> bool:

@@ -31,6 +31,8 @@ class Rates(NamedTuple):
     """The same between machines [bytes/s]."""
     host: Number
     """Achieved to the CPU's memory [bytes/s]."""
+    host_slowness: Number
+    """What the CPU takes to launch a kernel over what a usual one takes."""
 
 
 HALF_OVER_FP32 = 16.0
@@ -53,6 +55,7 @@ def rates(gpu: Gpu, settings: Settings, trainer: Trainer, c: TimeCoefficients) -
         link=gpu.link_bytes_per_second * link,
         network=gpu.link_bytes_per_second * c.link_share["between-machines"],
         host=gpu.host_link_bytes_per_second * c.link_share["default"],
+        host_slowness=1.0,
     )
 
 

@@ -73,12 +73,15 @@ def step_time(
     gpu: Gpu,
     c: TimeCoefficients,
     intervals: Mapping[str, Interval],
+    host_slowness: float = 1.0,
 ) -> StepTime:
-    """Seconds of a micro-step and of an optimizer step, padded batches at their mean length."""
+    """Seconds of a micro-step and of an optimizer step, padded batches at their mean length.
+
+    `host_slowness`: of the machine's CPU, where it was measured.
+    """
     found = interval(intervals, "time", time_kind(settings, trainer, gpu, c))
-    return step_time_at(
-        model, settings, trainer, adapter, rates(gpu, settings, trainer, c), c, found
-    )
+    r = rates(gpu, settings, trainer, c)._replace(host_slowness=host_slowness)
+    return step_time_at(model, settings, trainer, adapter, r, c, found)
 
 
 def step_time_at(
@@ -103,10 +106,13 @@ def step_time_at(
     )
     tokens = settings.micro_batch_size * objective.sequences * length
     seconds = _computing(work, settings, kernel, tokens, r, c)
+    launched = work.kernels
     if adapter is not None:
-        passes = work.layer_passes / sum(b.num_layers for b in model.blocks)
-        seconds = seconds + moving_seconds(adapter, tokens, passes, r, c)
-    launches = launch_seconds(work.layer_passes, trainer, c)
+        # A pass over all layers runs half of what a forward and a backward do.
+        kernels = adapter.kernels / 2 * work.layer_passes / sum(b.num_layers for b in model.blocks)
+        seconds = seconds + moving_seconds(adapter, tokens, r, c) + c.kernel_seconds * kernels
+        launched = launched + kernels
+    launches = launch_seconds(launched, trainer, r, c)
     p = c.overlap_power
     seconds = (seconds**p + launches**p) ** (1 / p)
     seconds = _with_communication(seconds, model, settings, trainer, r, c, trained=trained)
@@ -155,10 +161,8 @@ def _computing(
     return seconds
 
 
-def moving_seconds(
-    adapter: AdapterBytes, tokens: Number, passes: float, r: Rates, c: TimeCoefficients
-) -> Number:
-    """What an adapter's own operations take beside their FLOPs, `passes` over each layer.
+def moving_seconds(adapter: AdapterBytes, tokens: Number, r: Rates, c: TimeCoefficients) -> Number:
+    """What an adapter's own operations take for what they move.
 
     They follow each other without a large weight between them, so that one finds in the L2 cache
     what the last one wrote. Between the writing and the reading of an element a tensor's size is
@@ -170,14 +174,13 @@ def moving_seconds(
     each = CACHED_SHARE * tensor + (1 - CACHED_SHARE) * missed
     moved = c.adapter_passes * adapter.moved_tensors * each
     moved = moved + c.matrix_passes * adapter.moved_bytes
-    # Beside the layers' own, which overlap, these are many and small; a pass runs half of them.
-    return moved / r.bandwidth + c.kernel_seconds * adapter.kernels / 2 * passes
+    return moved / r.bandwidth
 
 
-def launch_seconds(layer_passes: float, trainer: Trainer, c: TimeCoefficients) -> Number:
-    """Host time of running so many layers once [s]."""
-    tau = c.launch_seconds.get(trainer.id) or c.launch_seconds["default"]
-    return c.step_seconds + tau * layer_passes
+def launch_seconds(kernels: Number, trainer: Trainer, r: Rates, c: TimeCoefficients) -> Number:
+    """Host time of launching so many kernels [s]."""
+    each = c.launch_seconds.get(trainer.id) or c.launch_seconds["default"]
+    return (c.step_seconds + each * kernels) * r.host_slowness
 
 
 def _with_communication(
@@ -237,9 +240,10 @@ def _generation(
     moved = moved + rows * length * cached_per_token(model, n)
     weights = sum(b.num_layers * active_weights(b) for b in model.blocks)
     multiplied = 2.0 * weights * rows / (r.peak * r.efficiency)
-    launched = launch_seconds(model.num_layers, trainer, c)
+    kernels = sum(b.num_layers for b in model.blocks) * model.kernels.frozen[0]
     if adapter is not None:
-        launched = launched + c.kernel_seconds * adapter.kernels / 2
+        kernels = kernels + adapter.kernels / 2
+    launched = launch_seconds(kernels, trainer, r, c)
     return settings.max_completion_length * largest(moved / r.bandwidth, multiplied, launched)
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ftadvisor.estimation.activations import is_padded
 from ftadvisor.estimation.arithmetic import select, smallest
 from ftadvisor.estimation.numerics import DTYPE_BYTES, FP32_BYTES, HALF_BYTES
 from ftadvisor.estimation.objectives import ObjectiveCost
-from ftadvisor.schema.model import Block, Linear, ModelSpec
+from ftadvisor.schema.model import Block, LayerKernels, Linear, ModelSpec
 from ftadvisor.schema.settings import AttnImplementation, Number, Settings
 
 SELECTIVE_RECOMPUTED = 0.5
@@ -36,7 +37,9 @@ class Work(NamedTuple):
     dequantized_weights: Number
     """Matrix elements that are unpacked."""
     layer_passes: float
-    """Layers run, forward, backward and again: what the host launches."""
+    """Layers run, forward, backward and again."""
+    kernels: float
+    """What the host launches for them."""
     model_flops: Number
     """The same without recomputation: what MFU counts."""
 
@@ -70,7 +73,8 @@ def micro_batch_work(
         own_length = length if block.stream == "source" else target
         tokens, keys = _tokens(model, block, settings, sequences, own_length)
         row = tokens if one_row and block.stream == "text" else None
-        more = _block_work(block, settings, kernel, tokens, keys, row, passes)
+        launched = _launched(model.kernels, settings, passes)
+        more = _block_work(block, settings, kernel, tokens, keys, row, passes, launched)
         found = Work(*(a + b for a, b in zip(found, more, strict=True)))
     return found
 
@@ -93,8 +97,10 @@ def _block_work(
     keys: Number,
     row: Number | None,
     p: _Passes,
+    launched: float,
 ) -> Work:
-    """All layers of one block; `row`: tokens that a mask over everything spans."""
+    """All layers of one block; `row`: tokens that a mask over everything spans, `launched`: what
+    one layer launches."""
     layers = block.num_layers
     product = 2.0 * layers * active_weights(block) * tokens
     pairs = layers * tokens * block.attention.num_heads
@@ -119,6 +125,7 @@ def _block_work(
         if settings.quantization == "none"
         else block.num_linear_weights * runs,
         layer_passes=layers * runs,
+        kernels=layers * launched,
         model_flops=product * (2 + p.own) + needed * (1 + ATTENTION_BACKWARD),
     )
 
@@ -136,8 +143,19 @@ def _head_work(model: ModelSpec, settings: Settings, head: int, tokens: Number, 
         logit_bytes=logits * (CROSS_ENTROPY_PASSES + p.frozen),
         dequantized_weights=0,
         layer_passes=0,
+        kernels=0,
         model_flops=product * (2 + p.own),
     )
+
+
+def _launched(kernels: LayerKernels, settings: Settings, p: _Passes) -> float:
+    """Kernels of one layer in a micro-batch: forward as often as it runs, and backward."""
+    found = kernels.frozen
+    if p.own:
+        cast = settings.weights_dtype == "fp32" and settings.autocast != "none"
+        found = kernels.mixed if cast else kernels.trained
+    forward, backward = found
+    return forward * (1 + p.again + p.frozen) + backward
 
 
 def active_weights(block: Block) -> float:
@@ -176,8 +194,7 @@ def _keys_computed(
         return seen
     if kernel == "eager":
         return keys
-    masked = (settings.micro_batch_size > 1) & (settings.typical_length > 0)
-    masked = masked & (not settings.packing)
+    masked = is_padded(settings)
     if block.attention.sliding_window is not None:
         masked = masked | (keys > block.attention.sliding_window)
     return select(masked, keys, seen)

@@ -64,13 +64,13 @@ class TimeCoefficients:
     dequantized_per_cycle: dict[str, float]
     """Weights that a multiprocessor unpacks in a clock cycle, by quantization."""
     launch_seconds: dict[str, float]
-    """Host time of one layer's pass, by trainer or "default" [s]."""
+    """Host time of launching one kernel, by trainer or "default" [s]."""
     adapter_passes: float
     """Bytes of its tokens that an adapter moves over those that its operations name."""
     matrix_passes: float
     """As adapter_passes, for what is of a weight's size."""
     kernel_seconds: float
-    """Least time of a kernel that an adapter adds, however little it moves [s]."""
+    """Least time on the GPU of a kernel that an adapter adds, however little it moves [s]."""
     overlap_power: float
     """GPU and host times add as (a^p + b^p)^(1/p)."""
     link_share: dict[str, float]

@@ -34,5 +34,7 @@ class Situation:
     settings: Settings
     trainer: Trainer
     assumptions: tuple[str, ...]
+    host_slowness: float = 1.0
+    """What the machine's CPU takes to launch a kernel over what a usual one takes."""
     memory_unsupported: str | None = None
     """Why memory cannot be predicted; None: it can."""

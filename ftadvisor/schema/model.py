@@ -7,7 +7,7 @@ that the estimator has never seen is described here once and needs no other code
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Part = Literal["attention", "cross_attention", "mlp", "experts", "shared_expert", "router"]
 NormKind = Literal["rms", "layer", "none"]
@@ -187,6 +187,20 @@ class Block:
         object.__setattr__(self, "num_params", per_layer * layers)
 
 
+class LayerKernels(NamedTuple):
+    """Kernels that one layer launches, (forward, backward); `data/kernels.json` has the counts."""
+
+    trained: tuple[float, float]
+    """Weights in half precision, or all in fp32."""
+    mixed: tuple[float, float]
+    """fp32 weights under autocast, which casts each."""
+    frozen: tuple[float, float]
+    """No weight has a gradient."""
+
+
+LLAMA_KERNELS = LayerKernels((43, 74), (53, 90), (44, 63))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model as the estimator sees it."""
@@ -224,6 +238,8 @@ class ModelSpec:
     supports_flash_attention: bool = True
     remote_code: bool = False
     """The modelling code is the publisher's own, not Transformers'."""
+    kernels: LayerKernels = LLAMA_KERNELS
+    """Llama's where the type's own are not counted."""
 
     num_linear_weights: int = field(init=False)
     """Matrix elements inside the layers."""

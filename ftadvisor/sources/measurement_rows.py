@@ -32,7 +32,7 @@ WHOLE = ("micro_batch_size", "gradient_accumulation_steps", "num_gpus")
 POSITIVE = (
     "memory_gib", "memory_gib_reserved", "micro_step_seconds", "max_length", "max_target_length",
     "longest_sequence_tokens",
-    "mean_tokens_per_sample",
+    "mean_tokens_per_sample", "host_launch_seconds",
 )  # fmt: skip
 NUMERIC = ("lora_r", "lora_alpha", "lora_dropout")
 """Some sources print these as text."""

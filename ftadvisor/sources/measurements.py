@@ -26,6 +26,9 @@ from ftadvisor.sources.spellings import (
 from ftadvisor.sources.trainers import find_trainer, trainer_rows
 
 _WORDS = ("gradient_checkpointing", "sequence_fill", "attn_implementation")
+USUAL_LAUNCH_SECONDS = 5e-6
+"""Host time of one of many queued in-place additions, from Python, on a current server's CPU; from
+memory, and only the ratio to it matters."""
 UNDATED = "4.48"
 """Transformers' version where a row states none: that of the largest source."""
 
@@ -105,7 +108,7 @@ def situation(m: Measurement, *, stand_in: bool = False) -> Situation:
         weights_dtype=_weights_dtype(precision),
         autocast=_autocast(precision),
         fp8=precision.get("compute") == "fp8",
-        adapter_dtype=_adapter_dtype(trainer.adapter_dtype, precision),
+        adapter_dtype=_adapter_dtype(row, trainer),
         quantization=row["quantization"],
         quantization_group_size=row.get("quantization_group_size") or 128,
         optim=_optim(row, assumptions),
@@ -123,7 +126,8 @@ def situation(m: Measurement, *, stand_in: bool = False) -> Situation:
         offload_optimizer=bool(row.get("cpu_offload")),
         offload_params=bool(row.get("cpu_offload")),
     )
-    return Situation(settings, trainer, tuple(assumptions), unsupported)
+    slowness = (row.get("host_launch_seconds") or USUAL_LAUNCH_SECONDS) / USUAL_LAUNCH_SECONDS
+    return Situation(settings, trainer, tuple(assumptions), slowness, unsupported)
 
 
 def _trainer(row: dict[str, Any], assumptions: list[str]) -> Trainer:
@@ -255,8 +259,11 @@ def _autocast(precision: dict[str, Any]) -> Any:
     return "fp16" if precision.get("compute") == "fp16" else "bf16"
 
 
-def _adapter_dtype(rule: str, precision: dict[str, Any]) -> Any:
-    return "fp32" if rule == "fp32" else precision.get("weights") or "bf16"
+def _adapter_dtype(row: dict[str, Any], trainer: Trainer) -> Any:
+    if row["quantization"] != "none" and trainer.kbit_adapters_half:
+        return "bf16"
+    wide = trainer.adapter_dtype == "fp32"
+    return "fp32" if wide else row["precision"].get("weights") or "bf16"
 
 
 def _optim(row: dict[str, Any], assumptions: list[str]) -> str:

@@ -120,6 +120,7 @@ def _time_score(case: Case) -> Scored | None:
         case.gpu,
         time_coefficients(),
         time_intervals(),
+        s.host_slowness,
     )
     m = case.measurement
     seconds = [

@@ -155,6 +155,8 @@ def _per_layer(run: Run) -> AdapterBytes:
         apart = run.n.head * run.model.vocab_size
     elif run.settings.technique == "adapter":
         apart = -litgpt.untouched(run)
+    elif run.settings.technique == "adaption_prompt":
+        apart = -prompts.unreached(run)
     t = traffic(run.settings.technique, run.settings.peft_config)
     adapted = sum(layers for _, layers in blocks)
     width = sum(layers * b.hidden_size for b, layers in blocks)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ftadvisor.estimation.activations import layer_activations
+from ftadvisor.estimation.activations import is_padded, layer_activations
 from ftadvisor.estimation.adapters.cost import Cost, Run
+from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.numerics import FP32_BYTES
 from ftadvisor.schema.model import Block
 from ftadvisor.schema.settings import Number
@@ -81,8 +82,9 @@ def prefix_tuning_kept(block: Block, run: Run) -> Cost:
     kept = wide if masks else narrow
     prefix = run.settings.micro_batch_size * run.option("num_virtual_tokens")
     per_token = e * run.option("num_virtual_tokens") if masks else 0
-    if masks and run.settings.packing and run.settings.attn_implementation == "sdpa":
-        per_token += wide - narrow
+    if masks and run.settings.attn_implementation == "sdpa":
+        # Padded batches have their mask, and the wide keys, without a prefix.
+        per_token = per_token + select(is_padded(run.settings), 0, wide - narrow)
     held = narrow if run.trainer.holds_outputs and kept != narrow else 0
     return Cost(
         saved_per_token=per_token + held,
@@ -123,6 +125,18 @@ def adapted_layers(run: Run) -> int:
     """Layers that LLaMA-Adapter adapts: the last ones."""
     total = sum(b.num_layers for b in text_blocks(run))
     return min(int(run.option("adapter_layers")), total)
+
+
+def unreached(run: Run) -> Number:
+    """What layers below the first adapted one would keep: no gradient reaches them [bytes/token].
+
+    Only the last layers have anything that trains, and nothing below asks for a gradient unless
+    activations are checkpointed (peft/tuners/adaption_prompt/model.py).
+    """
+    block = text_blocks(run)[-1]
+    layers = sum(b.num_layers for b in text_blocks(run)) - adapted_layers(run)
+    found = layer_activations(run.model, block, run.settings, run.n, run.trainer)
+    return layers * (found.saved + found.saved_per_key * run.settings.longest_length)
 
 
 def adaption_prompt_kept(block: Block, run: Run) -> Cost:

@@ -7,14 +7,17 @@ layouts that the rows choose from.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from dataclasses import replace
+from functools import cache
+from typing import Any, Final, cast
 
-from ftadvisor.schema.model import ModelSpec
+from ftadvisor.schema.model import LayerKernels, ModelSpec
 from ftadvisor.sources.architectures.config import Assumed, Config, row_type
 from ftadvisor.sources.architectures.decoders import decoder
 from ftadvisor.sources.architectures.encoders import encoder
 from ftadvisor.sources.architectures.pairs import encoder_decoder
 from ftadvisor.sources.architectures.vision import vision_encoder, vision_language
+from ftadvisor.sources.data_files import read_json
 
 _LAYOUTS: Final = {
     "decoder": decoder,
@@ -40,4 +43,17 @@ def read_model(config: dict[str, Any], id: str) -> tuple[ModelSpec, tuple[str, .
     assumed = Assumed()
     c = Config(config, model_type, file, assumed)
     spec = _LAYOUTS[c.row["layout"]](c, id)
+    counted = _kernels().get(model_type)
+    if counted is not None:
+        spec = replace(spec, kernels=counted)
     return spec, assumed.said()
+
+
+@cache
+def _kernels() -> dict[str, LayerKernels]:
+    """By model type, as scripts/count_kernels.py counted them."""
+    found = cast("dict[str, dict[str, list[float]]]", read_json("kernels.json")["kernels"])
+    return {
+        kind: LayerKernels(**{way: (pair[0], pair[1]) for way, pair in ways.items()})
+        for kind, ways in found.items()
+    }
