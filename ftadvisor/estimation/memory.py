@@ -68,7 +68,8 @@ def _phases(
         "end_of_backward": phases.end_of_backward(t, base),
         "optimizer_step": phases.optimizer_step(t, base),
     }
-    if t.n.trained:
+    if t.n.trained and not t.loss.head_chunk:
+        # A fused head forms its gradient tile by tile, inside the loss.
         found["head_gradient"] = phases.head_gradient(t, base)
     if t.n.kbit and trainer.dequantizes_head_twice:
         found["quantized_head_backward"] = phases.quantized_head_backward(t, base)

@@ -12,6 +12,7 @@ from ftadvisor.estimation.states import (
     galore_state_bytes,
     is_paged,
     run_optimizer_bytes,
+    wide_embedding_bytes,
 )
 from ftadvisor.estimation.terms import Layer, Terms
 from ftadvisor.schema.model import ModelSpec
@@ -66,6 +67,8 @@ def static(t: Terms, compute_capability: str) -> Phase:
     else:
         adapters = adapters + trainable * t.trainable_bytes / t.shard.adapter_divisor
     states = trainable * optimizer.state
+    if t.n.trained and t.trainer.model_code in ("transformers", "remote"):
+        states = states + wide_embedding_bytes(t.model, t.settings.optim, optimizer.state)
     if t.settings.optim.startswith("galore"):
         rank = t.settings.peft_config.get("rank", GALORE_RANK)
         states = galore_state_bytes(t.model, t.settings.optim, t.trainable_bytes, rank)
@@ -323,7 +326,7 @@ def end_of_backward(t: Terms, base: Phase) -> Phase:
     h = t.model.hidden_size
     temporaries: Number = 0
     if t.n.trained and t.settings.strategy != "fsdp":
-        tied = 2 if t.model.tie_word_embeddings and t.vocab_size else 0
+        tied = 1 if t.model.tie_word_embeddings and t.vocab_size else 0
         temporaries = tied * t.trainable_bytes * t.model.vocab_size * h
     activations = t.tokens * t.n.residual * h
     return base._replace(activations=activations, temporaries=temporaries)

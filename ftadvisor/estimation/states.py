@@ -116,6 +116,17 @@ def galore_state_bytes(model: ModelSpec, optim: str, trainable: int, rank: int) 
     return each * (states + 2 * (model.num_params - projected)) + trainable * projections
 
 
+def wide_embedding_bytes(model: ModelSpec, optim: str, state: float) -> float:
+    """What embeddings' states take beyond 8 bits: Transformers keeps those in fp32 [bytes].
+
+    `state`: of another parameter [bytes]. Ref: transformers/trainer.py, create_optimizer,
+    register_module_override.
+    """
+    if not optim.endswith("8bit") or optim.startswith("galore"):
+        return 0.0
+    return model.num_embedding_params * state * (FP32_BYTES / _EIGHT_BIT - 1)
+
+
 def is_paged(optim: str) -> bool:
     """Whether the states live in managed memory, which torch does not count."""
     return optim.startswith("paged_")
