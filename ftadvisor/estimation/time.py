@@ -113,7 +113,8 @@ def step_time_at(
         seconds = seconds + moving_seconds(adapter, tokens, r, c) + c.kernel_seconds * kernels
         launched = launched + kernels
     launches = launch_seconds(launched, trainer, r, c)
-    p = c.overlap_power
+    waits = trainer.lora_waits and settings.technique in ("lora", "qlora")
+    p = 1.0 if waits else c.overlap_power
     seconds = (seconds**p + launches**p) ** (1 / p)
     seconds = _with_communication(seconds, model, settings, trainer, r, c, trained=trained)
     steps = settings.gradient_accumulation_steps

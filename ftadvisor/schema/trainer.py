@@ -87,6 +87,8 @@ class Trainer:
     """Selective checkpointing keeps the output of every second matrix, besides attention's."""
     low_precision_norm: bool = False
     """LayerNorm runs in the autocast dtype, not in fp32."""
+    lora_waits: bool = False
+    """LoRA copies an index from the host in every layer, which waits for the GPU."""
     tf32: bool = False
     """fp32 products run in TF32 (torch's own default is full fp32)."""
     measured: bool = False

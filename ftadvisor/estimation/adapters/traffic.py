@@ -78,10 +78,11 @@ _TRAFFIC: Final = {
     "ln_tuning": Traffic(4, 4.0),
     "prefix_tuning": Traffic(18, 6.7),
     "adaption_prompt": _PROMPT,
-    # Not PEFT's, but read off its nearest: litgpt's LLaMA-Adapter is the same method, v2 scales and
-    # shifts what a layer's matrices put out as IA3 does; two bottlenecks of two products each.
-    "adapter": _PROMPT,
-    "adapter_v2": Traffic(54 + 4 * 9, 30.0 + 4 * 9.9),
+    # Not PEFT's. litgpt's LLaMA-Adapter moves what PEFT's does, and v2 scales and shifts what a
+    # layer's matrices put out as IA3 does; their kernels are counted on litgpt 0.2.0's own layers.
+    # Two bottlenecks of two products each.
+    "adapter": Traffic(44, 30.0),
+    "adapter_v2": Traffic(86, 30.0 + 4 * 9.9),
     "bottleneck": Traffic(2 * 15, 2 * 20.7),
 }
 """What is of a rank's size is left out: under half a matrix at rank 8 of 512 columns."""
