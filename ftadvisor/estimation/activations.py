@@ -18,7 +18,7 @@ from ftadvisor.estimation.feedforward import mlp_saved
 from ftadvisor.estimation.norms import feeds_fp32, layer_norms, qk_norms, residual_bytes
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
 from ftadvisor.schema.model import Block, ModelSpec
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.trainer import Trainer
 
 
@@ -82,6 +82,21 @@ def layer_activations(
     return LayerActivations(*(select(several, a, b) for a, b in zip(padded, alone, strict=True)))
 
 
+def cross_attention_saved(block: Block, n: Numerics, settings: Settings) -> Number:
+    """What a decoder's attention to its source keeps [bytes per target token].
+
+    Queries, output and a statistic per head of the target's tokens; keys and values of the source's
+    (copied into the cache), and under autocast the half-precision copies that both projections make
+    of the source: `input_copies` counts those as if the source were as long as the target.
+    Ref: transformers/models/t5/modeling_t5.py, T5Attention; bart/modeling_bart.py.
+    """
+    a, c = block.attention, n.attention
+    per_target = settings.longest_length / settings.max_target_length
+    copies = 2 * HALF_BYTES * block.hidden_size if n.autocast and feeds_fp32(block, n) else 0
+    own = c * (a.q_width + a.out_width) + FP32_BYTES * a.num_heads
+    return own + c * (a.k_width + a.v_width) * per_target + copies * (per_target - 1)
+
+
 def is_padded(settings: Settings) -> Any:
     """Whether a batch holds samples of different lengths: a truth value, or an array of them."""
     if settings.packing:
@@ -112,6 +127,9 @@ def _layer(
     norms = layer_norms(block, n, fused=settings.fused_norm or trainer.low_precision_norm)
     kernel = settings.attn_implementation
     attention = attention_saved(model.model_type, block, n, kernel, trainer, padded=masked)
+    if block.cross_attention:
+        across = cross_attention_saved(block, n, settings)
+        attention = attention._replace(kept=attention.kept + across)
     mlp = mlp_saved(block, n, fused=settings.fused_mlp, grouped=trainer.grouped_experts)
     h, stream = block.hidden_size, residual_bytes(block, n)
     dropped = block.traits.residual_dropouts * h

@@ -32,6 +32,9 @@ def mlp_saved(block: Block, n: Numerics, *, fused: bool, grouped: bool) -> MlpBy
     width = m.intermediate_size
     if m.gated:
         kept = (2 if fused else 3 + _clamps(m.act)) * c * width
+        if block.traits.act == "gelu_new":
+            # The activation's output comes in fp32 under autocast, and is kept for the product.
+            kept = (activation_bytes(block, n) + (FP32_BYTES if n.autocast else c) + c) * width
         peak = kept + 3 * c * width
     else:
         kept = activation_bytes(block, n) * width

@@ -250,6 +250,8 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, *, first: bool) -> Pha
     gathered = t.shard.gathered_root + t.shard.gathered_layer
     share = _accumulated(t) if first else largest(_gradient_share(t), _accumulated(t))
     checkpointed = t.settings.gradient_checkpointing != "none"
+    # A layer's own copies go with its backward; while the first one runs, all others' are alive.
+    cast = _cast_weights(t) if first and not checkpointed else 0
     shared: Number = 0
     if checkpointed:
         shared = t.tokens * smallest(*(x.activations.is_input for x in t.layers))
@@ -267,7 +269,7 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, *, first: bool) -> Pha
         gathered=gathered,
         activations=stack + widest.activations + _embedding_kept(t),
         logits=t.tokens * t.vocab_size * t.loss.logits.held,
-        temporaries=widest.temporaries + _head_gradient_kept(t, first=first),
+        temporaries=widest.temporaries + _head_gradient_kept(t, first=first) + cast,
     )
 
 

@@ -208,6 +208,11 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
             images = run.settings.micro_batch_size * patches
             fixed = fixed + block.num_layers * cost.saved_per_token * images
             continue
+        if block.stream == "source":
+            # An encoder's tokens are not the decoder's, by which the others are multiplied.
+            tokens = run.settings.micro_batch_size * run.settings.longest_length
+            fixed = fixed + block.num_layers * cost.saved_per_token * tokens
+            continue
         saved = saved + block.num_layers * cost.saved_per_token
         per_token, once = layers.get(id(block), (0, 0))
         layers[id(block)] = (per_token + cost.saved_per_token, once + cost.saved_bytes)
