@@ -42,6 +42,9 @@ def attention_saved(
         return _eager(block, n)
     masked = implementation == "sdpa" and (padded or traits.always_mask)
     shared = a.num_heads != a.num_kv_heads
+    alone = a.num_kv_heads == 1 and a.num_heads > 1
+    if implementation == "sdpa" and traits.broadcasts_heads and alone:
+        return _math(block, n)
     if implementation == "sdpa" and not masked and shared and n.attention == FP32_BYTES:
         # Neither fused kernel takes grouped heads in fp32: the scores are formed.
         return _math(block, n)

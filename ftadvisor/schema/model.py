@@ -133,6 +133,9 @@ class Traits:
     attention_dropout: bool = False
     always_mask: bool = False
     """The mask is always built, so SDPA takes its memory-efficient kernel (Falcon)."""
+    broadcasts_heads: bool = False
+    """A single head of keys meets all queries' heads unexpanded, which no fused kernel takes: SDPA
+    forms the scores (Falcon; sdp_utils_cpp.h, check_batch_size_and_num_heads_dense)."""
     softmax: Literal["fp32", "native"] = "fp32"
     """Eager attention: softmax in fp32, or in the scores' dtype."""
     upcast_qk: bool = False
