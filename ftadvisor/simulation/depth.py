@@ -75,10 +75,7 @@ def deep_recording(
     *,
     compute_capability: tuple[int, int],
 ) -> Recording:
-    """The recording of the whole model, spliced from a few layers' where they repeat.
-
-    What its work says is of the few layers.
-    """
+    """The recording of the whole model, spliced from a few layers' where they repeat."""
     pattern = layer_pattern(transformers_config(config))
     shallow = None if pattern is None else layers_to_record(pattern)
     if pattern is None or shallow is None or shallow >= pattern.num_layers:

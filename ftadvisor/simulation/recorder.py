@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from ftadvisor.simulation.allocator import rounded
 from ftadvisor.simulation.counting import Count, count
+from ftadvisor.simulation.pattern import layer_of
 from ftadvisor.simulation.recording import Allocation, Kind, Phase, Recording, Work
 from ftadvisor.simulation.shapes import answered
 from ftadvisor.simulation.stack import TorchDispatchMode, torch
@@ -35,7 +36,7 @@ class Recorder(TorchDispatchMode):
         self._numbers: dict[int, int] = {}
         """A storage's address to its allocation's number."""
         self._references: dict[int, Any] = {}
-        self._work: dict[tuple[str, str], Count] = {}
+        self._work: dict[tuple[str, str, int | None], Count] = {}
         self._modules: list[str] = [""]
         self._module_of_node: dict[int, str] = {}
         self._stepping = False
@@ -106,8 +107,8 @@ class Recorder(TorchDispatchMode):
             events=tuple(self._events),
             phases=tuple(self._phases),
             work=tuple(
-                Work(phase, cast("Any", category), c.flops, c.moved_bytes, c.kernels)
-                for (phase, category), c in self._work.items()
+                Work(phase, cast("Any", category), c.flops, c.moved_bytes, c.kernels, layer)
+                for (phase, category, layer), c in self._work.items()
             ),
             attention=tuple(sorted(self.attention.items())),
             **facts,
@@ -138,7 +139,7 @@ class Recorder(TorchDispatchMode):
         counted = count(func, name, args, kwargs, out, optimizer=stepping, module=module)
         if counted is None:
             return
-        key = (self._phases[-1].name, counted.category)
+        key = (self._phases[-1].name, counted.category, layer_of(module))
         before = self._work.get(key)
         self._work[key] = counted if before is None else before.plus(counted)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ftadvisor.simulation.pattern import Pattern, layer_of
-from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Phase, Recording
+from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Phase, Recording, Work
 
 Place = int | None
 """The layer that an event belongs to; None: outside of all."""
@@ -72,6 +72,24 @@ class _Splice:
             events=tuple(self.events),
             phases=tuple(self.phases),
             num_layers=self.pattern.num_layers,
+            num_trainable_params=sum(n * self._times(layer) for layer, n in source.trainable_params),
+            trainable_params=tuple((p, n * self._times(p)) for p, n in source.trainable_params),
+            work=tuple(self._repeated(work) for work in source.work),
+        )
+
+    def _times(self, layer: Place) -> int:
+        return self.copies + 1 if self._in_middle(layer) else 1
+
+    def _repeated(self, work: Work) -> Work:
+        """Clipping and the optimizer work on lists of all trained tensors, whosever they are."""
+        times: float = self._times(work.layer)
+        if work.phase.startswith(("clip", "step")):
+            few = self.source.trainable_params
+            times = sum(n * self._times(p) for p, n in few) / max(1, sum(n for _, n in few))
+        return work._replace(
+            flops=work.flops * times,
+            moved_bytes=work.moved_bytes * times,
+            kernels=round(work.kernels * times),
         )
 
     def _places(self, phase: Phase, end: int) -> list[Place]:

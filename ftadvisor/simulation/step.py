@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 import warnings
+from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,6 +20,7 @@ from ftadvisor.simulation.kbit import hidden_tensors, quantize
 from ftadvisor.simulation.loop import NUM_STEPS, has_mask, run_steps
 from ftadvisor.simulation.losses import add_fused_head, triton_kernels
 from ftadvisor.simulation.optimizers import steps_on_meta
+from ftadvisor.simulation.pattern import layer_of
 from ftadvisor.simulation.recorder import Recorder
 from ftadvisor.simulation.recording import Recording
 from ftadvisor.simulation.stack import peft, torch, transformers
@@ -69,10 +71,11 @@ def record_step(
             except (NotImplementedError, RuntimeError) as error:
                 reason = f"its step needs values, not only shapes ({_first_line(error)})"
                 raise UnsupportedError.of(settings.technique, reason) from error
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = trainable_params(model)
     recording = recorder.recording(
         num_layers=depth(model.config),
-        num_trainable_params=trained,
+        num_trainable_params=trained.total(),
+        trainable_params=tuple(trained.items()),
         seconds=time.perf_counter() - began,
     )
     del model
@@ -142,6 +145,15 @@ def _adapters_to_half(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def trainable_params(model: Any) -> Counter[int | None]:
+    """How many parameters train, by layer; None: outside of all."""
+    trained: Counter[int | None] = Counter()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            trained[layer_of(name)] += parameter.numel()
+    return trained
 
 
 def adopt_model(model: Any, recorder: Recorder) -> None:
