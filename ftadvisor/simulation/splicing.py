@@ -82,6 +82,7 @@ class _Splice:
 
     def _repeated(self, work: Work) -> Work:
         """Clipping and the optimizer work on lists of all trained tensors, whosever they are."""
+        kernels = work.kernels * self._times(work.layer)
         times: float = self._times(work.layer)
         if work.phase.startswith(("clip", "step")):
             few = self.source.trainable_params
@@ -89,7 +90,7 @@ class _Splice:
         return work._replace(
             flops=work.flops * times,
             moved_bytes=work.moved_bytes * times,
-            kernels=round(work.kernels * times),
+            kernels=kernels,
         )
 
     def _places(self, phase: Phase, end: int) -> list[Place]:
