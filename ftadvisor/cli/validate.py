@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ftadvisor.cli.command import Argument, Command, Group, Option
-from ftadvisor.cli.options import JSON
+from ftadvisor.cli.options import JSON, SIMULATE
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import text
+from ftadvisor.cli.warned import warnings_to_stderr
 
 BY = Option("by", text, "WHAT", "Group the errors by source, technique or gpu (default: source).")
 BOUNDS_BROKEN = 1
@@ -18,7 +19,9 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor import api
     from ftadvisor.render.validation import report_document
 
-    report = api.validate(given.get("file"), given.get("by"))
+    simulate = given.get("simulate", False)
+    with warnings_to_stderr():
+        report = api.validate(given.get("file"), given.get("by"), simulate=simulate)
     print_answer(report, lambda: report_document(report), as_json=given.get("json", False))
     return 0 if report.holds else BOUNDS_BROKEN
 
@@ -26,7 +29,7 @@ def run(given: dict[str, Any]) -> int:
 COMMAND = Command(
     name="validate",
     summary="How wrong are the predictions? Every published measurement, predicted and compared.",
-    usage="validate [FILE.jsonl] [--by source|technique|gpu]",
+    usage="validate [FILE.jsonl] [--by source|technique|gpu] [--simulate]",
     arguments=(
         Argument(
             "file",
@@ -35,7 +38,7 @@ COMMAND = Command(
             "own, held to its stated bounds).",
         ),
     ),
-    groups=(Group("Output", (BY, JSON)),),
+    groups=(Group("Output", (BY, SIMULATE, JSON)),),
     examples=(
         ("ftadvisor validate", "the repository's own rows"),
         ("ftadvisor validate --by technique", "where is it worst?"),
