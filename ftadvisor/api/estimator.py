@@ -86,8 +86,9 @@ def estimate(
 
     `model` is a catalogue name, a config.json or its directory, or a hub id; `technique` is lora
     when none is given. `simulate`: memory from the simulated step (`method` says whether that was
-    possible) instead of the closed form; it needs the `run` extra and takes seconds. Raises FtadvisorError (UnknownNameError, InvalidSettingError, ...) for what
-    cannot be answered; its message says what to write instead.
+    possible) instead of the closed form; it needs the `run` extra and takes seconds. Raises
+    FtadvisorError (UnknownNameError, InvalidSettingError, ...) for what cannot be answered; its
+    message says what to write instead.
     """
     chosen, purpose = task_of(technique, objective)
     subject = subject_of(model, gpu, purpose, dict(options))

@@ -72,9 +72,9 @@ def recommend(
     All is optional, but there must be a model, a size, a use case or a dataset to work on. `gpu` is
     a name, several to choose from, `any` (offers of the dated price list) or `cpu`. Settings of
     `estimate` are kept where they are given. `simulate`: memory of the plan and of its alternatives
-    from the simulated step; it needs the `run` extra and takes seconds. `progress` is called with bytes read and bytes in all
-    while a dataset is read. Raises FtadvisorError for what cannot be answered; that nothing fits is
-    an answer, with `plan` None and `remedies`.
+    from the simulated step; it needs the `run` extra and takes seconds. `progress` is called with
+    bytes read and bytes in all while a dataset is read. Raises FtadvisorError for what cannot be
+    answered; that nothing fits is an answer, with `plan` None and `remedies`.
     """
     situation = situation_of(model, gpu, technique, objective, dict(wishes), progress)
     situation = replace(situation, simulate=simulate)

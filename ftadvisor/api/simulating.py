@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from ftadvisor.api.estimator import estimate, fits_on
 from ftadvisor.errors import FtadvisorError, UnsupportedError
@@ -15,7 +15,7 @@ from ftadvisor.schema.coefficients import Interval
 from ftadvisor.schema.estimate import Estimate, MemoryEstimate
 from ftadvisor.schema.options import Options
 from ftadvisor.schema.read_only import writable
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import Objective, Settings
 from ftadvisor.schema.simulation import SimulatedStep, Simulation
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.sources.coefficients import memory_coefficients, simulated_intervals
@@ -51,8 +51,8 @@ def simulated(closed: Estimate, config: Mapping[str, Any]) -> Simulation:
     try:
         step = simulated_step(config, settings, trainer, closed.gpu)
     except UnsupportedError as error:
-        said = f"{NOT_SIMULATED}: {error.message.rstrip('.')}"
-        analytic = replace(closed, assumptions=(said, *closed.assumptions))
+        why = f"{NOT_SIMULATED}: {error.message.rstrip('.')}"
+        analytic = replace(closed, assumptions=(why, *closed.assumptions))
         return Simulation(estimate=analytic, step=None, reason=error.message)
     memory = prediction(step, settings, trainer, closed.memory)
     said: list[str] = []
@@ -99,7 +99,8 @@ def simulated_step(
 def settings_of(estimate: Estimate) -> Settings:
     """The settings that an estimate is for."""
     values = writable(dict(estimate.settings))
-    return Settings(technique=estimate.technique, objective=estimate.objective, **values)
+    objective = cast("Objective", estimate.objective)
+    return Settings(technique=estimate.technique, objective=objective, **values)
 
 
 def prediction(

@@ -258,6 +258,6 @@ SIMULATE = Option(
     "simulate",
     None,
     "",
-    "Memory from the simulated step (`ftadvisor simulate`) instead of the closed form: slower, more "
-    "exact, needs pip install 'ftadvisor[run]'.",
+    "Memory from the simulated step (`ftadvisor simulate`) instead of the closed form: slower, "
+    "more exact, needs pip install 'ftadvisor[run]'.",
 )

@@ -29,9 +29,7 @@ def run(given: dict[str, Any]) -> int:
 
     with warnings_to_stderr():
         found = api.selfcheck(given.get("architecture"), progress=_said)
-    print_answer(
-        found, lambda: selfcheck_document(found), as_json=given.get("json", False)
-    )
+    print_answer(found, lambda: selfcheck_document(found), as_json=given.get("json", False))
     return 0 if found.holds else BOUNDS_BROKEN
 
 

@@ -69,8 +69,8 @@ COMMAND = Command(
         ),
     ),
     run=run,
-    details="Takes the same options as estimate and answers with the same record; time and cost are "
-    "the estimate's. Transformers, PEFT and the optimizer really run, without weights, GPU or "
+    details="Takes the same options as estimate and answers with the same record; time and cost "
+    "are the estimate's. Transformers, PEFT and the optimizer really run, without weights, GPU or "
     "network, and their allocations are replayed through a model of CUDA's caching allocator. What "
     "cannot be simulated (several GPUs, preference objectives, code that comes with a checkpoint) "
     "gets the closed form's answer, and says so.\n\nAnswers are kept in the user's cache directory "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def warnings_to_stderr() -> Iterator[None]:
+def warnings_to_stderr() -> Generator[None]:
     """One line on standard error for each of ftadvisor's own warnings, after the work."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

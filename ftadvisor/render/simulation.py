@@ -67,7 +67,7 @@ def _consumers(what: str, found: Sequence[Consumer], step: SimulatedStep) -> Tab
             Words(row.kind),
             _gib(row.bytes),
             Words(format_share(row.bytes / step.allocated_bytes)),
-            Words(f"{row.count:,}"),
+            Words(f"{row.tensors:,}"),
         )
         for row in found[:ROWS]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from html import escape
 from importlib import import_module
@@ -20,8 +21,10 @@ COLOURS = {
     "workspace": "#bab0ac", "batch": "#9d755d",
 }  # fmt: skip
 WIDTH, HEIGHT = 1000, 460
-LEFT, RIGHT, TOP, BOTTOM = 70, 170, 60, 60
-TICKS = 5
+LEFT, RIGHT, TOP, BOTTOM = 70, 200, 60, 60
+MOST_TICKS = 8
+ROUND = (1.0, 2.0, 5.0, 10.0)
+"""What an axis counts in, times a power of ten."""
 NAMED_FROM = 46
 """Pixels from which on a phase's name is written."""
 
@@ -99,18 +102,25 @@ def html_page(step: SimulatedStep, title: str) -> str:
 
 
 def _axis(scale: _Scale) -> Iterator[str]:
-    for tick in range(TICKS + 1):
-        size = scale.most_bytes * tick / TICKS
+    step = _tick(scale.most_bytes / GIB)
+    for tick in range(int(scale.most_bytes / GIB / step) + 1):
+        size = tick * step * GIB
         y = scale.y(size)
         end = WIDTH - RIGHT
         yield f'<line x1="{LEFT}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e4e4e4"/>'
-        label = f"{size / GIB:.3g}"
+        label = f"{tick * step:g}"
         yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
     middle = (HEIGHT + TOP - BOTTOM) / 2
     yield (
         f'<text transform="translate(18 {middle:.0f}) rotate(-90)" text-anchor="middle">'
         "live memory [GiB]</text>"
     )
+
+
+def _tick(most: float) -> float:
+    """A round number of which at most MOST_TICKS reach up to `most`."""
+    power = 10.0 ** math.floor(math.log10(most / MOST_TICKS))
+    return next(power * digit for digit in ROUND if power * digit * MOST_TICKS >= most)
 
 
 def _areas(time: Timeline, scale: _Scale) -> Iterator[str]:

@@ -21,7 +21,7 @@ class Consumer(NamedTuple):
     """A module's dotted path, `*` for the number of a layer; or an operation of ATen."""
     kind: str
     bytes: int
-    count: int
+    tensors: int
 
 
 class PhaseUse(NamedTuple):
@@ -123,7 +123,7 @@ class SimulatedStep:
             values[name] = read_only(found[name])
         timeline = dict(found["timeline"])
         moments = (
-            Moment(**{**moment, "live_bytes": tuple(moment["live_bytes"])})
+            Moment(**moment)._replace(live_bytes=tuple(moment["live_bytes"]))
             for moment in timeline["moments"]
         )
         values["timeline"] = Timeline(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cache
@@ -10,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ftadvisor import __version__
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.settings import Settings
@@ -18,6 +18,7 @@ from ftadvisor.schema.simulation import SimulatedStep
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.versions import library_versions, untested, warn_of_untested
 from ftadvisor.sources.answers import keep, kept, key_of
+from ftadvisor.sources.data_files import read_json
 
 ROOM = "simulations"
 USUAL_CAPABILITY = (8, 0)
@@ -52,7 +53,7 @@ def simulate_step(
         "usable_bytes": gpu.usable_bytes if gpu else None,
         "context_bytes": context_bytes,
         "versions": versions,
-        "ftadvisor": [__version__, _code()],
+        "ftadvisor": _own_state(),
     })  # fmt: skip
     found = _kept(key)
     if found is not None:
@@ -100,9 +101,11 @@ def _kept(key: str) -> SimulatedStep | None:
 
 
 @cache
-def _code() -> str:
-    """A digest of this room: what another version of it said is another answer."""
+def _own_state() -> tuple[str, ...]:
+    """Version, a digest of this room and of the data that it reads: others give other answers."""
     digest = sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
-    return digest.hexdigest()
+    for name in ("techniques.json", "target_modules.json"):
+        digest.update(json.dumps(read_json(name), sort_keys=True).encode())
+    return str(import_module("ftadvisor").__version__), digest.hexdigest()

@@ -72,7 +72,9 @@ class _Splice:
             events=tuple(self.events),
             phases=tuple(self.phases),
             num_layers=self.pattern.num_layers,
-            num_trainable_params=sum(n * self._times(layer) for layer, n in source.trainable_params),
+            num_trainable_params=sum(
+                n * self._times(layer) for layer, n in source.trainable_params
+            ),
             trainable_params=tuple((p, n * self._times(p)) for p, n in source.trainable_params),
             work=tuple(self._repeated(work) for work in source.work),
         )
