@@ -145,7 +145,7 @@ def _points(
 def _phases(time: Timeline, scale: _Scale) -> Iterator[str]:
     """Where each phase begins, and its name where there is room."""
     starts = [(p, next(ms).event) for p, ms in groupby(time.moments, key=lambda m: m.phase)]
-    ends = [event for _, event in starts[1:]] + [time.num_events]
+    ends = [event for _, event in [*starts, ("", time.num_events)][1:]]
     bottom = HEIGHT - BOTTOM
     for (phase, event), end in zip(starts, ends, strict=True):
         x, width = scale.x(event), scale.x(end) - scale.x(event)
@@ -163,7 +163,7 @@ def _phases(time: Timeline, scale: _Scale) -> Iterator[str]:
 def _hover(time: Timeline, scale: _Scale) -> Iterator[str]:
     """An invisible column for each point, with what there is to say of it."""
     height = HEIGHT - TOP - BOTTOM
-    ends = [m.event for m in time.moments[1:]] + [time.num_events]
+    ends = [*(m.event for m in time.moments), time.num_events][1:]
     for moment, end in zip(time.moments, ends, strict=True):
         x = scale.x(moment.event)
         width = max(0.5, scale.x(end) - x)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ftadvisor.errors import UnsupportedError
+from ftadvisor.estimation.loss import FUSED_TILE_TOKENS
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.simulation import SimulatedStep
@@ -23,7 +24,7 @@ from ftadvisor.sources.data_files import read_json
 ROOM = "simulations"
 USUAL_CAPABILITY = (8, 0)
 """Of the GPU that is simulated where none is named: an A100."""
-MOST_CHUNKS = 20_000
+MOST_PIECES = 4_000
 """Pieces of a loss that are gone through one by one: from here on it takes minutes."""
 
 
@@ -82,12 +83,11 @@ def capability_of(gpu: Gpu | None) -> tuple[int, int]:
 
 def _check_effort(settings: Settings, trainer: Trainer) -> None:
     """Raise UnsupportedError for what would take minutes."""
-    chunk = trainer.loss_chunk_tokens
-    if settings.loss_kernel == "chunked" and chunk:
-        tokens = settings.micro_batch_size * (settings.longest_length or settings.max_length)
-        if tokens / chunk > MOST_CHUNKS:
-            reason = f"its loss runs in {tokens / chunk:,.0f} pieces, which would take minutes"
-            raise UnsupportedError.of(f"a batch of {tokens:,} tokens", reason, ["the closed form"])
+    tokens = settings.micro_batch_size * (settings.longest_length or settings.max_length)
+    piece = FUSED_TILE_TOKENS if settings.loss_kernel == "chunked" else trainer.loss_chunk_tokens
+    if piece and tokens / piece > MOST_PIECES:
+        reason = f"its loss runs in {tokens / piece:,.0f} pieces, which would take minutes"
+        raise UnsupportedError.of(f"a batch of {tokens:,.0f} tokens", reason, ["the closed form"])
 
 
 def _kept(key: str) -> SimulatedStep | None:
