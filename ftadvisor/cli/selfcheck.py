@@ -45,7 +45,7 @@ COMMAND = Command(
     usage="selfcheck [--architecture NAME ...]",
     arguments=(),
     groups=(Group("Output", (ARCHITECTURE, JSON)),),
-    examples=(("ftadvisor selfcheck", "do both agree?"),),
+    examples=(("ftadvisor selfcheck --architecture gpt2 bert", "do both agree on these?"),),
     run=run,
     details="Small models of real architectures, each with the techniques, precisions and "
     "checkpointing that change what a step keeps. The exit code is 1 when a stated bound does not "

@@ -42,6 +42,7 @@ COMMAND = Command(
     examples=(
         ("ftadvisor validate", "the repository's own rows"),
         ("ftadvisor validate --by technique", "where is it worst?"),
+        ("ftadvisor validate rows.jsonl --simulate", "how wrong is the simulated step?"),
     ),
     run=run,
     details="The exit code is 1 when one of the repository's bounds does not hold.",
