@@ -63,8 +63,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "technique": "full", "trainer": "transformers-5", "precision": "bf16",
         "gradient_accumulation_steps": 2,
     },
-    "qlora, trl": {"technique": "qlora"},
-    "qlora, trl, kept activations": {"technique": "qlora", **_PLAIN},
+    "qlora, trl": {**_LORA, "technique": "qlora"},
+    "qlora, trl, kept activations": {**_LORA, **_PLAIN, "technique": "qlora"},
 }  # fmt: skip
 """What changes the tensors that a step keeps."""
 
