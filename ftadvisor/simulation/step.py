@@ -71,11 +71,9 @@ def record_step(
             except (NotImplementedError, RuntimeError) as error:
                 reason = f"its step needs values, not only shapes ({_first_line(error)})"
                 raise UnsupportedError.of(settings.technique, reason) from error
-    trained = trainable_params(model)
     recording = recorder.recording(
         num_layers=depth(model.config),
-        num_trainable_params=trained.total(),
-        trainable_params=tuple(trained.items()),
+        **trained_facts(model),
         seconds=time.perf_counter() - began,
     )
     del model
@@ -147,13 +145,16 @@ def _adapters_to_half(model: Any) -> None:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
-def trainable_params(model: Any) -> Counter[int | None]:
-    """How many parameters train, by layer; None: outside of all."""
+def trained_facts(model: Any) -> dict[str, Any]:
+    """How many parameters train, in all and by layer (None: outside of all)."""
     trained: Counter[int | None] = Counter()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             trained[layer_of(name)] += parameter.numel()
-    return trained
+    return {
+        "num_trainable_params": trained.total(),
+        "trainable_params": tuple(trained.items()),
+    }
 
 
 def adopt_model(model: Any, recorder: Recorder) -> None:
