@@ -29,10 +29,15 @@ def sequence_length(settings: Settings, *, last: bool) -> int:
 
 
 def has_mask(settings: Settings, trainer: Trainer) -> bool:
-    """Whether attention gets a mask: several padded sequences, or packed ones kept apart."""
+    """Whether attention gets a mask: several padded sequences, or packed ones kept apart.
+
+    Rows of one length (no typical one) are not padded: Transformers finds their mask all True and
+    drops it (masking_utils.py, _ignore_causal_mask_sdpa).
+    """
     if settings.packing:
         return packing_needs_mask(settings, trainer)
-    return settings.micro_batch_size > 1 and trainer.model_code != "litgpt"
+    padded = settings.micro_batch_size > 1 and settings.typical_length > 0
+    return bool(padded) and trainer.model_code != "litgpt"
 
 
 def make_batch(model: Any, settings: Settings, trainer: Trainer, length: int) -> dict[str, Any]:

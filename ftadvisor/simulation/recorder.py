@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from ftadvisor.simulation.accumulation import adds_in_place
 from ftadvisor.simulation.allocator import rounded
 from ftadvisor.simulation.counting import Count, count
 from ftadvisor.simulation.recording import Allocation, Kind, Phase, Recording, Work
 from ftadvisor.simulation.shapes import answered
-from ftadvisor.simulation.stack import TorchDispatchMode, torch
+from ftadvisor.simulation.stack import TorchDispatchMode, aten, torch
 from ftadvisor.simulation.workspaces import kernel_workspaces
 
 
@@ -119,10 +120,12 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        name: str = func._opname
+        if name == "add" and adds_in_place(args):
+            func = aten.add_.Tensor
         found, out = answered(func, args, kwargs, padded=self.padded)
         if not found:
             out = func(*args, **kwargs)
-        name: str = func._opname
         outputs = list(_tensors(out))
         for at, tensor in enumerate(outputs):
             owner = self._owner(args, at, len(outputs)) if self._stepping else None
