@@ -23,7 +23,7 @@ def adds_in_place(args: tuple[Any, ...]) -> bool:
     (torch/csrc/autograd/input_buffer.cpp, can_accumulate_inplace). Under a dispatch mode, such as the
     recorder is, the engine adds out of place instead.
     """
-    if torch.is_grad_enabled() or len(args) != 2 or not _from_engine():
+    if torch.is_grad_enabled() or len(args) != 2 or not from_engine():
         return False
     first, second = args
     if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
@@ -34,7 +34,8 @@ def adds_in_place(args: tuple[Any, ...]) -> bool:
     return alone and only and first.dtype == second.dtype and _dense(first)
 
 
-def _from_engine() -> bool:
+def from_engine() -> bool:
+    """Whether autograd itself, and no function in Python, runs the operation."""
     frame = sys._getframe(1)
     for _ in range(FRAMES):
         back = frame.f_back

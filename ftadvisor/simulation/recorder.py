@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from ftadvisor.simulation.accumulation import adds_in_place
+from ftadvisor.simulation.accumulation import adds_in_place, from_engine
 from ftadvisor.simulation.allocator import rounded
 from ftadvisor.simulation.counting import Count, count
 from ftadvisor.simulation.recording import Allocation, Kind, Phase, Recording, Work
 from ftadvisor.simulation.shapes import answered
 from ftadvisor.simulation.stack import TorchDispatchMode, aten, torch
-from ftadvisor.simulation.workspaces import kernel_workspaces
+from ftadvisor.simulation.workspaces import BEFORE_RESULT, MASK_FIRST, kernel_workspaces
 
 
 class Recorder(TorchDispatchMode):
@@ -123,15 +123,25 @@ class Recorder(TorchDispatchMode):
         name: str = func._opname
         if name == "add" and adds_in_place(args):
             func = aten.add_.Tensor
+        elif name == "index_put" and from_engine():
+            # index_backward writes in place, except under a dispatch mode.
+            func = aten.index_put_.default
         found, out = answered(func, args, kwargs, padded=self.padded)
         if not found:
             out = func(*args, **kwargs)
         outputs = list(_tensors(out))
-        for at, tensor in enumerate(outputs):
+        order = reversed(range(len(outputs))) if name in MASK_FIRST else range(len(outputs))
+        sizes = kernel_workspaces(func, args, out, self.compute_capability)
+        held: list[int] = []
+        if name in BEFORE_RESULT:
+            held = [self._allocate(size, name, "workspace") for size in sizes]
+            sizes = ()
+        for at in order:
             owner = self._owner(args, at, len(outputs)) if self._stepping else None
-            self._track(tensor, name, "temporaries", owner)
-        for size in kernel_workspaces(func, args):
-            self._free(self._allocate(size, name, "workspace"))
+            self._track(outputs[at], name, "temporaries", owner)
+        held += [self._allocate(size, name, "workspace") for size in sizes]
+        for number in held:
+            self._free(number)
         self._count(func, name, args, kwargs, out)
         return out
 
