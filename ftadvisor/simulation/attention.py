@@ -42,6 +42,8 @@ class Problem(NamedTuple):
     """Fewer key than query heads, which the kernel is to share (enable_gqa)."""
     dropout: float
     needs_grad: bool
+    mask_needs_grad: bool = False
+    """The mask is a bias that trains (T5's): only efficient attention has its gradient."""
 
 
 def backend(problem: Problem, compute_capability: tuple[int, int]) -> Backend:
@@ -59,7 +61,8 @@ def _cudnn(p: Problem, compute_capability: tuple[int, int]) -> bool:
     largest = LARGEST_HEAD if compute_capability == (9, 0) else LARGEST_HEAD_CUDNN
     aligned = p.head_dim % HEAD_ALIGNMENT == 0 and p.value_head_dim % HEAD_ALIGNMENT == 0
     fits = max(p.head_dim, p.value_head_dim) <= largest
-    return p.dtype in HALF and aligned and fits and p.query_length > 1 and p.key_length > 1
+    long_enough = p.query_length > 1 and p.key_length > 1 and not p.mask_needs_grad
+    return p.dtype in HALF and aligned and fits and long_enough
 
 
 def _flash(p: Problem, compute_capability: tuple[int, int]) -> bool:
@@ -98,6 +101,7 @@ def problem_of(
         grouped=gqa and query.dim() == 4 and query.shape[1] != key.shape[1],
         dropout=dropout,
         needs_grad=grad,
+        mask_needs_grad=torch.is_grad_enabled() and mask is not None and mask.requires_grad,
     )
 
 

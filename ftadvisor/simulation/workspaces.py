@@ -22,6 +22,8 @@ CUDNN_LEAST = 256
 """Bytes that cuDNN's attention asks for even where it needs nothing."""
 EMBEDDING_UNSORTED, EMBEDDING_ROWS = 3072, 10
 """Tokens up to which an embedding's gradient is summed unsorted; rows that a thread sums."""
+EFFICIENT_LOCK = 16
+"""Of each tile of efficient attention's dq: a lock, a counter, and padding."""
 BEFORE_RESULT = frozenset({"gemm_4bit"})
 """Operations whose temporaries are made before their result."""
 MASK_FIRST = frozenset({"native_dropout"})
@@ -64,14 +66,22 @@ def _flash_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
 
 
 def _efficient_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
-    """delta, and below fp32 an fp32 accumulator of dq
-    (aten/src/ATen/native/transformers/cuda/attention_backward.cu).
+    """delta, and below fp32 an fp32 accumulator of dq with a lock for each tile; with heads beyond
+    128 also of dk and dv, which then do not fit in registers
+    (aten/src/ATen/native/transformers/cuda/attention_backward.cu and mem_eff_attention/
+    kernel_backward.h, workspace_elements_gq, gk, gv; to the byte a trace of T5 on an H100).
     """
-    query = args[1]
+    query, key = args[1], args[2]
     batch, heads, length, width = query.shape
-    sizes = [batch * heads * _round(length, 32) * FP32]
+    rows = batch * heads
+    sizes = [rows * length * FP32]
     if query.dtype != torch.float32:
-        sizes.append(batch * heads * _round(length, 128) * _round(width, 64) * FP32)
+        tile = 64 if width <= 64 else 128
+        tiles = -(-length // tile)
+        size = rows * tiles * (tile * _round(width, 64) * FP32 + EFFICIENT_LOCK)
+        if width > 128:
+            size += 2 * rows * _round(key.shape[2], 64) * _round(width, 64) * FP32
+        sizes.append(size)
     return tuple(sizes)
 
 
