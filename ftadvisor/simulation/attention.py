@@ -44,10 +44,15 @@ class Problem(NamedTuple):
     needs_grad: bool
     mask_needs_grad: bool = False
     """The mask is a bias that trains (T5's): only efficient attention has its gradient."""
+    broadcast: bool = False
+    """Fewer key heads without enable_gqa (Falcon's one): no fused kernel broadcasts them
+    (sdp_utils_cpp.h, check_batch_size_and_num_heads_dense)."""
 
 
 def backend(problem: Problem, compute_capability: tuple[int, int]) -> Backend:
     """The back end that torch chooses."""
+    if problem.broadcast:
+        return "math"
     if compute_capability in CUDNN_FIRST and _cudnn(problem, compute_capability):
         return "cudnn"
     if _flash(problem, compute_capability):
@@ -90,6 +95,7 @@ def problem_of(
 ) -> Problem:
     """The conditions, read off the tensors."""
     grad = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+    unequal = query.dim() == 4 and query.shape[1] != key.shape[1]
     return Problem(
         dtype=query.dtype,
         head_dim=query.shape[-1],
@@ -98,10 +104,11 @@ def problem_of(
         key_length=key.shape[-2],
         masked=mask is not None,
         causal=causal,
-        grouped=gqa and query.dim() == 4 and query.shape[1] != key.shape[1],
+        grouped=gqa and unequal,
         dropout=dropout,
         needs_grad=grad,
         mask_needs_grad=torch.is_grad_enabled() and mask is not None and mask.requires_grad,
+        broadcast=unequal and not gqa,
     )
 
 
