@@ -102,6 +102,13 @@ def _cudnn_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
     return (size + CUDNN_LEAST,)
 
 
+def _softmax_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
+    """The product of gradient and result, before its sum (aten/src/ATen/native/cuda/SoftMax.cu,
+    softmax_backward_cuda_out: `Tensor tmp = grad * output`).
+    """
+    return (args[0].numel() * max(args[0].element_size(), args[1].element_size()),)
+
+
 def _embedding_backward(args: tuple[Any, ...]) -> tuple[int, ...]:
     """Partial sums in fp32 of each token's gradient, from 3072 tokens on
     (aten/src/ATen/native/cuda/EmbeddingBackwardKernel.cu, embedding_backward_cuda_kernel), and the
@@ -137,6 +144,7 @@ _FORMULAS: dict[str, Callable[[tuple[Any, ...]], tuple[int, ...]]] = {
     "_scaled_dot_product_efficient_attention_backward": _efficient_backward,
     "_scaled_dot_product_cudnn_attention_backward": _cudnn_backward,
     "_scaled_dot_product_cudnn_attention": _cudnn_forward,
+    "_softmax_backward_data": _softmax_backward,
     "embedding_dense_backward": _embedding_backward,
     "gemm_4bit": _gemm_4bit,
     "int8_scaled_mm": _int8_product,
