@@ -14,7 +14,6 @@ from ftadvisor.simulation.losses import Forward, forward_of
 from ftadvisor.simulation.optimizers import make_optimizer
 from ftadvisor.simulation.recorder import Recorder
 from ftadvisor.simulation.stack import torch
-from ftadvisor.simulation.workspaces import cublas_workspace
 
 HUGGING_FACE_LOOPS = ("Trainer", "TRL")
 """In a trainer's framework: Transformers' Trainer runs it, through accelerate."""
@@ -73,7 +72,6 @@ def run_steps(
 ) -> None:
     """Forward, backward, clipping and step, `num_steps` times."""
     forward = forward_of(settings, trainer)
-    workspace = cublas_workspace(recorder.compute_capability)
     optimizer = make_optimizer(settings.optim, model)
     accumulated = min(int(settings.gradient_accumulation_steps), NUM_MICRO_BATCHES)
     upcast = is_hugging_face(trainer) and settings.autocast != "none"
@@ -83,17 +81,12 @@ def run_steps(
         for part in range(1, accumulated + 1):
             name = f"{step}" if accumulated == 1 else f"{step}.{part}"
             recorder.mark(f"forward {name}")
-            if (step, part) == (1, 1):
-                recorder.hold(workspace, "cublas")
             batch = make_batch(model, settings, trainer, length)
             loss, outputs = _forward(model, recorder, settings, forward, batch, upcast=upcast)
             del batch
             held = outputs if trainer.holds_outputs else None
             del outputs
             recorder.mark(f"backward {name}")
-            if (step, part) == (1, 1):
-                # autograd's thread has a handle of its own.
-                recorder.hold(workspace, "cublas")
             loss.backward()
             del loss
             label_gradients(model, recorder)

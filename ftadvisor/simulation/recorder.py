@@ -13,7 +13,13 @@ from ftadvisor.simulation.counting import Count, count
 from ftadvisor.simulation.recording import Allocation, Kind, Phase, Recording, Work
 from ftadvisor.simulation.shapes import answered
 from ftadvisor.simulation.stack import TorchDispatchMode, aten, torch
-from ftadvisor.simulation.workspaces import BEFORE_RESULT, MASK_FIRST, kernel_workspaces
+from ftadvisor.simulation.workspaces import (
+    BEFORE_RESULT,
+    MASK_FIRST,
+    PRODUCTS,
+    cublas_workspace,
+    kernel_workspaces,
+)
 
 
 class Recorder(TorchDispatchMode):
@@ -40,6 +46,8 @@ class Recorder(TorchDispatchMode):
         self._modules: list[str] = [""]
         self._module_of_node: dict[int, str] = {}
         self._stepping = False
+        self._handles: set[bool] = set()
+        """Of cuBLAS: the forward's thread has one, autograd's another."""
 
     # -- what the loop tells ------------------------------------------------------------------
 
@@ -139,11 +147,20 @@ class Recorder(TorchDispatchMode):
         for at in order:
             owner = self._owner(args, at, len(outputs)) if self._stepping else None
             self._track(outputs[at], name, "temporaries", owner)
+        if name in PRODUCTS:
+            self._use_cublas()
         held += [self._allocate(size, name, "workspace") for size in sizes]
         for number in held:
             self._free(number)
         self._count(func, name, args, kwargs, out)
         return out
+
+    def _use_cublas(self) -> None:
+        """A thread's first product makes its handle's workspace, in whatever block is free then."""
+        backward = self._phases[-1].name.startswith("backward")
+        if backward not in self._handles:
+            self._handles.add(backward)
+            self._allocate(cublas_workspace(self.compute_capability), "cublas", "workspace", "")
 
     def _count(self, func: Any, name: str, args: Any, kwargs: Any, out: Any) -> None:
         stepping = self._phases[-1].name.startswith("step")

@@ -26,6 +26,8 @@ EFFICIENT_LOCK = 16
 """Of each tile of efficient attention's dq: a lock, a counter, and padding."""
 BEFORE_RESULT = frozenset({"gemm_4bit"})
 """Operations whose temporaries are made before their result."""
+PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "addmv", "mv", "dot", "gemm_4bit"})
+"""Operations that call cuBLAS."""
 MASK_FIRST = frozenset({"native_dropout"})
 """Operations that make their second result first (aten/src/ATen/native/cuda/Dropout.cu)."""
 
