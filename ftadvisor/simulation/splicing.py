@@ -48,6 +48,9 @@ class _Splice:
         self.owners: dict[int, Place] = {}
         self.twins: dict[int, int] = {}
         """Of a neighbour's allocation: the middle's that corresponds to it."""
+        self.handed: set[int] = set()
+        """What the middle has made and the layer beside it frees, one after the other; what else
+        outlives the middle's events goes with all copies at once."""
 
     def made(self) -> Recording:
         """The whole recording."""
@@ -63,6 +66,11 @@ class _Splice:
                 if event > 0:
                     self.owners[event] = place
         self._pair()
+        for phase, places in spans:
+            for at, place in enumerate(places):
+                twin = self.twins.get(-source.events[phase.start + at])
+                if twin is not None and self._in_middle(place):
+                    self.handed.add(twin)
         for phase, places in spans:
             self.phases.append(Phase(phase.name, len(self.events)))
             self._emit(phase, places)
@@ -180,7 +188,7 @@ class _Splice:
             self._allocate(event, 0)
         elif not self._in_middle(self.owners.get(-event)):
             self._free(-event, 0)
-        elif place is None:
+        elif place is None or -event not in self.handed:
             for copy in range(self.copies + 1):
                 self._free(-event, copy)
         else:

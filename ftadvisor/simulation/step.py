@@ -17,7 +17,7 @@ from ftadvisor.simulation.adapting import adapt
 from ftadvisor.simulation.building import build_model, depth
 from ftadvisor.simulation.cuda import as_cuda
 from ftadvisor.simulation.kbit import hidden_tensors, quantize
-from ftadvisor.simulation.loop import NUM_STEPS, has_mask, run_steps
+from ftadvisor.simulation.loop import NUM_STEPS, has_mask, is_hugging_face, run_steps
 from ftadvisor.simulation.losses import add_fused_head, triton_kernels
 from ftadvisor.simulation.optimizers import steps_on_meta
 from ftadvisor.simulation.pattern import layer_of
@@ -25,9 +25,6 @@ from ftadvisor.simulation.recorder import Recorder
 from ftadvisor.simulation.recording import Recording
 from ftadvisor.simulation.stack import peft, torch, transformers
 from ftadvisor.sources.techniques import find_technique
-
-HUGGING_FACE_LOOPS = ("Trainer", "TRL")
-"""In a trainer's framework: Transformers' Trainer runs it, through accelerate."""
 
 
 def record_step(
@@ -117,8 +114,7 @@ def prepared_model(
         model = adapt(model, settings)
         if settings.quantization != "none" and trainer.kbit_adapters_half:
             _adapters_to_half(model)
-    by_trainer = any(name in trainer.framework for name in HUGGING_FACE_LOOPS)
-    if by_trainer or settings.gradient_checkpointing != "none":
+    if is_hugging_face(trainer) or settings.gradient_checkpointing != "none":
         model.config.use_cache = False
     if settings.gradient_checkpointing == "full":
         reentrant = {"use_reentrant": trainer.reentrant_checkpointing}
