@@ -230,7 +230,7 @@ def test_the_command_prints_who_holds_what(capsys: pytest.CaptureFixture[str], t
     words = ["simulate", "--model", "llama-7b", "--gpu", "rtx3060", "--plot", str(plot)]
     assert main(words) == 1
     printed = capsys.readouterr()
-    for part in ("backward 2", "model.layers.*.mlp", "unsplit"):
+    for part in ("backward 2", "model.layers.*.mlp", "unsplit", "simulated"):
         assert part in printed.out
     assert "the picture is in" in printed.err
     assert plot.read_text().startswith("<!doctype html>")
