@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from ftadvisor.cli.command import Command, Group, Option
 from ftadvisor.cli.options import JSON
 from ftadvisor.cli.printing import print_answer
+from ftadvisor.cli.progress import naming
 from ftadvisor.cli.values import text
 from ftadvisor.cli.warned import warnings_to_stderr
 
@@ -28,14 +28,9 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor.render.selfcheck import selfcheck_document
 
     with warnings_to_stderr():
-        found = api.selfcheck(given.get("architecture"), progress=_said)
+        found = api.selfcheck(given.get("architecture"), progress=naming)
     print_answer(found, lambda: selfcheck_document(found), as_json=given.get("json", False))
     return 0 if found.holds else BOUNDS_BROKEN
-
-
-def _said(name: str) -> None:
-    if sys.stderr.isatty():
-        print(f"ftadvisor: {name}", file=sys.stderr)
 
 
 COMMAND = Command(

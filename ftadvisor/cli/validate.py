@@ -7,6 +7,7 @@ from typing import Any
 from ftadvisor.cli.command import Argument, Command, Group, Option
 from ftadvisor.cli.options import JSON, SIMULATE
 from ftadvisor.cli.printing import print_answer
+from ftadvisor.cli.progress import naming
 from ftadvisor.cli.values import text
 from ftadvisor.cli.warned import warnings_to_stderr
 
@@ -21,7 +22,9 @@ def run(given: dict[str, Any]) -> int:
 
     simulate = given.get("simulate", False)
     with warnings_to_stderr():
-        report = api.validate(given.get("file"), given.get("by"), simulate=simulate)
+        report = api.validate(
+            given.get("file"), given.get("by"), simulate=simulate, progress=naming
+        )
     print_answer(report, lambda: report_document(report), as_json=given.get("json", False))
     return 0 if report.holds else BOUNDS_BROKEN
 

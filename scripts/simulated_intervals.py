@@ -1,0 +1,69 @@
+"""Writes data/coefficients/simulated.json: how far measured memory lies from simulated memory.
+
+python scripts/simulated_intervals.py, with the packages of the `run` extra. Takes minutes, and goes
+on where it was stopped: simulations are kept (FTADVISOR_HOME).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from ftadvisor.api.simulating import simulated_step
+from ftadvisor.calibration.cases import case_of
+from ftadvisor.calibration.quantiles import percentile
+from ftadvisor.errors import FtadvisorError, UnsupportedError
+from ftadvisor.sources.measurements import read_measurements
+from ftadvisor.sources.models import model_config
+from ftadvisor.units import GIB
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+ROWS = DATA / "measurements" / "h100.jsonl"
+ABOUT = "90 % intervals of simulated figures: measured over simulated; see docs/how-simulated.md"
+SOURCE = "scripts/simulated_intervals.py on data/measurements/h100.jsonl"
+MEASURED = {
+    "allocated": "memory_gib", "reserved": "memory_gib_reserved", "device": "memory_gib_device",
+}  # fmt: skip
+ENDS = (0.05, 0.95)
+
+
+def main() -> None:
+    """Compute, write, and print the errors."""
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for m in read_measurements(ROWS):
+        try:
+            case = case_of(m)
+            found = case.situation
+            gpu = case.gpu.id if case.gpu else None
+            step = simulated_step(model_config(m.model), found.settings, found.trainer, gpu)
+        except UnsupportedError as error:
+            print(f"{m.id}: {error.message}", file=sys.stderr)
+            continue
+        except FtadvisorError as error:
+            raise SystemExit(str(error)) from None
+        for metric, name in MEASURED.items():
+            if m.row.get(name):
+                ratios[metric].append(m.row[name] * GIB / getattr(step, f"{metric}_bytes"))
+        row = ", ".join(f"{metric} {values[-1] - 1:+.2%}" for metric, values in ratios.items())
+        print(f"{m.id}: measured over simulated: {row}")
+    # What a run gets by with is allocated memory and a constant.
+    ratios["needed"] = ratios["allocated"]
+    intervals = {metric: interval(values) for metric, values in ratios.items()}
+    file = DATA / "coefficients" / "simulated.json"
+    content = {"about": ABOUT, "source": SOURCE, "intervals": intervals}
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    for metric, values in ratios.items():
+        errors = [abs(1 / value - 1) for value in values]
+        print(f"{metric}: {len(errors)} rows, median {percentile(errors, 0.5):.2%}")
+
+
+def interval(values: list[float]) -> dict[str, float]:
+    """The middle 90 % of them."""
+    low, high = (float(f"{percentile(values, end):.6g}") for end in ENDS)
+    return {"low": low, "high": high, "rows": len(values)}
+
+
+if __name__ == "__main__":
+    main()
