@@ -13,8 +13,9 @@ from pathlib import Path
 
 from ftadvisor.api.simulating import simulated_step
 from ftadvisor.calibration.cases import case_of
-from ftadvisor.calibration.quantiles import percentile
+from ftadvisor.calibration.quantiles import percentile, residual_interval
 from ftadvisor.errors import FtadvisorError, UnsupportedError
+from ftadvisor.schema.coefficients import Interval
 from ftadvisor.sources.measurements import read_measurements
 from ftadvisor.sources.models import model_config
 from ftadvisor.units import GIB
@@ -26,13 +27,15 @@ SOURCE = "scripts/simulated_intervals.py on data/measurements/h100.jsonl"
 MEASURED = {
     "allocated": "memory_gib", "reserved": "memory_gib_reserved", "device": "memory_gib_device",
 }  # fmt: skip
-ENDS = (0.05, 0.95)
 
 
 def main() -> None:
     """Compute, write, and print the errors."""
     ratios: dict[str, list[float]] = defaultdict(list)
     for m in read_measurements(ROWS):
+        if m.memory_metric != "allocated":
+            # A row of several figures is read as one of each.
+            continue
         try:
             case = case_of(m)
             found = case.situation
@@ -50,7 +53,7 @@ def main() -> None:
         print(f"{m.id}: measured over simulated: {row}")
     # What a run gets by with is allocated memory and a constant.
     ratios["needed"] = ratios["allocated"]
-    intervals = {metric: interval(values) for metric, values in ratios.items()}
+    intervals = {metric: _rounded(residual_interval(values)) for metric, values in ratios.items()}
     file = DATA / "coefficients" / "simulated.json"
     content = {"about": ABOUT, "source": SOURCE, "intervals": intervals}
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -59,10 +62,9 @@ def main() -> None:
         print(f"{metric}: {len(errors)} rows, median {percentile(errors, 0.5):.2%}")
 
 
-def interval(values: list[float]) -> dict[str, float]:
-    """The middle 90 % of them."""
-    low, high = (float(f"{percentile(values, end):.6g}") for end in ENDS)
-    return {"low": low, "high": high, "rows": len(values)}
+def _rounded(found: Interval) -> dict[str, float]:
+    low, high = (float(f"{end:.6g}") for end in found[:2])
+    return {"low": low, "high": high, "rows": found.rows}
 
 
 if __name__ == "__main__":
