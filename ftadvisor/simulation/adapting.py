@@ -59,6 +59,8 @@ def peft_config(model: Any, settings: Settings) -> Any:
     fields = {field.name for field in dataclasses.fields(cls)}
     options: dict[str, Any] = dict(technique.settings.get("peft_config", {}))
     own = {option for option, setting in AS_SETTINGS.items() if setting in technique.settings}
+    # A setting of all that are LoRA, whose default is none of a technique's own.
+    own |= {"lora_dropout"} if "lora_alpha" in own else set()
     for option in own & fields:
         options[option] = getattr(settings, AS_SETTINGS[option])
     options |= {key: value for key, value in settings.peft_config.items() if value is not None}
