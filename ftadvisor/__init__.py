@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ftadvisor.api import compare, estimate, fit, recommend
+    from ftadvisor.api import compare, estimate, fit, recommend, simulate
     from ftadvisor.errors import (
         AmbiguousNameError,
         DataFileError,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ftadvisor.schema.estimate import Estimate
     from ftadvisor.schema.fit import Fit
     from ftadvisor.schema.plan import Plan, Recommendation
+    from ftadvisor.schema.simulation import Simulation
 
 __all__ = [
     "AmbiguousNameError",
@@ -43,6 +44,7 @@ __all__ = [
     "ModelUnavailableError",
     "Plan",
     "Recommendation",
+    "Simulation",
     "UnknownNameError",
     "UnsupportedError",
     "__version__",
@@ -50,6 +52,7 @@ __all__ = [
     "estimate",
     "fit",
     "recommend",
+    "simulate",
 ]
 
 _HOMES = {
@@ -58,10 +61,12 @@ _HOMES = {
     "Fit": "ftadvisor.schema.fit",
     "Plan": "ftadvisor.schema.plan",
     "Recommendation": "ftadvisor.schema.plan",
+    "Simulation": "ftadvisor.schema.simulation",
     "compare": "ftadvisor.api.comparison",
     "estimate": "ftadvisor.api.estimator",
     "fit": "ftadvisor.api.fitting",
     "recommend": "ftadvisor.api.recommender",
+    "simulate": "ftadvisor.api.simulating",
 }
 
 

@@ -20,6 +20,7 @@ from ftadvisor.advice.question import Question
 from ftadvisor.api.recommender import answer, situation_of
 from ftadvisor.api.situation import question_of
 from ftadvisor.configuration.settings import resolve
+from ftadvisor.errors import MissingExtraError
 from ftadvisor.estimation.prediction import adapter_of, predict_memory
 from ftadvisor.estimation.time import step_time
 from ftadvisor.schema.settings import Settings
@@ -30,7 +31,7 @@ from ftadvisor.sources.coefficients import (
     time_intervals,
 )
 from ftadvisor.sources.gpus import find_gpu
-from ftadvisor.sources.models import find_model
+from ftadvisor.sources.models import find_model, model_config
 from ftadvisor.sources.techniques import find_technique
 from ftadvisor.sources.trainers import DEFAULT_TRAINER, find_trainer
 from ftadvisor.sources.workloads import reference_workload
@@ -148,6 +149,42 @@ def command_seconds(arguments: Sequence[str]) -> float:
     return seconds_of(work, COMMAND_RUNS)
 
 
+SIMULATED = {
+    "7B LoRA": ("llama-7b", "lora", 2.0),
+    "70B LoRA": ("llama-2-70b", "lora", 3.0),
+    "Mixtral LoRA": ("mixtral-8x7b", "lora", 8.0),
+    "Gemma 3 LoRA": ("google/gemma-3-1b-it", "lora", 8.0),
+}
+"""What is simulated, and the seconds that it may take about."""
+
+
+def simulation_seconds(model: str, technique: str, runs: int = 3) -> float:
+    """One simulated step after imports, nothing kept from before [s]."""
+    from ftadvisor.api.simulating import settings_of
+    from ftadvisor.simulation.summary import summarized
+
+    closed = estimate(model, gpu="a100-80gb", technique=technique)
+    gpu, trainer = find_gpu("a100-80gb"), find_trainer(closed.trainer)
+    config, settings = model_config(model), settings_of(closed)
+
+    def work() -> object:
+        return summarized(config, settings, trainer, gpu, (8, 0), 0.0)
+
+    return seconds_of(work, runs)
+
+
+def simulations() -> None:
+    """Print the time of each simulation, or why there is none."""
+    try:
+        simulation_seconds("gpt2", "full", runs=1)
+    except MissingExtraError as error:
+        print(f"simulations          skipped: {error}")
+        return
+    for name, (model, technique, bound) in SIMULATED.items():
+        seconds = simulation_seconds(model, technique)
+        print(f"{name:21}{seconds:10.2f} s simulated (bound: about {bound:g} s)")
+
+
 def main() -> None:
     """Print all figures."""
     print(f"one estimate()       {one_estimate_seconds() / MICROSECOND:10,.0f} µs")
@@ -163,6 +200,7 @@ def main() -> None:
         print(f"ftadvisor {name:11}{whole / MILLISECOND:10,.0f} ms")
         print(f"its imports          {least / MILLISECOND:10,.0f} ms: {imports}")
         print(f"ratio                {whole / least:10.2f}")
+    simulations()
 
 
 if __name__ == "__main__":

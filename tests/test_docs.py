@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from cogapp import Cog
@@ -66,6 +66,12 @@ def commands() -> Iterator[Shown]:
                     yield Shown(path.name, shlex.join(words), refused)
 
 
+def marked(value: object, text: str, name: str) -> Any:
+    """What needs the `run` extra runs among the slow tests, which have it."""
+    slow = re.search(r"\bsimulate\b|\bselfcheck\b", text)
+    return pytest.param(value, id=name, marks=[pytest.mark.slow] if slow else [])
+
+
 COMMANDS = {shown.command: shown for shown in commands()}
 SNIPPETS = [(path.name, code) for path in DOCUMENTS for code in fences(path, "python")]
 
@@ -75,6 +81,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with the files that the documents speak of, and the hub out of reach."""
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("FTADVISOR_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     question = {"model": "llama-7b", "gpu": "rtx3090", "technique": "lora", "max_length": 1024}
     (tmp_path / "questions.jsonl").write_text(f"{json.dumps(question)}\n" * 3)
@@ -93,7 +100,7 @@ def measurement() -> dict[str, object]:
     return json.loads(row)
 
 
-@pytest.mark.parametrize("shown", COMMANDS.values(), ids=str)
+@pytest.mark.parametrize("shown", [marked(s, s.command, str(s)) for s in COMMANDS.values()])
 @pytest.mark.usefixtures("desk")
 def test_every_command_of_the_documents_runs(shown: Shown):
     code, said = load("docs").run(shown.command)
@@ -101,9 +108,10 @@ def test_every_command_of_the_documents_runs(shown: Shown):
     assert said
 
 
-@pytest.mark.parametrize(("name", "code"), SNIPPETS, ids=[name for name, _ in SNIPPETS])
+@pytest.mark.parametrize("snippet", [marked(s, s[1], s[0]) for s in SNIPPETS])
 @pytest.mark.usefixtures("desk")
-def test_every_python_snippet_runs(name: str, code: str):
+def test_every_python_snippet_runs(snippet: tuple[str, str]):
+    name, code = snippet
     exec(compile(code, name, "exec"), {"__name__": "snippet"})
 
 

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from ftadvisor.api.recommender import recommend
     from ftadvisor.api.remedies import ways_to_fit
     from ftadvisor.api.rules import explain_rule, list_rules
-    from ftadvisor.validation.report import validate
+    from ftadvisor.api.selfchecking import selfcheck
+    from ftadvisor.api.simulating import simulate
+    from ftadvisor.api.validating import validate
 
 __all__ = [
     "compare",
@@ -46,8 +48,10 @@ __all__ = [
     "list_trainers",
     "model_config",
     "recommend",
+    "selfcheck",
     "show_gpu",
     "show_model",
+    "simulate",
     "validate",
     "ways_to_fit",
 ]
@@ -61,7 +65,9 @@ _HOMES = {
     "explain_rule": "ftadvisor.api.rules",
     "list_rules": "ftadvisor.api.rules",
     "recommend": "ftadvisor.api.recommender",
-    "validate": "ftadvisor.validation.report",
+    "selfcheck": "ftadvisor.api.selfchecking",
+    "simulate": "ftadvisor.api.simulating",
+    "validate": "ftadvisor.api.validating",
 }
 
 

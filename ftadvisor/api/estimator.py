@@ -79,18 +79,22 @@ def estimate(
     gpu: str | None = None,
     technique: str | None = None,
     objective: str | None = None,
+    simulate: bool = False,
     **options: Unpack[Options],
 ) -> Estimate:
     """Memory, time and cost of one run.
 
     `model` is a catalogue name, a config.json or its directory, or a hub id; `technique` is lora
-    when none is given. Raises FtadvisorError (UnknownNameError, InvalidSettingError, ...) for what
-    cannot be answered; its message says what to write instead.
+    when none is given. `simulate`: memory from the simulated step (`method` says whether that was
+    possible) instead of the closed form; it needs the `run` extra and takes seconds. Raises
+    FtadvisorError (UnknownNameError, InvalidSettingError, ...) for what cannot be answered; its
+    message says what to write instead.
     """
     chosen, purpose = task_of(technique, objective)
     subject = subject_of(model, gpu, purpose, dict(options))
     said = () if chosen else (f"technique {DEFAULT_TECHNIQUE}: none was given",)
-    return _asked(subject, chosen or DEFAULT_TECHNIQUE, said)
+    found = _asked(subject, chosen or DEFAULT_TECHNIQUE, said)
+    return _simulated(model, (found,))[0] if simulate else found
 
 
 def estimates(
@@ -99,6 +103,7 @@ def estimates(
     gpu: str | None = None,
     technique: str | None = None,
     objective: str | None = None,
+    simulate: bool = False,
     **options: Unpack[Options],
 ) -> tuple[Estimate, ...]:
     """The same for one technique, or for all sensible ones when none is given.
@@ -109,7 +114,8 @@ def estimates(
     chosen, purpose = task_of(technique, objective)
     subject = subject_of(model, gpu, purpose, dict(options))
     if chosen:
-        return (_asked(subject, chosen, ()),)
+        asked_for = (_asked(subject, chosen, ()),)
+        return _simulated(model, asked_for) if simulate else asked_for
     found: list[Estimate] = []
     refused: list[FtadvisorError] = []
     check_some_technique(subject.options)
@@ -127,7 +133,17 @@ def estimates(
             answered = answered or asked
     if refused and not answered:
         raise refused[0]
-    return tuple({e.technique: e for e in found}.values())
+    answers = tuple({e.technique: e for e in found}.values())
+    return _simulated(model, answers) if simulate else answers
+
+
+def _simulated(model: str, found: tuple[Estimate, ...]) -> tuple[Estimate, ...]:
+    # Only who asks for it pays for its imports.
+    from ftadvisor.api.simulating import simulated
+    from ftadvisor.sources.models import model_config
+
+    config = model_config(model)
+    return tuple(simulated(estimate, config).estimate for estimate in found)
 
 
 def _asked(subject: Subject, technique_id: str, said: tuple[str, ...]) -> Estimate:
@@ -286,7 +302,7 @@ def estimate_subject(
         time=_time(time) if time else None,
         cost=cost,
         assumptions=(*said, *subject.assumptions, *assumed, *extra),
-        fits_on=() if gpu else _fits_on(memory, settings),
+        fits_on=() if gpu else fits_on(memory, settings),
     )
 
 
@@ -298,7 +314,7 @@ def _run_time(
     return run_time(step, settings, subject.workload, gpu.power_watts)
 
 
-def _fits_on(memory: MemoryPrediction, settings: Settings) -> tuple[str, ...]:
+def fits_on(memory: MemoryPrediction, settings: Settings) -> tuple[str, ...]:
     """GPUs of the catalogue that hold the upper end, smallest first."""
     half = "bf16" in (settings.weights_dtype, settings.autocast)
     found = [

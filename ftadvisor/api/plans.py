@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ftadvisor.advice.choice import Chosen
 from ftadvisor.advice.question import Question
 from ftadvisor.advice.table import Candidate
 from ftadvisor.api.estimator import Subject, estimate_subject
@@ -15,10 +16,11 @@ from ftadvisor.configuration.effects import of_technique
 from ftadvisor.schema.dataset import DatasetProfile
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan, PlanDataset, PlanHardware
+from ftadvisor.sources.models import model_config
 from ftadvisor.sources.techniques import find_technique
 from ftadvisor.sources.trainers import DEFAULT_TRAINER, TRAINERS_OF_OBJECTIVES
 from ftadvisor.sources.training_settings import PLAN_SETTINGS, TRAINING
-from ftadvisor.units import format_share
+from ftadvisor.units import format_bytes, format_share
 
 SHOWN_FIRST = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs",
@@ -48,6 +50,11 @@ def plan_of(situation: Situation, question: Question, best: Candidate) -> Plan:
         assumptions=(),
     )
     estimate = estimate_subject(subject, structure.technique)
+    if situation.simulate:
+        # Only who asks for it pays for its imports.
+        from ftadvisor.api.simulating import simulated
+
+        estimate = simulated(estimate, model_config(question.name)).estimate
     profile = situation.profile
     return Plan(
         model=question.name,
@@ -62,6 +69,26 @@ def plan_of(situation: Situation, question: Question, best: Candidate) -> Plan:
         seed=situation.wish.seed,
         estimate=estimate,
     )
+
+
+def first_that_fits(
+    situation: Situation, question: Question, chosen: Chosen
+) -> tuple[Plan | None, Chosen, tuple[str, ...]]:
+    """The plan of most utility, the choice that it is of, and why better ones are not it.
+
+    The search weighs candidates by the closed form; where the final ones are simulated, one that
+    then does not fit gives way to the best of the next technique.
+    """
+    others = sorted(chosen.of_technique.values(), key=lambda c: -c.utility)
+    open_to = [c for c in others if question.technique in (None, c.technique)]
+    refused: list[str] = []
+    for candidate in open_to:
+        plan = plan_of(situation, question, candidate)
+        if not situation.simulate or plan.estimate.verdict != "does_not_fit":
+            return plan, replace(chosen, best=candidate), tuple(refused)
+        needs = format_bytes(plan.estimate.memory.device_bytes)
+        refused.append(f"{plan.technique} would be chosen, but simulated it needs {needs}.")
+    return None, replace(chosen, best=None), tuple(refused)
 
 
 def settings_of(

@@ -18,7 +18,7 @@ from ftadvisor.advice.question import Question
 from ftadvisor.advice.search import Found, search
 from ftadvisor.advice.table import Candidate, Table, tabulate
 from ftadvisor.api.alternatives import alternatives
-from ftadvisor.api.plans import dataset_of, plan_of
+from ftadvisor.api.plans import dataset_of, first_that_fits
 from ftadvisor.api.remedies import remedies
 from ftadvisor.api.situation import (
     CPU,
@@ -63,6 +63,7 @@ def recommend(
     gpu: str | Iterable[str] | None = None,
     technique: str | None = None,
     objective: str | None = None,
+    simulate: bool = False,
     progress: Callable[[int, int], None] | None = None,
     **wishes: Unpack[Wishes],
 ) -> Recommendation:
@@ -70,11 +71,13 @@ def recommend(
 
     All is optional, but there must be a model, a size, a use case or a dataset to work on. `gpu` is
     a name, several to choose from, `any` (offers of the dated price list) or `cpu`. Settings of
-    `estimate` are kept where they are given. `progress` is called with bytes read and bytes in all
-    while a dataset is read. Raises FtadvisorError for what cannot be answered; that nothing fits is
-    an answer, with `plan` None and `remedies`.
+    `estimate` are kept where they are given. `simulate`: memory of the plan and of its alternatives
+    from the simulated step; it needs the `run` extra and takes seconds. `progress` is called with
+    bytes read and bytes in all while a dataset is read. Raises FtadvisorError for what cannot be
+    answered; that nothing fits is an answer, with `plan` None and `remedies`.
     """
     situation = situation_of(model, gpu, technique, objective, dict(wishes), progress)
+    situation = replace(situation, simulate=simulate)
     _something_to_work_on(model, situation)
     answers: list[Answer] = []
     refusals: list[FtadvisorError] = []
@@ -173,8 +176,9 @@ def answer(question: Question, proposed: str = "") -> Answer:
 
 
 def _recommendation(situation: Situation, a: Answer) -> Recommendation:
-    question, chosen = a.question, a.chosen
-    plan = plan_of(situation, question, chosen.best) if chosen.best else None
+    question = a.question
+    plan, chosen, refused = first_that_fits(situation, question, a.chosen)
+    a = a._replace(chosen=chosen)
     other = alternatives(situation, question, a.table, chosen) if plan else ()
     return Recommendation(
         plan=plan,
@@ -184,7 +188,7 @@ def _recommendation(situation: Situation, a: Answer) -> Recommendation:
         standings=_standings(a),
         flips=flips(question, a.table, chosen, goal_worths()),
         evaluation=why.evaluation(a.verdicts),
-        warnings=tuple(dict.fromkeys([*_warnings(situation, a, plan)])),
+        warnings=tuple(dict.fromkeys([*refused, *_warnings(situation, a, plan)])),
         remedies=() if plan else remedies(situation, question),
         assumptions=_assumptions(situation, a, plan),
         num_candidates=a.found.num_candidates,

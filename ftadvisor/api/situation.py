@@ -73,6 +73,8 @@ class Situation:
     offers: tuple[Offer, ...]
     on_cpu: bool
     assumptions: tuple[str, ...]
+    simulate: bool = False
+    """Plans get the memory of the simulated step."""
 
 
 def offers_of(gpu: Any, num_gpus: int | None, price: float | None) -> tuple[Offer, ...]:

@@ -23,6 +23,7 @@ READER_GONE = 141
 COMMANDS = {
     "recommend": "ftadvisor.cli.recommend",
     "estimate": "ftadvisor.cli.estimate",
+    "simulate": "ftadvisor.cli.simulate",
     "fit": "ftadvisor.cli.fit",
     "compare": "ftadvisor.cli.compare",
     "list": "ftadvisor.cli.listing",
@@ -30,6 +31,7 @@ COMMANDS = {
     "rules": "ftadvisor.cli.rules",
     "explain": "ftadvisor.cli.explain",
     "validate": "ftadvisor.cli.validate",
+    "selfcheck": "ftadvisor.cli.selfcheck",
 }
 """Command to module: only the one that runs is imported."""
 

@@ -6,8 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ftadvisor.cli.command import Argument, Command, Group
-from ftadvisor.cli.options import JSON, SETTINGS
+from ftadvisor.cli.options import JSON, SETTINGS, SIMULATE
 from ftadvisor.cli.printing import print_answer
+from ftadvisor.cli.warned import warnings_to_stderr
 from ftadvisor.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor import api
     from ftadvisor.render.estimate import estimates_document
 
-    found = api.estimates(**given)
-    remedies = _remedies(found, given)
+    with warnings_to_stderr():
+        found = api.estimates(**given)
+    remedies = remedies_of(found, given)
     answer = {"estimates": found, **({"remedies": remedies} if remedies else {})}
     print_answer(answer, lambda: estimates_document(found, remedies), as_json=as_json)
     return exit_code(found)
@@ -40,7 +42,7 @@ def exit_code(found: tuple[Estimate, ...]) -> int:
     return 0 if any(estimate.verdict != "does_not_fit" for estimate in found) else 1
 
 
-def _remedies(found: tuple[Estimate, ...], given: dict[str, Any]) -> tuple[Remedy, ...]:
+def remedies_of(found: tuple[Estimate, ...], given: dict[str, Any]) -> tuple[Remedy, ...]:
     """When nothing fits: single changes of what needs least."""
     if exit_code(found) == 0:
         return ()
@@ -48,7 +50,8 @@ def _remedies(found: tuple[Estimate, ...], given: dict[str, Any]) -> tuple[Remed
 
     least = min(found, key=lambda estimate: estimate.memory.device_bytes)
     question: dict[str, Any] = {"technique": least.technique, "objective": least.objective}
-    return api.ways_to_fit(**{**given, **question})
+    asked = {name: value for name, value in given.items() if name != "simulate"}
+    return api.ways_to_fit(**{**asked, **question})
 
 
 def _run_file(file: str, given: dict[str, Any]) -> int:
@@ -75,7 +78,7 @@ COMMAND = Command(
             "comes back.",
         ),
     ),
-    groups=(*SETTINGS, Group("Output", (JSON,))),
+    groups=(*SETTINGS, Group("Output", (SIMULATE, JSON))),
     examples=(
         ("ftadvisor estimate --model llama-7b --gpu rtx3060", "what fits on this card?"),
         (

@@ -253,3 +253,11 @@ SETTINGS = (SUBJECT, TASK, BATCH, NUMERICS, SAVING, POLICY, WORKLOAD)
 """What a run is described with."""
 
 JSON = Option("json", None, "", "Print JSON: the same numbers, in bytes, seconds and USD.")
+
+SIMULATE = Option(
+    "simulate",
+    None,
+    "",
+    "Memory from the simulated step (`ftadvisor simulate`) instead of the closed form: slower, "
+    "more exact, needs pip install 'ftadvisor[run]'.",
+)

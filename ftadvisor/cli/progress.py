@@ -35,3 +35,9 @@ def reading(what: str) -> Generator[Callable[[int, int], None] | None]:
             progress.update(task, completed=done, total=total)
 
         yield draw
+
+
+def naming(what: str) -> None:
+    """Say on a terminal what is being worked on."""
+    if sys.stderr.isatty():
+        print(f"ftadvisor: {what}", file=sys.stderr)

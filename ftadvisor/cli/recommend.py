@@ -9,14 +9,29 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ftadvisor.cli.command import Command, Group, Option
-from ftadvisor.cli.options import BATCH, JSON, NUMERICS, POLICY, SAVING, TASK, WORKLOAD
+from ftadvisor.cli.options import (
+    BATCH,
+    JSON,
+    NUMERICS,
+    POLICY,
+    SAVING,
+    SIMULATE,
+    TASK,
+    WORKLOAD,
+)
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import text
+from ftadvisor.cli.warned import warnings_to_stderr
 from ftadvisor.cli.wishes import CHOICE, DATA, FIXED, RULES, WISHES
 
 if TYPE_CHECKING:
     from ftadvisor.schema.plan import Recommendation
 
+SIMULATE_FINAL = SIMULATE._replace(
+    sentence="Memory of the plan and of its alternatives from the simulated step (`ftadvisor "
+    "simulate`); a plan that then does not fit gives way to the next. Needs pip install "
+    "'ftadvisor[run]'."
+)
 OUTPUT = Option("output", text, "FILE", "Write the plan to a YAML file.", short="o", also=("out",))
 
 
@@ -47,7 +62,7 @@ def _ask(given: dict[str, Any]) -> Recommendation:
         from ftadvisor.cli.progress import reading
 
         watched = reading(PurePath(dataset).name)
-    with watched as progress:
+    with warnings_to_stderr(), watched as progress:
         return recommend(progress=progress, **given)
 
 
@@ -86,7 +101,7 @@ COMMAND = Command(
         SAVING,
         POLICY,
         WORKLOAD,
-        Group("Rules and output", (RULES, OUTPUT, JSON)),
+        Group("Rules and output", (RULES, OUTPUT, SIMULATE_FINAL, JSON)),
     ),
     examples=(
         (

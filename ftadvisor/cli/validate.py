@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ftadvisor.cli.command import Argument, Command, Group, Option
-from ftadvisor.cli.options import JSON
+from ftadvisor.cli.options import JSON, SIMULATE
 from ftadvisor.cli.printing import print_answer
+from ftadvisor.cli.progress import naming
 from ftadvisor.cli.values import text
+from ftadvisor.cli.warned import warnings_to_stderr
 
 BY = Option("by", text, "WHAT", "Group the errors by source, technique or gpu (default: source).")
 BOUNDS_BROKEN = 1
@@ -18,7 +20,11 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor import api
     from ftadvisor.render.validation import report_document
 
-    report = api.validate(given.get("file"), given.get("by"))
+    simulate = given.get("simulate", False)
+    with warnings_to_stderr():
+        report = api.validate(
+            given.get("file"), given.get("by"), simulate=simulate, progress=naming
+        )
     print_answer(report, lambda: report_document(report), as_json=given.get("json", False))
     return 0 if report.holds else BOUNDS_BROKEN
 
@@ -26,7 +32,7 @@ def run(given: dict[str, Any]) -> int:
 COMMAND = Command(
     name="validate",
     summary="How wrong are the predictions? Every published measurement, predicted and compared.",
-    usage="validate [FILE.jsonl] [--by source|technique|gpu]",
+    usage="validate [FILE.jsonl] [--by source|technique|gpu] [--simulate]",
     arguments=(
         Argument(
             "file",
@@ -35,10 +41,11 @@ COMMAND = Command(
             "own, held to its stated bounds).",
         ),
     ),
-    groups=(Group("Output", (BY, JSON)),),
+    groups=(Group("Output", (BY, SIMULATE, JSON)),),
     examples=(
         ("ftadvisor validate", "the repository's own rows"),
         ("ftadvisor validate --by technique", "where is it worst?"),
+        ("ftadvisor validate rows.jsonl --simulate", "how wrong is the simulated step?"),
     ),
     run=run,
     details="The exit code is 1 when one of the repository's bounds does not hold.",

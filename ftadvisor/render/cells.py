@@ -108,6 +108,9 @@ def settings_line(found: Sequence[Estimate]) -> str:
     if shared.get("strategy", "none") != "none":
         words.append(shared["strategy"])
     words += [shared[name] for name in ("optim", "attn_implementation") if name in shared]
+    methods = {estimate.method for estimate in found}
+    if "simulated" in methods:
+        words.append("memory simulated" if len(methods) == 1 else "memory simulated where possible")
     return ", ".join(words)
 
 

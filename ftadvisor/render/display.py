@@ -14,11 +14,13 @@ from ftadvisor.render.estimate import estimates_document
 from ftadvisor.render.fit import fit_document
 from ftadvisor.render.html import html
 from ftadvisor.render.recommendation import recommendation_document
+from ftadvisor.render.simulation import simulation_document
 from ftadvisor.render.terminal import print_document, renderables
 from ftadvisor.schema.comparison import Comparison
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.fit import Fit
 from ftadvisor.schema.plan import Recommendation
+from ftadvisor.schema.simulation import Simulation
 
 TEXT_WIDTH = 100
 
@@ -32,6 +34,8 @@ def document_of(answer: Any) -> Document:
             return fit_document(answer)
         case Comparison():
             return comparison_document(answer)
+        case Simulation():
+            return simulation_document(answer)
         case Estimate():
             return estimates_document([answer])
         case _:

@@ -40,6 +40,8 @@ def adapt(model: Any, settings: Settings) -> Any:
         if parameter.device.type != "meta":
             _to_meta(adapted)
             break
+    if technique.id == "adalora":
+        _train_ranks(adapted)
     if not kept:
         for parameter in adapted.parameters():
             if parameter.requires_grad and parameter.is_floating_point():
@@ -57,6 +59,8 @@ def peft_config(model: Any, settings: Settings) -> Any:
     fields = {field.name for field in dataclasses.fields(cls)}
     options: dict[str, Any] = dict(technique.settings.get("peft_config", {}))
     own = {option for option, setting in AS_SETTINGS.items() if setting in technique.settings}
+    # A setting of all that are LoRA, whose default is none of a technique's own.
+    own |= {"lora_dropout"} if "lora_alpha" in own else set()
     for option in own & fields:
         options[option] = getattr(settings, AS_SETTINGS[option])
     options |= {key: value for key, value in settings.peft_config.items() if value is not None}
@@ -77,6 +81,16 @@ def _targets(model: Any, settings: Settings, options: dict[str, Any]) -> list[st
         return given
     found = default_target_modules(settings.technique, model.config.model_type)
     return list(found) if found else None
+
+
+def _train_ranks(model: Any) -> None:
+    """PEFT moves AdaLoRA's ranks to the GPU, and what was moved becomes a parameter that trains
+    (tuners_utils.py, _move_adapter_to_device_of_base_layer; torch's ParameterDict): each layer keeps
+    its update to divide by them. An H100's count of trained parameters has them too.
+    """
+    for name, parameter in model.named_parameters():
+        if ".ranknum." in name:
+            parameter.requires_grad = True
 
 
 def _task(model: Any) -> str:

@@ -42,10 +42,17 @@ class Problem(NamedTuple):
     """Fewer key than query heads, which the kernel is to share (enable_gqa)."""
     dropout: float
     needs_grad: bool
+    mask_needs_grad: bool = False
+    """The mask is a bias that trains (T5's): only efficient attention has its gradient."""
+    broadcast: bool = False
+    """Fewer key heads without enable_gqa (Falcon's one): no fused kernel broadcasts them
+    (sdp_utils_cpp.h, check_batch_size_and_num_heads_dense)."""
 
 
 def backend(problem: Problem, compute_capability: tuple[int, int]) -> Backend:
     """The back end that torch chooses."""
+    if problem.broadcast:
+        return "math"
     if compute_capability in CUDNN_FIRST and _cudnn(problem, compute_capability):
         return "cudnn"
     if _flash(problem, compute_capability):
@@ -59,7 +66,8 @@ def _cudnn(p: Problem, compute_capability: tuple[int, int]) -> bool:
     largest = LARGEST_HEAD if compute_capability == (9, 0) else LARGEST_HEAD_CUDNN
     aligned = p.head_dim % HEAD_ALIGNMENT == 0 and p.value_head_dim % HEAD_ALIGNMENT == 0
     fits = max(p.head_dim, p.value_head_dim) <= largest
-    return p.dtype in HALF and aligned and fits and p.query_length > 1 and p.key_length > 1
+    long_enough = p.query_length > 1 and p.key_length > 1 and not p.mask_needs_grad
+    return p.dtype in HALF and aligned and fits and long_enough
 
 
 def _flash(p: Problem, compute_capability: tuple[int, int]) -> bool:
@@ -87,6 +95,7 @@ def problem_of(
 ) -> Problem:
     """The conditions, read off the tensors."""
     grad = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+    unequal = query.dim() == 4 and query.shape[1] != key.shape[1]
     return Problem(
         dtype=query.dtype,
         head_dim=query.shape[-1],
@@ -95,9 +104,11 @@ def problem_of(
         key_length=key.shape[-2],
         masked=mask is not None,
         causal=causal,
-        grouped=gqa and query.dim() == 4 and query.shape[1] != key.shape[1],
+        grouped=gqa and unequal,
         dropout=dropout,
         needs_grad=grad,
+        mask_needs_grad=torch.is_grad_enabled() and mask is not None and mask.requires_grad,
+        broadcast=unequal and not gqa,
     )
 
 

@@ -81,6 +81,14 @@ def single(value: Any) -> Any:
     return value.float() if half else value
 
 
+def last_first(cast_one: Callable[[Any], Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Every argument cast, the last before the others: C++ evaluates a call's arguments in no order
+    of its own, and GCC's is from the right, so a weight is cast before its input (seen in traces of
+    an H100: autocast_mode.h, WrapFunction_).
+    """
+    return tuple(cast_one(value) for value in reversed(args))[::-1]
+
+
 def _overload(name: str) -> Any:
     packet, _, overload = name.partition(".")
     return getattr(getattr(torch.ops.aten, packet), overload or "default")
@@ -92,7 +100,7 @@ def _lower_kernel(name: str, casts: Casts, below: Callable[[], Any]) -> Kernel:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with below():
             if enabled():
-                args = tuple(casts.lower(value) for value in args)
+                args = last_first(casts.lower, args)
             return op(*args, **kwargs)
 
     return kernel
@@ -104,7 +112,7 @@ def _single_kernel(name: str, below: Callable[[], Any]) -> Kernel:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with below():
             if enabled():
-                args = tuple(single(value) for value in args)
+                args = last_first(single, args)
             return op(*args, **kwargs)
 
     return kernel
@@ -132,7 +140,7 @@ def _widest_kernel(name: str, below: Callable[[], Any]) -> Kernel:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with below():
             if enabled() and any(_eligible(a) and a.dtype == torch.float32 for a in args):
-                args = tuple(single(value) for value in args)
+                args = last_first(single, args)
             return op(*args, **kwargs)
 
     return kernel

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 from ftadvisor.simulation.attention import attend, backend, problem_of
-from ftadvisor.simulation.autocast import STATE, Casts, policy, single
+from ftadvisor.simulation.autocast import STATE, Casts, last_first, policy, single
 from ftadvisor.simulation.autocast import enabled as autocast_enabled
 from ftadvisor.simulation.recorder import Recorder
 from ftadvisor.simulation.stack import aten, foreach, optimizer_module, torch, torch_library
@@ -44,9 +44,9 @@ def _attention(
 ) -> Any:
     with _below():
         if autocast_enabled():
-            query, key, value = (_casts.lower(t) for t in (query, key, value))
-            if attn_mask is not None:
-                attn_mask = _casts.lower(attn_mask)
+            query, key, value, attn_mask = last_first(
+                _casts.lower, (query, key, value, attn_mask)
+            )
         problem = problem_of(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
         chosen = backend(problem, _recorders[-1].compute_capability)
         _recorders[-1].attention[chosen] += 1

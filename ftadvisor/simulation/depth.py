@@ -54,7 +54,7 @@ def deep_step(
     compute_capability: tuple[int, int],
 ) -> DeepStep:
     """The step of the whole model, from two recordings that differ by one period of its layers."""
-    pattern = layer_pattern(transformers_config(config))
+    pattern = _pattern(config, settings)
 
     def record(layers: int | None) -> Recording:
         return record_step(
@@ -75,11 +75,8 @@ def deep_recording(
     *,
     compute_capability: tuple[int, int],
 ) -> Recording:
-    """The recording of the whole model, spliced from a few layers' where they repeat.
-
-    What its work says is of the few layers.
-    """
-    pattern = layer_pattern(transformers_config(config))
+    """The recording of the whole model, spliced from a few layers' where they repeat."""
+    pattern = _pattern(config, settings)
     shallow = None if pattern is None else layers_to_record(pattern)
     if pattern is None or shallow is None or shallow >= pattern.num_layers:
         return record_step(config, settings, trainer, compute_capability=compute_capability)
@@ -87,6 +84,13 @@ def deep_recording(
         config, settings, trainer, compute_capability=compute_capability, num_layers=shallow
     )
     return spliced(recording, pattern)
+
+
+def _pattern(config: dict[str, Any], settings: Settings) -> Pattern | None:
+    """None too where adapters sit in some layers only, which no few layers stand for."""
+    options = settings.peft_config
+    some = settings.technique == "adaption_prompt" or options.get("layers_to_transform")
+    return None if some else layer_pattern(transformers_config(config))
 
 
 def extrapolated(fewer: Recording, more: Recording, pattern: Pattern) -> DeepStep:

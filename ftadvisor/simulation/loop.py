@@ -14,7 +14,9 @@ from ftadvisor.simulation.losses import Forward, forward_of
 from ftadvisor.simulation.optimizers import make_optimizer
 from ftadvisor.simulation.recorder import Recorder
 from ftadvisor.simulation.stack import torch
-from ftadvisor.simulation.workspaces import cublas_workspace
+
+HUGGING_FACE_LOOPS = ("Trainer", "TRL")
+"""In a trainer's framework: Transformers' Trainer runs it, through accelerate."""
 
 NUM_STEPS = 2
 """The second has the optimizer's states beside its activations; all later ones are like it."""
@@ -29,10 +31,20 @@ def sequence_length(settings: Settings, *, last: bool) -> int:
 
 
 def has_mask(settings: Settings, trainer: Trainer) -> bool:
-    """Whether attention gets a mask: several padded sequences, or packed ones kept apart."""
+    """Whether attention gets a mask: several padded sequences, or packed ones kept apart.
+
+    Rows of one length (no typical one) are not padded: Transformers finds their mask all True and
+    drops it (masking_utils.py, _ignore_causal_mask_sdpa).
+    """
     if settings.packing:
         return packing_needs_mask(settings, trainer)
-    return settings.micro_batch_size > 1 and trainer.model_code != "litgpt"
+    padded = settings.micro_batch_size > 1 and settings.typical_length > 0
+    return bool(padded) and trainer.model_code != "litgpt"
+
+
+def is_hugging_face(trainer: Trainer) -> bool:
+    """Whether Transformers' Trainer, or one made of it, runs the loop."""
+    return any(name in trainer.framework for name in HUGGING_FACE_LOOPS)
 
 
 def make_batch(model: Any, settings: Settings, trainer: Trainer, length: int) -> dict[str, Any]:
@@ -60,26 +72,21 @@ def run_steps(
 ) -> None:
     """Forward, backward, clipping and step, `num_steps` times."""
     forward = forward_of(settings, trainer)
-    workspace = cublas_workspace(recorder.compute_capability)
     optimizer = make_optimizer(settings.optim, model)
     accumulated = min(int(settings.gradient_accumulation_steps), NUM_MICRO_BATCHES)
+    upcast = is_hugging_face(trainer) and settings.autocast != "none"
     held: Any = None
     for step in range(1, num_steps + 1):
         length = sequence_length(settings, last=step == num_steps)
         for part in range(1, accumulated + 1):
             name = f"{step}" if accumulated == 1 else f"{step}.{part}"
             recorder.mark(f"forward {name}")
-            if (step, part) == (1, 1):
-                recorder.hold(workspace, "cublas")
-            loss, outputs = _forward(
-                model, recorder, settings, forward, make_batch(model, settings, trainer, length)
-            )
+            batch = make_batch(model, settings, trainer, length)
+            loss, outputs = _forward(model, recorder, settings, forward, batch, upcast=upcast)
+            del batch
             held = outputs if trainer.holds_outputs else None
             del outputs
             recorder.mark(f"backward {name}")
-            if (step, part) == (1, 1):
-                # autograd's thread has a handle of its own.
-                recorder.hold(workspace, "cublas")
             loss.backward()
             del loss
             label_gradients(model, recorder)
@@ -98,12 +105,28 @@ def run_steps(
 
 
 def _forward(
-    model: Any, recorder: Recorder, settings: Settings, forward: Forward, batch: dict[str, Any]
+    model: Any,
+    recorder: Recorder,
+    settings: Settings,
+    forward: Forward,
+    batch: dict[str, Any],
+    *,
+    upcast: bool,
 ) -> tuple[Any, Any]:
     for tensor in batch.values():
         recorder.adopt(tensor, "batch")
     with _autocast(settings):
-        return forward(model, batch)
+        loss, outputs = forward(model, batch)
+    if upcast and outputs is not None:
+        _upcast_outputs(outputs)
+    return loss, outputs
+
+
+def _upcast_outputs(outputs: Any) -> None:
+    """accelerate hands all results over in fp32 (utils/operations.py, ConvertOutputsToFp32)."""
+    for name, value in dict(outputs).items():
+        if isinstance(value, torch.Tensor) and value.dtype in (torch.float16, torch.bfloat16):
+            outputs[name] = value.float()
 
 
 def _autocast(settings: Settings) -> AbstractContextManager[Any]:

@@ -39,6 +39,8 @@ def make_optimizer(name: str, model: Any) -> Any:
         "ademamix": lambda: bnb.optim.AdEMAMix32bit(groups, lr=LEARNING_RATE),
         "ademamix_8bit": lambda: bnb.optim.AdEMAMix8bit(groups, lr=LEARNING_RATE),
     }
+    if "8bit" in name:
+        _embeddings_in_fp32(model)
     if name in EIGHT_BIT:
         return bnb.optim.AdamW8bit(groups, lr=LEARNING_RATE)
     if name in PAGED:
@@ -46,6 +48,17 @@ def make_optimizer(name: str, model: Any) -> Any:
     if name not in makers:
         raise UnsupportedError.of(f"optimizer {name}", "its step needs values", ["adamw_torch"])
     return makers[name]()
+
+
+def _embeddings_in_fp32(model: Any) -> None:
+    """Trainer asks for 32-bit states of every embedding, in transformers/trainer.py, where the
+    optimizer has 8-bit ones.
+    """
+    manager = bnb.optim.GlobalOptimManager.get_instance()
+    manager.initialize()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            manager.register_module_override(module, "weight", {"optim_bits": 32})
 
 
 def parameter_groups(model: Any) -> list[dict[str, Any]]:

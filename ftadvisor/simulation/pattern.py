@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any, NamedTuple
 
 from ftadvisor.simulation.building import DEPTHS, depth, listed, text_config
@@ -53,6 +54,7 @@ def _kind(config: Any, index: int) -> tuple[Any, ...]:
     return tuple(kind)
 
 
+@cache
 def layer_of(module: str) -> int | None:
     """The layer that a module belongs to; None: outside of all, or inside a vision tower."""
     if "vision" in module or "visual" in module:

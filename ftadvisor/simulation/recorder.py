@@ -7,12 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from ftadvisor.simulation.accumulation import adds_in_place, from_engine
 from ftadvisor.simulation.allocator import rounded
 from ftadvisor.simulation.counting import Count, count
+from ftadvisor.simulation.pattern import layer_of
 from ftadvisor.simulation.recording import Allocation, Kind, Phase, Recording, Work
 from ftadvisor.simulation.shapes import answered
-from ftadvisor.simulation.stack import TorchDispatchMode, torch
-from ftadvisor.simulation.workspaces import kernel_workspaces
+from ftadvisor.simulation.stack import TorchDispatchMode, aten, torch
+from ftadvisor.simulation.workspaces import (
+    BEFORE_RESULT,
+    MASK_FIRST,
+    PRODUCTS,
+    cublas_workspace,
+    kernel_workspaces,
+)
 
 
 class Recorder(TorchDispatchMode):
@@ -35,10 +43,12 @@ class Recorder(TorchDispatchMode):
         self._numbers: dict[int, int] = {}
         """A storage's address to its allocation's number."""
         self._references: dict[int, Any] = {}
-        self._work: dict[tuple[str, str], Count] = {}
+        self._work: dict[tuple[str, str, int | None], Count] = {}
         self._modules: list[str] = [""]
         self._module_of_node: dict[int, str] = {}
         self._stepping = False
+        self._handles: set[bool] = set()
+        """Of cuBLAS: the forward's thread has one, autograd's another."""
 
     # -- what the loop tells ------------------------------------------------------------------
 
@@ -106,8 +116,8 @@ class Recorder(TorchDispatchMode):
             events=tuple(self._events),
             phases=tuple(self._phases),
             work=tuple(
-                Work(phase, cast("Any", category), c.flops, c.moved_bytes, c.kernels)
-                for (phase, category), c in self._work.items()
+                Work(phase, cast("Any", category), c.flops, c.moved_bytes, c.kernels, layer)
+                for (phase, category, layer), c in self._work.items()
             ),
             attention=tuple(sorted(self.attention.items())),
             **facts,
@@ -119,18 +129,39 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        name: str = func._opname
+        if name == "add" and adds_in_place(args):
+            func = aten.add_.Tensor
+        elif name == "index_put" and from_engine():
+            # index_backward writes in place, except under a dispatch mode.
+            func = aten.index_put_.default
         found, out = answered(func, args, kwargs, padded=self.padded)
         if not found:
             out = func(*args, **kwargs)
-        name: str = func._opname
         outputs = list(_tensors(out))
-        for at, tensor in enumerate(outputs):
+        order = reversed(range(len(outputs))) if name in MASK_FIRST else range(len(outputs))
+        sizes = kernel_workspaces(func, args, out, self.compute_capability)
+        held: list[int] = []
+        if name in BEFORE_RESULT:
+            held = [self._allocate(size, name, "workspace") for size in sizes]
+            sizes = ()
+        for at in order:
             owner = self._owner(args, at, len(outputs)) if self._stepping else None
-            self._track(tensor, name, "temporaries", owner)
-        for size in kernel_workspaces(func, args):
-            self._free(self._allocate(size, name, "workspace"))
+            self._track(outputs[at], name, "temporaries", owner)
+        if name in PRODUCTS:
+            self._use_cublas()
+        held += [self._allocate(size, name, "workspace") for size in sizes]
+        for number in held:
+            self._free(number)
         self._count(func, name, args, kwargs, out)
         return out
+
+    def _use_cublas(self) -> None:
+        """A thread's first product makes its handle's workspace, in whatever block is free then."""
+        backward = self._phases[-1].name.startswith("backward")
+        if backward not in self._handles:
+            self._handles.add(backward)
+            self._allocate(cublas_workspace(self.compute_capability), "cublas", "workspace", "")
 
     def _count(self, func: Any, name: str, args: Any, kwargs: Any, out: Any) -> None:
         stepping = self._phases[-1].name.startswith("step")
@@ -138,7 +169,7 @@ class Recorder(TorchDispatchMode):
         counted = count(func, name, args, kwargs, out, optimizer=stepping, module=module)
         if counted is None:
             return
-        key = (self._phases[-1].name, counted.category)
+        key = (self._phases[-1].name, counted.category, layer_of(module))
         before = self._work.get(key)
         self._work[key] = counted if before is None else before.plus(counted)
 

@@ -44,6 +44,8 @@ class Work(NamedTuple):
     moved_bytes: float
     """Read and written, views and aliases not counted twice."""
     kernels: int
+    layer: int | None = None
+    """None: outside of all layers."""
 
 
 EMPTY_CACHE = 0
@@ -61,6 +63,8 @@ class Recording:
     work: tuple[Work, ...] = ()
     num_layers: int = 0
     num_trainable_params: int = 0
+    trainable_params: tuple[tuple[int | None, int], ...] = ()
+    """How many of them each layer has; None: what lies outside of all."""
     seconds: float = 0.0
     """How long the simulation took [s]."""
     attention: tuple[tuple[str, int], ...] = ()

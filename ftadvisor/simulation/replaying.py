@@ -26,6 +26,8 @@ def replay(
             allocator.free(-event)
         else:
             allocator.empty_cache()
+    if recording.phases[-1].start == len(recording.events):
+        resting = allocator.allocated_bytes
     phases = phase_peaks(recording)
     peak = max(phases, key=lambda phase: phase.live_bytes)
     return Replay(

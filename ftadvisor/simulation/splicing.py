@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ftadvisor.simulation.pattern import Pattern, layer_of
-from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Phase, Recording
+from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Phase, Recording, Work
 
 Place = int | None
 """The layer that an event belongs to; None: outside of all."""
@@ -48,6 +48,9 @@ class _Splice:
         self.owners: dict[int, Place] = {}
         self.twins: dict[int, int] = {}
         """Of a neighbour's allocation: the middle's that corresponds to it."""
+        self.handed: set[int] = set()
+        """What the middle has made and the layer beside it frees, one after the other; what else
+        outlives the middle's events goes with all copies at once."""
 
     def made(self) -> Recording:
         """The whole recording."""
@@ -64,6 +67,11 @@ class _Splice:
                     self.owners[event] = place
         self._pair()
         for phase, places in spans:
+            for at, place in enumerate(places):
+                twin = self.twins.get(-source.events[phase.start + at])
+                if twin is not None and self._in_middle(place):
+                    self.handed.add(twin)
+        for phase, places in spans:
             self.phases.append(Phase(phase.name, len(self.events)))
             self._emit(phase, places)
         return replace(
@@ -72,6 +80,27 @@ class _Splice:
             events=tuple(self.events),
             phases=tuple(self.phases),
             num_layers=self.pattern.num_layers,
+            num_trainable_params=sum(
+                n * self._times(layer) for layer, n in source.trainable_params
+            ),
+            trainable_params=tuple((p, n * self._times(p)) for p, n in source.trainable_params),
+            work=tuple(self._repeated(work) for work in source.work),
+        )
+
+    def _times(self, layer: Place) -> int:
+        return self.copies + 1 if self._in_middle(layer) else 1
+
+    def _repeated(self, work: Work) -> Work:
+        """Clipping and the optimizer work on lists of all trained tensors, whosever they are."""
+        kernels = work.kernels * self._times(work.layer)
+        times: float = self._times(work.layer)
+        if work.phase.startswith(("clip", "step")):
+            few = self.source.trainable_params
+            times = sum(n * self._times(p) for p, n in few) / max(1, sum(n for _, n in few))
+        return work._replace(
+            flops=work.flops * times,
+            moved_bytes=work.moved_bytes * times,
+            kernels=kernels,
         )
 
     def _places(self, phase: Phase, end: int) -> list[Place]:
@@ -159,7 +188,7 @@ class _Splice:
             self._allocate(event, 0)
         elif not self._in_middle(self.owners.get(-event)):
             self._free(-event, 0)
-        elif place is None:
+        elif place is None or -event not in self.handed:
             for copy in range(self.copies + 1):
                 self._free(-event, copy)
         else:

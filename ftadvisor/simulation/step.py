@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 import warnings
+from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,16 +17,14 @@ from ftadvisor.simulation.adapting import adapt
 from ftadvisor.simulation.building import build_model, depth
 from ftadvisor.simulation.cuda import as_cuda
 from ftadvisor.simulation.kbit import hidden_tensors, quantize
-from ftadvisor.simulation.loop import NUM_STEPS, has_mask, run_steps
+from ftadvisor.simulation.loop import NUM_STEPS, has_mask, is_hugging_face, run_steps
 from ftadvisor.simulation.losses import add_fused_head, triton_kernels
 from ftadvisor.simulation.optimizers import steps_on_meta
+from ftadvisor.simulation.pattern import layer_of
 from ftadvisor.simulation.recorder import Recorder
 from ftadvisor.simulation.recording import Recording
 from ftadvisor.simulation.stack import peft, torch, transformers
 from ftadvisor.sources.techniques import find_technique
-
-HUGGING_FACE_LOOPS = ("Trainer", "TRL")
-"""In a trainer's framework: Transformers' Trainer runs it, through accelerate."""
 
 
 def record_step(
@@ -69,10 +68,9 @@ def record_step(
             except (NotImplementedError, RuntimeError) as error:
                 reason = f"its step needs values, not only shapes ({_first_line(error)})"
                 raise UnsupportedError.of(settings.technique, reason) from error
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     recording = recorder.recording(
         num_layers=depth(model.config),
-        num_trainable_params=trained,
+        **trained_facts(model),
         seconds=time.perf_counter() - began,
     )
     del model
@@ -116,8 +114,7 @@ def prepared_model(
         model = adapt(model, settings)
         if settings.quantization != "none" and trainer.kbit_adapters_half:
             _adapters_to_half(model)
-    by_trainer = any(name in trainer.framework for name in HUGGING_FACE_LOOPS)
-    if by_trainer or settings.gradient_checkpointing != "none":
+    if is_hugging_face(trainer) or settings.gradient_checkpointing != "none":
         model.config.use_cache = False
     if settings.gradient_checkpointing == "full":
         reentrant = {"use_reentrant": trainer.reentrant_checkpointing}
@@ -142,6 +139,18 @@ def _adapters_to_half(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def trained_facts(model: Any) -> dict[str, Any]:
+    """How many parameters train, in all and by layer (None: outside of all)."""
+    trained: Counter[int | None] = Counter()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            trained[layer_of(name)] += parameter.numel()
+    return {
+        "num_trainable_params": trained.total(),
+        "trainable_params": tuple(trained.items()),
+    }
 
 
 def adopt_model(model: Any, recorder: Recorder) -> None:

@@ -22,6 +22,7 @@ CHECKS = {
     "workloads.json": check_workloads,
     "architectures.json": check_architectures,
     "coefficients/memory.json": check_coefficients,
+    "coefficients/simulated.json": check_coefficients,
     "coefficients/time.json": check_coefficients,
     "gpus.json": check_gpus,
     "prices.json": check_prices,

@@ -31,7 +31,8 @@ _DIVISORS = ("bandwidth_share", "overlap_power")
 """Coefficients that something is divided by."""
 _ENTRIES = {"link_share": ("default", "between-machines")}
 """What a table must have, besides what it has by GPU, trainer or kernel: else `default`."""
-_WIDEST = {"memory": ("allocated", "reserved", "device", "needed"), "time": ("time",)}
+_MEMORY = ("allocated", "reserved", "device", "needed")
+_WIDEST = {"memory": _MEMORY, "simulated": _MEMORY, "time": ("time",)}
 """Intervals that stand for every kind of run without one of its own."""
 _INTERVAL = {"low": POSITIVE, "high": POSITIVE, "rows": whole(1)}
 
@@ -60,6 +61,12 @@ def time_intervals() -> Mapping[str, Interval]:
     return _intervals("time")
 
 
+@cache
+def simulated_intervals() -> Mapping[str, Interval]:
+    """The same of memory figures that were simulated."""
+    return _intervals("simulated")
+
+
 def left_out(what: str) -> dict[str, dict[str, Any]]:
     """Errors of `memory` or `time` by source, each predicted by a fit without it."""
     found = _part(what, "left_out")
@@ -72,6 +79,7 @@ def check_coefficients() -> None:
     """Raise DataFileError at the first number of either file that cannot be right."""
     memory_coefficients()
     time_coefficients()
+    simulated_intervals()
     for what in ("memory", "time"):
         _intervals(what)
         left_out(what)

@@ -13,7 +13,14 @@ from ftadvisor.schema.measurement import Measurement
 from ftadvisor.sources.catalogue_checks import check_data
 from ftadvisor.sources.measurements import read_measurements
 from ftadvisor.validation.bounds import Bound, check_bounds
-from ftadvisor.validation.rows import Row, counts_for_memory, counts_for_time, ran, row_of
+from ftadvisor.validation.rows import (
+    Predictor,
+    Row,
+    counts_for_memory,
+    counts_for_time,
+    ran,
+    row_of,
+)
 from ftadvisor.validation.scores import Summary, summarize
 
 GROUPS: dict[str, Callable[[Measurement], str]] = {
@@ -94,14 +101,17 @@ class Report:
         }
 
 
-def validate(path: str | None = None, by: str | None = None) -> Report:
+def validate(
+    path: str | None = None, by: str | None = None, predict: Predictor | None = None
+) -> Report:
     """Predict every row of a measurements file (default: the repository's own).
 
-    Raises UnknownNameError for a grouping that does not exist, DataFileError for rows that cannot
-    be read, in that file or in any catalogue.
+    `predict` says memory in the closed form's place; no bounds are stated for it. Raises
+    UnknownNameError for a grouping that does not exist, DataFileError for rows that cannot be read,
+    in that file or in any catalogue.
     """
     if by is not None and by not in GROUPS:
         raise UnknownNameError("grouping", by, GROUPS)
     check_data()
-    rows = tuple(row_of(m) for m in read_measurements(Path(path) if path else None))
-    return Report(rows, by or "source", () if path else check_bounds(rows))
+    rows = tuple(row_of(m, predict) for m in read_measurements(Path(path) if path else None))
+    return Report(rows, by or "source", () if path or predict else check_bounds(rows))

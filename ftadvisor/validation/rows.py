@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ftadvisor.calibration.cases import Case, case_of
-from ftadvisor.errors import FtadvisorError
+from ftadvisor.errors import FtadvisorError, UnsupportedError
 from ftadvisor.estimation.prediction import MemoryPrediction, predict_memory, verdict
 from ftadvisor.estimation.time import step_time
 from ftadvisor.schema.measurement import Measurement
@@ -18,6 +19,8 @@ from ftadvisor.sources.coefficients import (
 )
 from ftadvisor.units import GIB
 from ftadvisor.validation.scores import Scored
+
+Predictor = Callable[[Case], MemoryPrediction]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +78,38 @@ def ran(m: Measurement) -> bool:
     return not m.oom and (m.memory_gib is not None or m.micro_step_seconds is not None)
 
 
-def row_of(m: Measurement) -> Row:
-    """Predict one measurement; why not, where that is impossible."""
+def row_of(m: Measurement, predict: Predictor | None = None) -> Row:
+    """Predict one measurement; why not, where that is impossible.
+
+    `predict` says its memory in the closed form's place.
+    """
     try:
         case = case_of(m)
     except FtadvisorError as error:
         return Row(m, None, error.message, None, None, None)
     reason = case.situation.memory_unsupported
+    try:
+        memory = (predict or closed_form)(case)
+    except UnsupportedError as error:
+        return Row(m, case, reason or error.message, None, _time_score(case), None)
     usable = case.gpu.usable_bytes if case.gpu else None
-    memory = predict_memory(
+    called = verdict(memory, usable) if usable and not reason else None
+    scored = None if reason else _memory_score(m, memory)
+    return Row(m, case, reason, scored, _time_score(case), called)
+
+
+def closed_form(case: Case) -> MemoryPrediction:
+    """The memory of a measurement's run, by the formulas."""
+    return predict_memory(
         case.model,
         case.situation.settings,
         case.situation.trainer,
         case.adapter,
         memory_coefficients(),
         memory_intervals(),
-        usable,
+        case.gpu.usable_bytes if case.gpu else None,
         case.gpu.compute_capability if case.gpu else "",
     )
-    called = verdict(memory, usable) if usable and not reason else None
-    scored = None if reason else _memory_score(m, memory)
-    return Row(m, case, reason, scored, _time_score(case), called)
 
 
 def _memory_score(m: Measurement, memory: MemoryPrediction) -> Scored:

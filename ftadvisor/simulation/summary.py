@@ -1,0 +1,222 @@
+"""A run's recording as a record: peaks, who holds them, the timeline and the work."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ftadvisor.errors import UnsupportedError, quoted
+from ftadvisor.schema.hardware import Gpu
+from ftadvisor.schema.read_only import read_only
+from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.simulation import (
+    UNSPLIT,
+    Consumer,
+    Moment,
+    PhaseUse,
+    PhaseWork,
+    SimulatedStep,
+    Timeline,
+)
+from ftadvisor.schema.trainer import Trainer
+from ftadvisor.simulation.allocator import OutOfMemoryError, rounded
+from ftadvisor.simulation.building import depth, transformers_config
+from ftadvisor.simulation.depth import deep_recording
+from ftadvisor.simulation.pattern import layer_pattern
+from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Recording, Replay
+from ftadvisor.simulation.replaying import live_at, parts_at, replay
+from ftadvisor.simulation.splicing import layers_to_record
+from ftadvisor.simulation.stack import transformers
+
+KINDS = (
+    "weights", "buffers", "adapters", "optimizer", "gradients", "activations", "temporaries",
+    "workspace", "batch",
+)  # fmt: skip
+"""From what lives longest to what is soon gone: how they are stacked."""
+MOST_CONSUMERS = 12
+MOMENTS = 480
+"""Points of a timeline that is shown."""
+FEWEST_MOMENTS = 6
+"""Of one phase, however short."""
+MOST_LAYERS = 128
+"""Different layers of a model that are run: beyond them it takes minutes."""
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+_WRAPPER = "base_model.model."
+
+
+def summarized(
+    config: dict[str, Any],
+    settings: Settings,
+    trainer: Trainer,
+    gpu: Gpu | None,
+    capability: tuple[int, int],
+    context_bytes: float,
+) -> SimulatedStep:
+    """Run, replay and sum up. Raises UnsupportedError for what cannot be simulated."""
+    began = time.perf_counter()
+    check_code(config)
+    _check_layers(config)
+    recording = deep_recording(config, settings, trainer, compute_capability=capability)
+    found = on_card(recording, None if gpu is None else int(gpu.usable_bytes - context_bytes))
+    peak = max(found.phases, key=lambda phase: phase.live_bytes)
+    cause = recording.allocations[recording.events[peak.event] - 1]
+    parts = parts_at(recording, peak.event)
+    unsplit = found.allocated_bytes - sum(parts.values())
+    parts |= {UNSPLIT: unsplit} if unsplit else {}
+    live = [recording.allocations[index] for index in live_at(recording, peak.event)]
+    made = (a for a in live if a.operation not in ("adopted", ""))
+    return SimulatedStep(
+        allocated_bytes=found.allocated_bytes,
+        reserved_bytes=found.reserved_bytes,
+        device_bytes=round(found.reserved_bytes + context_bytes),
+        peak_phase=peak.name,
+        peak_module=module_name(cause.module),
+        peak_operation=cause.operation,
+        parts=read_only(parts),
+        modules=consumers((module_name(a.module), a) for a in live),
+        operations=consumers((a.operation, a) for a in made),
+        phases=tuple(PhaseUse(phase.name, phase.live_bytes) for phase in found.phases),
+        timeline=timeline(recording),
+        work=work_of(recording),
+        attention=read_only(dict(recording.attention)),
+        num_layers=recording.num_layers,
+        num_trainable_params=recording.num_trainable_params,
+        num_retries=found.num_retries,
+        seconds=time.perf_counter() - began,
+        versions=read_only({}),
+        assumptions=_assumed(settings),
+    )
+
+
+def check_code(config: dict[str, Any]) -> None:
+    """Raise UnsupportedError for code that comes with a checkpoint: it is never executed."""
+    name = config.get("model_type")
+    if "auto_map" in config and name not in transformers.CONFIG_MAPPING:
+        reason = "its code comes with the checkpoint (auto_map), and such code is never executed"
+        raise UnsupportedError.of(f"model_type {quoted(name)}", reason, ["the closed form"])
+
+
+def _check_layers(config: dict[str, Any]) -> None:
+    made = transformers_config(config)
+    pattern = layer_pattern(made)
+    layers = depth(made) if pattern is None else min(layers_to_record(pattern), pattern.num_layers)
+    if layers > MOST_LAYERS:
+        reason = f"{layers} of its layers differ, and to run them all would take minutes"
+        raise UnsupportedError.of(f"model_type {quoted(made.model_type)}", reason)
+
+
+def on_card(recording: Recording, capacity: int | None) -> Replay:
+    """The replay on a card that torch has `capacity` bytes of; None: on one without end.
+
+    What does not fit is replayed as if it did: how much is missing is the answer then.
+    """
+    free = replay(recording)
+    if capacity is None or free.reserved_bytes <= capacity:
+        return free
+    try:
+        return replay(recording, capacity=capacity)
+    except OutOfMemoryError:
+        return free
+
+
+def module_name(path: str) -> str:
+    """A module's path in the base model, layers without their number."""
+    return _NUMBER.sub("*", path.removeprefix(_WRAPPER)) or "outside of all modules"
+
+
+def consumers(named: Iterable[tuple[str, Allocation]]) -> tuple[Consumer, ...]:
+    """The largest groups of storages by name and kind."""
+    sizes: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
+    for name, allocation in named:
+        sizes[name, allocation.kind] += rounded(allocation.size)
+        counts[name, allocation.kind] += 1
+    largest = sizes.most_common(MOST_CONSUMERS)
+    return tuple(Consumer(*key, size, counts[key]) for key, size in largest)
+
+
+def work_of(recording: Recording) -> tuple[PhaseWork, ...]:
+    """All layers' work, by phase and category."""
+    sums: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0, 0])
+    for work in recording.work:
+        row = sums[work.phase, work.category]
+        row[0] += work.flops
+        row[1] += work.moved_bytes
+        row[2] += work.kernels
+    return tuple(PhaseWork(*key, flops, moved, int(n)) for key, (flops, moved, n) in sums.items())
+
+
+def timeline(recording: Recording) -> Timeline:
+    """Live bytes by kind, from the first forward on."""
+    spans = list(_spans(recording))
+    return Timeline(
+        kinds=KINDS,
+        phases=tuple(phase.name for phase in recording.phases[1:]),
+        moments=tuple(_moments(recording, spans)),
+        num_events=len(recording.events) - recording.phases[1].start,
+    )
+
+
+def _spans(recording: Recording) -> Iterator[tuple[int, int]]:
+    """(where it ends, its phase), event by event: the stretches that get one point each."""
+    start = recording.phases[1].start
+    ends = [phase.start for phase in recording.phases[2:]] + [len(recording.events)]
+    whole = max(1, len(recording.events) - start)
+    for at, end in enumerate(ends):
+        length = end - recording.phases[at + 1].start
+        pieces = max(FEWEST_MOMENTS, round(MOMENTS * length / whole))
+        pieces = min(pieces, length)
+        for piece in range(1, pieces + 1):
+            yield end - length + length * piece // pieces, at
+
+
+def _moments(recording: Recording, spans: list[tuple[int, int]]) -> Iterator[Moment]:
+    place = {kind: at for at, kind in enumerate(KINDS)}
+    live = [0] * len(KINDS)
+    start = recording.phases[1].start
+    index = total = 0
+
+    def follow(event: int) -> int:
+        if event == EMPTY_CACHE:
+            return 0
+        allocation = recording.allocations[abs(event) - 1]
+        change = rounded(allocation.size) * (1 if event > 0 else -1)
+        live[place[allocation.kind]] += change
+        return change
+
+    for event in recording.events[:start]:
+        total += follow(event)
+    index = start
+    for end, phase in spans:
+        most, best, highest = -1, index, tuple(live)
+        for at in range(index, end):
+            total += follow(recording.events[at])
+            if total > most:
+                most, best, highest = total, at, tuple(live)
+        cause = recording.events[best]
+        made = recording.allocations[abs(cause) - 1] if cause != EMPTY_CACHE else None
+        yield Moment(
+            event=best - start,
+            phase=phase,
+            module=module_name(made.module) if made else "",
+            operation=made.operation if made and cause > 0 else "",
+            live_bytes=highest,
+        )
+        index = end
+
+
+def _assumed(settings: Settings) -> tuple[str, ...]:
+    longest = int(settings.longest_length or settings.max_length)
+    typical = int(settings.typical_length) or longest
+    said = [f"simulated: two optimizer steps of {longest} tokens a sequence"]
+    if typical != longest:
+        said = [
+            f"simulated: two optimizer steps, the first of {typical} tokens a sequence (a typical"
+            f" batch), the second of {longest} (the longest)"
+        ]
+    if settings.gradient_accumulation_steps > 2:
+        said.append("simulated: two micro-batches of each step; later ones are like the second")
+    return tuple(said)
