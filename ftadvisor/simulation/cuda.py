@@ -44,9 +44,7 @@ def _attention(
 ) -> Any:
     with _below():
         if autocast_enabled():
-            query, key, value, attn_mask = last_first(
-                _casts.lower, (query, key, value, attn_mask)
-            )
+            query, key, value, attn_mask = last_first(_casts.lower, (query, key, value, attn_mask))
         problem = problem_of(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
         chosen = backend(problem, _recorders[-1].compute_capability)
         _recorders[-1].attention[chosen] += 1

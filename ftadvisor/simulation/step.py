@@ -110,7 +110,7 @@ def prepared_model(
             if not (trainer.kbit_embeddings_fp32 or asked):
                 _embeddings_to_half(model)
     if technique.id != "full" and not technique.trains_base:
-        model = adapt(model, settings)
+        model = adapt(model, settings, ranks_train=trainer.moves_model)
         if settings.quantization != "none" and trainer.kbit_adapters_half:
             _adapters_to_half(model)
     if is_hugging_face(trainer) or settings.gradient_checkpointing != "none":
