@@ -95,8 +95,8 @@ def _targets(model: Any, settings: Settings, options: dict[str, Any]) -> list[st
 
 def _train_ranks(model: Any) -> None:
     """PEFT moves AdaLoRA's ranks to the GPU, and what was moved becomes a parameter that trains
-    (tuners_utils.py, _move_adapter_to_device_of_base_layer; torch's ParameterDict): each layer keeps
-    its update to divide by them. An H100's count of trained parameters has them too.
+    (tuners_utils.py, _move_adapter_to_device_of_base_layer; torch's ParameterDict): each layer then
+    keeps its update to divide by them. An H100's count of trained parameters has them too.
     """
     for name, parameter in model.named_parameters():
         if ".ranknum." in name:

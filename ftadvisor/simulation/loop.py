@@ -25,8 +25,8 @@ NUM_MICRO_BATCHES = 2
 
 
 FIRST_OF_LONGEST = 2.38 / 4.06
-"""Where batches come sorted from buckets of 80 samples, longest first, the first batch of all has the
-longest of 80: its standard deviations above the mean, over those of the longest of 20,000."""
+"""Where batches come sorted from buckets of 80 samples, the longest first, the first batch of all
+has the longest of 80: its standard deviations above the mean, over the longest of 20,000's."""
 
 
 def sequence_length(settings: Settings, trainer: Trainer, *, last: bool) -> int:
