@@ -11,7 +11,7 @@ ENGINE = "_engine_run_backward"
 FRAMES = 6
 """Between a dispatch mode and the code that called the operation."""
 OWNERS = 4
-"""Of a tensor that only the engine holds: its buffer, the dispatcher, Python's wrapper, the call."""
+"""Of a tensor that the engine alone holds: buffer, dispatcher, Python's wrapper, the call."""
 STORAGE_OWNERS = 2
 """Of its storage: the tensor, and the object that asks."""
 
