@@ -53,6 +53,8 @@ def has_mask(settings: Settings, trainer: Trainer) -> bool:
     if settings.packing:
         return packing_needs_mask(settings, trainer)
     padded = settings.micro_batch_size > 1 and settings.typical_length > 0
+    if settings.attn_implementation == "flash_attention_2":
+        return False
     return bool(padded) and trainer.model_code != "litgpt"
 
 

@@ -52,7 +52,9 @@ def record_step(
         warnings.simplefilter("ignore")
         model = prepared_model(config, settings, trainer, num_layers)
         recorder = Recorder(
-            padded=has_mask(settings, trainer), compute_capability=compute_capability
+            padded=has_mask(settings, trainer),
+            compute_capability=compute_capability,
+            flash=settings.attn_implementation == "flash_attention_2",
         )
         with ExitStack() as stack:
             for context in (steps_on_meta(), triton_kernels(), as_cuda(recorder)):
