@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 from typing import Any
 
 from ftadvisor.simulation.stack import torch
 
 ENGINE = "_engine_run_backward"
-FRAMES = 5
+FRAMES = 6
 """Between a dispatch mode and the code that called the operation."""
 OWNERS = 4
-"""Of a tensor that only the engine holds: its buffer, the dispatcher, Python's wrapper, and the call
-itself. Of its storage: the tensor, and the object that asks."""
+"""Of a tensor that the engine alone holds: buffer, dispatcher, Python's wrapper, the call."""
 STORAGE_OWNERS = 2
+"""Of its storage: the tensor, and the object that asks."""
 
 
 def adds_in_place(args: tuple[Any, ...]) -> bool:
     """Whether an addition is the engine's own, of a gradient that nobody else holds.
 
     Two uses of a tensor give it two gradients, whose sum takes no memory of its own
-    (torch/csrc/autograd/input_buffer.cpp, can_accumulate_inplace). Under a dispatch mode, such as the
+    (torch/csrc/autograd/input_buffer.cpp, can_accumulate_inplace). Under a dispatch mode, which the
     recorder is, the engine adds out of place instead.
     """
     if torch.is_grad_enabled() or len(args) != 2 or not from_engine():
@@ -36,12 +36,11 @@ def adds_in_place(args: tuple[Any, ...]) -> bool:
 
 def from_engine() -> bool:
     """Whether autograd itself, and no function in Python, runs the operation."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     for _ in range(FRAMES):
-        back = frame.f_back
-        if back is None:
+        frame = frame.f_back if frame is not None else None
+        if frame is None:
             return False
-        frame = back
         if frame.f_code.co_name == ENGINE:
             return True
     return False

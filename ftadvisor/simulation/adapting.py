@@ -21,8 +21,17 @@ TASKS = {"seq_cls": "SEQ_CLS", "reward": "SEQ_CLS", "token_cls": "TOKEN_CLS"}
 NO_TARGETS = frozenset({"prompt_tuning", "prefix_tuning", "p_tuning", "adaption_prompt"})
 
 
-def adapt(model: Any, settings: Settings) -> Any:
+UNBUILDABLE = (
+    NotImplementedError, RuntimeError, ValueError, TypeError, AttributeError, ImportError,
+)  # fmt: skip
+"""What PEFT raises where it looks at weights, or where a library that it needs is missing."""
+
+
+def adapt(model: Any, settings: Settings, *, ranks_train: bool = True) -> Any:
     """The model with its adapters; the base is frozen.
+
+    `ranks_train`: AdaLoRA's ranks do, as in PEFT 0.21.2; the table of PEFT's own benchmark, with a
+    PEFT of before, counts none of them.
 
     Raises UnsupportedError for a technique that PEFT has not, or that needs real weights.
     """
@@ -33,14 +42,14 @@ def adapt(model: Any, settings: Settings) -> Any:
         with torch.device("meta"), Answers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=kept)
-    except (NotImplementedError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except UNBUILDABLE as error:
         reason = f"PEFT cannot make it without real weights ({str(error).strip()[:160]})"
         raise UnsupportedError.of(technique.name, reason, ["the closed form"]) from error
     for parameter in adapted.parameters():
         if parameter.device.type != "meta":
             _to_meta(adapted)
             break
-    if technique.id == "adalora":
+    if technique.id == "adalora" and ranks_train:
         _train_ranks(adapted)
     if not kept:
         for parameter in adapted.parameters():
@@ -68,6 +77,9 @@ def peft_config(model: Any, settings: Settings) -> Any:
     options = {k: v for k, v in options.items() if k in fields and k not in peft_own_options()}
     if technique.id not in NO_TARGETS and "target_modules" in fields:
         options["target_modules"] = _targets(model, settings, options)
+    if options.get("oft_block_size"):
+        # The two are the matrix's width together; PEFT takes one of them.
+        options.pop("r", None)
     options["task_type"] = TASKS.get(settings.objective, _task(model))
     return cls(**{key: value for key, value in options.items() if value is not None})
 
@@ -85,8 +97,8 @@ def _targets(model: Any, settings: Settings, options: dict[str, Any]) -> list[st
 
 def _train_ranks(model: Any) -> None:
     """PEFT moves AdaLoRA's ranks to the GPU, and what was moved becomes a parameter that trains
-    (tuners_utils.py, _move_adapter_to_device_of_base_layer; torch's ParameterDict): each layer keeps
-    its update to divide by them. An H100's count of trained parameters has them too.
+    (tuners_utils.py, _move_adapter_to_device_of_base_layer; torch's ParameterDict): each layer then
+    keeps its update to divide by them. An H100's count of trained parameters has them too.
     """
     for name, parameter in model.named_parameters():
         if ".ranknum." in name:

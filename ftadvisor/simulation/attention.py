@@ -49,8 +49,12 @@ class Problem(NamedTuple):
     (sdp_utils_cpp.h, check_batch_size_and_num_heads_dense)."""
 
 
-def backend(problem: Problem, compute_capability: tuple[int, int]) -> Backend:
-    """The back end that torch chooses."""
+def backend(
+    problem: Problem, compute_capability: tuple[int, int], *, flash: bool = False
+) -> Backend:
+    """The back end that torch chooses; `flash`: the program asks for flash attention itself."""
+    if flash and _flash(problem, compute_capability):
+        return "flash"
     if problem.broadcast:
         return "math"
     if compute_capability in CUDNN_FIRST and _cudnn(problem, compute_capability):

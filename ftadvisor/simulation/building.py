@@ -84,7 +84,9 @@ def attn_implementation(config: Any, settings: Settings, trainer: Trainer) -> st
     """What runs: some model types have eager attention only, whatever is asked for."""
     if config.model_type in trainer.eager_model_types:
         return "eager"
-    return settings.attn_implementation
+    # flash-attn's own package is on no CPU: SDPA's flash kernel, which is the same, stands for it.
+    flash = settings.attn_implementation == "flash_attention_2"
+    return "sdpa" if flash else settings.attn_implementation
 
 
 def build_model(config: dict[str, Any], settings: Settings, trainer: Trainer, layers: int | None):

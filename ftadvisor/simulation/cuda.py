@@ -44,12 +44,11 @@ def _attention(
 ) -> Any:
     with _below():
         if autocast_enabled():
-            query, key, value, attn_mask = last_first(
-                _casts.lower, (query, key, value, attn_mask)
-            )
+            query, key, value, attn_mask = last_first(_casts.lower, (query, key, value, attn_mask))
         problem = problem_of(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
-        chosen = backend(problem, _recorders[-1].compute_capability)
-        _recorders[-1].attention[chosen] += 1
+        recorder = _recorders[-1]
+        chosen = backend(problem, recorder.compute_capability, flash=recorder.flash)
+        recorder.attention[chosen] += 1
         return attend(chosen, query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
 
 

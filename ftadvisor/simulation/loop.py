@@ -24,10 +24,24 @@ NUM_MICRO_BATCHES = 2
 """Of one step: the second has gradients beside its activations; all later ones are like it."""
 
 
-def sequence_length(settings: Settings, *, last: bool) -> int:
-    """Tokens of a step's sequences: the longest batch comes last, a typical one before."""
-    longest = int(settings.longest_length or settings.max_length)
-    return longest if last else int(settings.typical_length) or longest
+FIRST_OF_LONGEST = 2.38 / 4.06
+"""Where batches come sorted from buckets of 80 samples, the longest first, the first batch of all
+has the longest of 80: its standard deviations above the mean, over the longest of 20,000's."""
+
+
+def sequence_length(settings: Settings, trainer: Trainer, *, last: bool) -> int:
+    """Tokens of a step's sequences: the longest batch comes last, a typical one before.
+
+    What the first step leaves in the cache decides what is reserved: its cuBLAS workspace pins a
+    segment of its activations. PEFT's loop (run.py, BucketIterator) sorts within buckets.
+    """
+    longest = float(settings.longest_length or settings.max_length)
+    if last or not settings.typical_length:
+        return int(longest)
+    if trainer.empties_cache:
+        mean = float(settings.mean_length)
+        return round(mean + (longest - mean) * FIRST_OF_LONGEST)
+    return int(settings.typical_length)
 
 
 def has_mask(settings: Settings, trainer: Trainer) -> bool:
@@ -39,6 +53,8 @@ def has_mask(settings: Settings, trainer: Trainer) -> bool:
     if settings.packing:
         return packing_needs_mask(settings, trainer)
     padded = settings.micro_batch_size > 1 and settings.typical_length > 0
+    if settings.attn_implementation == "flash_attention_2":
+        return False
     return bool(padded) and trainer.model_code != "litgpt"
 
 
@@ -77,7 +93,10 @@ def run_steps(
     upcast = is_hugging_face(trainer) and settings.autocast != "none"
     held: Any = None
     for step in range(1, num_steps + 1):
-        length = sequence_length(settings, last=step == num_steps)
+        if trainer.empties_cache:
+            # PEFT's run.py: gradients live until the next step begins, the emptying included.
+            optimizer.zero_grad(set_to_none=True)
+        length = sequence_length(settings, trainer, last=step == num_steps)
         for part in range(1, accumulated + 1):
             name = f"{step}" if accumulated == 1 else f"{step}.{part}"
             recorder.mark(f"forward {name}")
@@ -97,9 +116,10 @@ def run_steps(
         recorder.mark(f"step {step}")
         optimizer.step()
         _label_states(model, optimizer, recorder)
-        optimizer.zero_grad(set_to_none=True)
         if trainer.empties_cache:
             recorder.empty_cache()
+        else:
+            optimizer.zero_grad(set_to_none=True)
     recorder.mark("end")
     del held
 

@@ -29,12 +29,16 @@ class Recorder(TorchDispatchMode):
     Args:
         padded: the batch has padding, so a question whether all of a mask is True is denied.
         compute_capability: of the GPU that the step stands for.
+        flash: attention is flash-attn's, whatever SDPA would choose.
     """
 
-    def __init__(self, *, padded: bool, compute_capability: tuple[int, int]) -> None:
+    def __init__(
+        self, *, padded: bool, compute_capability: tuple[int, int], flash: bool = False
+    ) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.padded = padded
         self.compute_capability = compute_capability
+        self.flash = flash
         self.attention: Counter[str] = Counter()
         self.live_bytes = 0
         self._allocations: list[list[Any]] = []

@@ -54,7 +54,9 @@ def record_step(
         warnings.simplefilter("ignore")
         model = prepared_model(config, settings, trainer, num_layers)
         recorder = Recorder(
-            padded=has_mask(settings, trainer), compute_capability=compute_capability
+            padded=has_mask(settings, trainer),
+            compute_capability=compute_capability,
+            flash=settings.attn_implementation == "flash_attention_2",
         )
         with ExitStack() as stack:
             for context in (steps_on_meta(), triton_kernels(), as_cuda(recorder)):
@@ -111,7 +113,7 @@ def prepared_model(
             if not (trainer.kbit_embeddings_fp32 or asked):
                 _embeddings_to_half(model)
     if technique.id != "full" and not technique.trains_base:
-        model = adapt(model, settings)
+        model = adapt(model, settings, ranks_train=trainer.moves_model)
         if settings.quantization != "none" and trainer.kbit_adapters_half:
             _adapters_to_half(model)
     if is_hugging_face(trainer) or settings.gradient_checkpointing != "none":
