@@ -105,7 +105,7 @@ def adapter_seconds(gpu: Gpu, tokens: float) -> float:
     adapter = NO_ADAPTER._replace(moved_tensors=100, tensor_per_token=2 * KIB)
     settings = Settings(technique="lora")
     c, trainer = time_coefficients(), find_trainer(DEFAULT_TRAINER)
-    return moving_seconds(adapter, tokens, 2.0, rates(gpu, settings, trainer, c), c)
+    return moving_seconds(adapter, tokens, rates(gpu, settings, trainer, c), c)
 
 
 def test_a_tensor_that_the_cache_holds_twice_costs_a_share():

@@ -33,9 +33,9 @@ NCCL_AT_LEAST_BYTES = 0.3 * GIB
 
 TARGET_TYPICAL = 0.75
 """A median target over the longest one: `sources.lengths.TYPICAL_OVER_LONGEST`."""
-ALIKE_WITHIN = 0.1
+ALIKE_WITHIN = 0.125
 """Where a typical batch is nearly as long as the longest, most are cut at max_length and alike: the
-growth of the cache fades out over the last tenth, so that one token more is never a step."""
+growth of the cache fades out over the last eighth, so that one token more is never a step."""
 
 
 def ladder(

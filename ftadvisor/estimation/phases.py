@@ -261,7 +261,7 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, *, first: bool) -> Pha
         stack = saved_by_layers(t) + _retained_gradients(t) - shared
     else:
         residual = t.tokens * t.n.residual * t.model.hidden_size if checkpointed else 0
-        stack = residual - shared
+        stack = residual - shared + _int8_inputs(t)
     return _at(
         t,
         base,
@@ -270,6 +270,24 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, *, first: bool) -> Pha
         activations=stack + widest.activations + _embedding_kept(t),
         logits=t.tokens * t.vocab_size * t.loss.logits.held,
         temporaries=widest.temporaries + _head_gradient_kept(t, first=first) + cast,
+    )
+
+
+def _int8_inputs(t: Terms) -> Number:
+    """Inputs of LLM.int8's matrices, which recomputed layers leave behind [bytes].
+
+    bitsandbytes' MatMul8bitLt hangs them on its context instead of saving them for backward, and so
+    they outlive the recomputed graph. Ref: bitsandbytes/autograd/_functions.py, ctx.tensors; the
+    simulated step has them, and an H100 had.
+    """
+    if t.settings.quantization != "int8" or t.settings.gradient_checkpointing == "none":
+        return 0
+    return sum(
+        x.tokens
+        * x.block.num_layers
+        * HALF_BYTES
+        * (2 * x.block.hidden_size + x.block.attention.out_width + x.block.mlp.intermediate_size)
+        for x in t.layers
     )
 
 

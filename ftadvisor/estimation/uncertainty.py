@@ -25,7 +25,9 @@ _WIDER = {STAND_IN: OTHER, OTHER: OTHER}
 def interval(table: Mapping[str, Interval], metric: str, kind: Kind) -> Interval:
     """The interval of the closest kind in the table.
 
-    Words are dropped from the end; then the trainer's name is, with all words again.
+    Words are dropped from the end; then the trainer's name is, with all words again. A trainer's own
+    rows speak only of the kind of run that they are of: its name alone is not enough, and what it
+    was never measured with, sharding or lengths that vary, is as uncertain as with others.
     Raises KeyError when not even the metric is in the table.
     """
     if not isinstance(table, Intervals):
@@ -38,11 +40,16 @@ def interval(table: Mapping[str, Interval], metric: str, kind: Kind) -> Interval
 
 def _closest(table: Mapping[str, Interval], metric: str, kind: Kind) -> Interval:
     trainer, words = kind
-    for name in (trainer, _WIDER.get(trainer, "measured-trainer")):
-        for end in range(len(words), -1, -1):
-            found = table.get(" ".join((metric, name, *words[:end])))
-            if found is not None:
-                return found
+    own = words[-1] != "sharded" or any(
+        key.startswith(f"{metric} {trainer} ") and key.endswith(" sharded") for key in table
+    )
+    ends = [(trainer, end) for end in range(len(words), 0, -1)] if own else []
+    wider = _WIDER.get(trainer, "measured-trainer")
+    ends += [(wider, end) for end in range(len(words), -1, -1)]
+    for name, end in ends:
+        found = table.get(" ".join((metric, name, *words[:end])))
+        if found is not None:
+            return found
     return table[metric]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ftadvisor.sources.architectures import check_kernels
 from ftadvisor.sources.architectures.config import check_architectures
 from ftadvisor.sources.coefficients import check_coefficients
 from ftadvisor.sources.goals import goal_worths
@@ -25,6 +26,7 @@ CHECKS = {
     "coefficients/simulated.json": check_coefficients,
     "coefficients/time.json": check_coefficients,
     "gpus.json": check_gpus,
+    "kernels.json": check_kernels,
     "prices.json": check_prices,
     "models.json": check_models,
     "optimizers.json": optimizer_rows,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, Final, cast
 
+from ftadvisor.errors import DataFileError
 from ftadvisor.schema.model import LayerKernels, ModelSpec
 from ftadvisor.sources.architectures.config import Assumed, Config, row_type
 from ftadvisor.sources.architectures.decoders import decoder
@@ -49,11 +50,29 @@ def read_model(config: dict[str, Any], id: str) -> tuple[ModelSpec, tuple[str, .
     return spec, assumed.said()
 
 
+KERNELS: Final = "kernels.json"
+
+
 @cache
 def _kernels() -> dict[str, LayerKernels]:
     """By model type, as scripts/count_kernels.py counted them."""
-    found = cast("dict[str, dict[str, list[float]]]", read_json("kernels.json")["kernels"])
+    found = cast("dict[str, dict[str, list[float]]]", read_json(KERNELS)["kernels"])
     return {
         kind: LayerKernels(**{way: (pair[0], pair[1]) for way, pair in ways.items()})
         for kind, ways in found.items()
     }
+
+
+def check_kernels() -> None:
+    """Raise DataFileError at the first count that cannot be right."""
+    try:
+        counted = _kernels()
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise DataFileError(KERNELS, None, None, f"cannot be read: {error}", _COUNT) from error
+    for kind, ways in counted.items():
+        for way, pair in ways._asdict().items():
+            if not all(isinstance(n, int | float) and n > 0 for n in pair):
+                raise DataFileError(KERNELS, kind, way, f"is {pair}", _COUNT)
+
+
+_COUNT: Final = "python scripts/count_kernels.py writes it"
