@@ -13,13 +13,15 @@ from ftadvisor.advice.table import NEVER, Candidate, Limits, Table
 from ftadvisor.configuration.settings import FOUR_BIT
 from ftadvisor.schema.rule import Avoid, Recommend
 
+TIED_SHARE = 0.01
+"""Of time and memory: two runs of one thing differ by more (data/measurements/FORMAT.md)."""
 SPOILT_POINTS = 100.0
 """What an avoided technique is short of: it is taken only where nothing else can be."""
 MEMORY_WITHOUT_GPU = 0.25
 """Points for a halving of memory where no card is named."""
 DOUBT = 0.5
 """Of the way from the expected points to the lower end of their 90 % interval."""
-TIED_SHARE = 0.5
+TIED_SHARE = 0.01
 """Of a difference within the noise: it counts, but half."""
 UNKNOWN_POINTS = 50.0
 """The same for one whose quality nobody has compared."""
@@ -167,8 +169,8 @@ def pareto(chosen: Chosen) -> frozenset[str]:
 def front(rows: Mapping[str, tuple[float, ...]]) -> frozenset[str]:
     """Names that no other one beats: at least as good in all, and better in one.
 
-    The first figure is quality in points, more is better, and a difference within the noise is a
-    tie; of the others less is better.
+    The first figure is quality in points, more is better; of the others less is better. A
+    difference within the noise is a tie in either.
     """
     return frozenset(
         name
@@ -181,6 +183,7 @@ def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     quality = one[0] - other[0]
     if quality <= -TIED_POINTS:
         return False
-    no_worse = all(a <= b for a, b in zip(one[1:], other[1:], strict=True))
-    better = any(a < b for a, b in zip(one[1:], other[1:], strict=True))
+    pairs = list(zip(one[1:], other[1:], strict=True))
+    no_worse = all(a <= b * (1 + TIED_SHARE) for a, b in pairs)
+    better = any(a * (1 + TIED_SHARE) < b for a, b in pairs)
     return no_worse and (better or quality >= TIED_POINTS)

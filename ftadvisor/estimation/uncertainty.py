@@ -19,15 +19,17 @@ Kind = tuple[str, tuple[str, ...]]
 """Which trainer ("other-trainer" where it was never measured, "stand-in" where its loop was not
 even read), and further words."""
 OTHER, STAND_IN = "other-trainer", "stand-in"
+CACHED = ("reserved", "device")
+"""Metrics that hold the allocator's cache."""
 _WIDER = {STAND_IN: OTHER, OTHER: OTHER}
 
 
 def interval(table: Mapping[str, Interval], metric: str, kind: Kind) -> Interval:
     """The interval of the closest kind in the table.
 
-    Words are dropped from the end; then the trainer's name is, with all words again. A trainer's own
-    rows speak only of the kind of run that they are of: its name alone is not enough, and what it
-    was never measured with, sharding or lengths that vary, is as uncertain as with others.
+    Words are dropped from the end; then the trainer's name is, with all words again. A trainer's
+    own rows speak only of runs like them: what it was never measured with, sharding, or the
+    allocator's cache of lengths that vary, is as uncertain as with others.
     Raises KeyError when not even the metric is in the table.
     """
     if not isinstance(table, Intervals):
@@ -43,7 +45,8 @@ def _closest(table: Mapping[str, Interval], metric: str, kind: Kind) -> Interval
     own = words[-1] != "sharded" or any(
         key.startswith(f"{metric} {trainer} ") and key.endswith(" sharded") for key in table
     )
-    ends = [(trainer, end) for end in range(len(words), 0, -1)] if own else []
+    least = 1 if metric in CACHED else 0
+    ends = [(trainer, end) for end in range(len(words), least - 1, -1)] if own else []
     wider = _WIDER.get(trainer, "measured-trainer")
     ends += [(wider, end) for end in range(len(words), -1, -1)]
     for name, end in ends:

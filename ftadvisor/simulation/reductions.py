@@ -27,18 +27,23 @@ class Multiprocessors(NamedTuple):
     """What a GPU's grid is sized by."""
 
     number: int
-    threads: int
+    warps: int
+
+    @property
+    def threads(self) -> int:
+        """At most, on one of them."""
+        return WARP * self.warps
 
 
 BY_CAPABILITY: dict[tuple[int, int], Multiprocessors] = {
-    (7, 0): Multiprocessors(80, 2048),
-    (7, 5): Multiprocessors(40, 1024),
-    (8, 0): Multiprocessors(108, 2048),
-    (8, 6): Multiprocessors(84, 1536),
-    (8, 9): Multiprocessors(142, 1536),
-    (9, 0): Multiprocessors(132, 2048),
-    (10, 0): Multiprocessors(148, 2048),
-    (12, 0): Multiprocessors(188, 1536),
+    (7, 0): Multiprocessors(80, 64),
+    (7, 5): Multiprocessors(40, 32),
+    (8, 0): Multiprocessors(108, 64),
+    (8, 6): Multiprocessors(84, 48),
+    (8, 9): Multiprocessors(142, 48),
+    (9, 0): Multiprocessors(132, 64),
+    (10, 0): Multiprocessors(148, 64),
+    (12, 0): Multiprocessors(188, 48),
 }
 """Of the largest card of each architecture."""
 

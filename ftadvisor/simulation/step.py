@@ -43,7 +43,6 @@ def record_step(
         trainer: whose loop runs.
         compute_capability: of the GPU, (9, 0) for an H100.
         num_layers: only so many of the model's layers; None: all.
-
     Raises UnsupportedError for what cannot be run without weights, with the reason.
     """
     check_supported(settings, trainer)
