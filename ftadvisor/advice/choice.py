@@ -13,7 +13,7 @@ from ftadvisor.advice.table import NEVER, Candidate, Limits, Table
 from ftadvisor.configuration.settings import FOUR_BIT
 from ftadvisor.schema.rule import Avoid, Recommend
 
-TIED_SHARE = 0.01
+FRONT_TIED_SHARE = 0.01
 """Of time and memory: two runs of one thing differ by more (data/measurements/FORMAT.md)."""
 SPOILT_POINTS = 100.0
 """What an avoided technique is short of: it is taken only where nothing else can be."""
@@ -21,7 +21,7 @@ MEMORY_WITHOUT_GPU = 0.25
 """Points for a halving of memory where no card is named."""
 DOUBT = 0.5
 """Of the way from the expected points to the lower end of their 90 % interval."""
-TIED_SHARE = 0.01
+TIED_SHARE = 0.5
 """Of a difference within the noise: it counts, but half."""
 UNKNOWN_POINTS = 50.0
 """The same for one whose quality nobody has compared."""
@@ -184,6 +184,6 @@ def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     if quality <= -TIED_POINTS:
         return False
     pairs = list(zip(one[1:], other[1:], strict=True))
-    no_worse = all(a <= b * (1 + TIED_SHARE) for a, b in pairs)
-    better = any(a * (1 + TIED_SHARE) < b for a, b in pairs)
+    no_worse = all(a <= b * (1 + FRONT_TIED_SHARE) for a, b in pairs)
+    better = any(a * (1 + FRONT_TIED_SHARE) < b for a, b in pairs)
     return no_worse and (better or quality >= TIED_POINTS)

@@ -25,6 +25,7 @@ from ftadvisor.estimation.prediction import (
     MemoryPrediction,
     adapter_of,
     on_card,
+    on_gpus,
     predict_memory,
 )
 from ftadvisor.estimation.rates import Rates, rates
@@ -180,14 +181,12 @@ def evaluate(question: Question, structure: Structure) -> list[Evaluated]:
 def _alike(offer: Offer) -> tuple[Any, ...]:
     """GPUs that settings are the same for, and how many of them can be had."""
     gpu = offer.gpu
-    ampere = gpu.compute_capability >= "8.0"
-    workspace = cublas_bytes(gpu.compute_capability)
-    return gpu.has_bf16, gpu.kind == "unified", ampere, workspace, offer.counts
+    return gpu.has_bf16, gpu.kind == "unified", gpu.compute_capability >= "8.0", offer.counts
 
 
 def _without_gpu(question: Question, structure: Structure) -> Evaluated:
     settings, technique, grid = _settings(question, structure, (1,), None)
-    memory = _memory(question, settings, technique, "")
+    memory = _memory(question, settings, technique)
     none = 0.0 * grid.num_gpus
     return Evaluated(
         replace(structure, technique=technique), settings, (), none.astype(int) - 1, none,
@@ -196,12 +195,11 @@ def _without_gpu(question: Question, structure: Structure) -> Evaluated:
     )  # fmt: skip
 
 
-def _memory(
-    question: Question, settings: Settings, technique: Technique, compute_capability: str
-) -> MemoryPrediction:
+def _memory(question: Question, settings: Settings, technique: Technique) -> MemoryPrediction:
+    """On a GPU with the smaller workspaces."""
     model, trainer, fitted = question.model, question.trainer, question.fitted
     adapter = adapter_of(model, settings, trainer, technique)
-    known = fitted.memory, fitted.memory_intervals, None, compute_capability
+    known = fitted.memory, fitted.memory_intervals, None
     return predict_memory(model, settings, trainer, adapter, *known)
 
 
@@ -214,10 +212,12 @@ def _on_offers(
     several = structure.options["strategy"] != "none"
     counts = [n for n in offers[0].counts if (n > 1) == several]
     settings, technique, grid = _settings(question, structure, counts, offers[0].gpu)
-    memory = _memory(question, settings, technique, offers[0].gpu.compute_capability)
+    memory = _memory(question, settings, technique)
     size, many = grid.num_gpus.size, len(offers)
     usable = numpy.repeat(numpy.array([o.gpu.usable_bytes for o in offers], float), size)
-    memory = on_card(_repeated(memory, size, many), usable)
+    more = [cublas_bytes(o.gpu.compute_capability) - cublas_bytes("") for o in offers]
+    memory = on_gpus(_repeated(memory, size, many), numpy.repeat(numpy.array(more, float), size))
+    memory = on_card(memory, usable)
     settings = _tiled(settings, size, many)
     adapter = adapter_of(question.model, settings, question.trainer, technique)
     run = _run(question, structure, settings, adapter, offers, size)

@@ -136,6 +136,12 @@ def on_card(memory: MemoryPrediction, usable_bytes: Number) -> MemoryPrediction:
     )
 
 
+def on_gpus(memory: MemoryPrediction, more_bytes: Number) -> MemoryPrediction:
+    """The same on GPUs whose cuBLAS takes so many bytes more than where it was computed for."""
+    allocated, reserved, device, needed = (_moved(b, b.value + more_bytes) for b in memory[:4])
+    return memory._replace(allocated=allocated, reserved=reserved, device=device, needed=needed)
+
+
 def _moved(found: Bounded, value: Number) -> Bounded:
     """Another value with the same relative interval."""
     return Bounded(value, value * (found.low / found.value), value * (found.high / found.value))
