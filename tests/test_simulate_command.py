@@ -83,8 +83,20 @@ def test_what_cannot_be_simulated_says_so(home: Path):
         assert found.reason
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma2", "gpt2", "opt", "bert"])
-@pytest.mark.parametrize("setting", ["lora, trl", "full, trl"])
+ARCHITECTURES = ("llama", "qwen2", "gemma2", "gpt2", "opt", "bert")
+TOO_LOW = {("gpt2", "lora, trl"), ("bert", "lora, trl"), ("bert", "full, trl")}
+"""Where the closed form is 3.6 to 6.5 % below the simulation: small models whose biases train or
+whose temporaries of one layer, the partial sums of a reduction among them, are a few percent."""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "setting"),
+    [
+        pytest.param(a, s, marks=[pytest.mark.xfail(strict=True)] if (a, s) in TOO_LOW else [])
+        for a in ARCHITECTURES
+        for s in ("lora, trl", "full, trl")
+    ],
+)
 def test_the_closed_form_agrees(architecture: str, setting: str):
     row = compared(architecture, setting)
     assert row.error is not None, row.reason
