@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -32,13 +33,19 @@ def test_many_settings_at_once_cost_a_small_share_of_one_by_one(bench: ModuleTyp
 
 
 def test_a_search_costs_little_more_than_its_estimates(bench: ModuleType):
-    # 180,000 candidates a second beside 1,700,000 settings in one array: 0.1, for a search is some
-    # hundred arrays instead of one. At 0.06 it would take a second for 100,000 there.
-    ratios = (
-        bench.candidates_per_second(runs=2) / bench.settings_per_second(runs=3)
-        for _ in range(TRIES)
-    )
-    assert any(ratio >= 0.06 for ratio in ratios)
+    # A search is some hundred arrays instead of one. At 0.05 it takes a second for 100,000 candidates
+    # where 2,000,000 settings a second pass in one array. What other tests left behind is not
+    # gone through again for each of the search's many small objects.
+    gc.collect()
+    gc.freeze()
+    try:
+        ratios = [
+            bench.candidates_per_second(runs=2) / bench.settings_per_second(runs=3)
+            for _ in range(TRIES)
+        ]
+    finally:
+        gc.unfreeze()
+    assert max(ratios) >= 0.05
 
 
 @pytest.mark.slow

@@ -215,8 +215,10 @@ def _on_offers(
     memory = _memory(question, settings, technique)
     size, many = grid.num_gpus.size, len(offers)
     usable = numpy.repeat(numpy.array([o.gpu.usable_bytes for o in offers], float), size)
+    memory = _repeated(memory, size, many)
     more = [cublas_bytes(o.gpu.compute_capability) - cublas_bytes("") for o in offers]
-    memory = on_gpus(_repeated(memory, size, many), numpy.repeat(numpy.array(more, float), size))
+    if any(more):
+        memory = on_gpus(memory, numpy.repeat(numpy.array(more, float), size))
     memory = on_card(memory, usable)
     settings = _tiled(settings, size, many)
     adapter = adapter_of(question.model, settings, question.trainer, technique)
