@@ -33,9 +33,9 @@ def test_many_settings_at_once_cost_a_small_share_of_one_by_one(bench: ModuleTyp
 
 
 def test_a_search_costs_little_more_than_its_estimates(bench: ModuleType):
-    # A search is some hundred arrays instead of one. At 0.05 it takes a second for 100,000 candidates
-    # where 2,000,000 settings a second pass in one array. What other tests left behind is not
-    # gone through again for each of the search's many small objects.
+    # A search is some hundred arrays instead of one. At 0.05 it takes a second for 100,000
+    # candidates where 2,000,000 settings a second pass in one array. What other tests left behind
+    # is not gone through again for each of the search's many small objects.
     gc.collect()
     gc.freeze()
     try:
