@@ -36,7 +36,12 @@ def adapt(model: Any, settings: Settings, *, ranks_train: bool = True) -> Any:
     Raises UnsupportedError for a technique that PEFT has not, or that needs real weights.
     """
     technique = find_technique(settings.technique)
-    config = peft_config(model, settings)
+    try:
+        config = peft_config(model, settings)
+    except (ImportError, ValueError, TypeError) as error:
+        # AdaMSS wants scikit-learn; some classes refuse options that contradict each other.
+        reason = f"PEFT's class refuses it ({str(error).strip()[:160]})"
+        raise UnsupportedError.of(technique.name, reason, ["the closed form"]) from error
     kept = settings.adapter_dtype == "fp32"
     try:
         with torch.device("meta"), Answers(), warnings.catch_warnings():
