@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from ftadvisor.calibration.cases import case_of
 from ftadvisor.errors import DataFileError, InvalidSettingError, UnsupportedError
+from ftadvisor.estimation.phases import cublas_bytes
 from ftadvisor.estimation.states import OPTIMIZERS
 from ftadvisor.schema.measurement import Measurement
 from ftadvisor.sources.data_files import data_dir
 from ftadvisor.sources.datasets import CHARACTERS_PER_TOKEN, read_workload
 from ftadvisor.sources.measurement_rows import MOST_DETAILED, OBJECTS, TEXTS
 from ftadvisor.sources.measurements import read_measurements, situation
+from ftadvisor.units import GIB
 from ftadvisor.validation.rows import row_of
 
 GOOD: dict[str, Any] = {
@@ -359,3 +362,28 @@ def test_a_bad_dataset_is_one_clear_message(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(error, match=says):
         read_workload(tmp_path / name, 1.0)
+
+
+def test_workspaces_of_cublas_follow_the_card():
+    mib = 1 << 20
+    assert cublas_bytes("9.0") == cublas_bytes("12.0") == 2 * 32 * mib
+    assert cublas_bytes("8.9") == cublas_bytes("") == 2 * 8_519_680
+
+
+@pytest.mark.parametrize(
+    ("start", "within"),
+    [
+        ("04-", 0.005), ("09-", 0.005), ("14-", 0.025), ("22-", 0.015), ("35-", 0.06),
+        ("47-", 0.01), ("48-", 0.01), ("52-", 0.005), ("60-", 0.005),
+    ],
+)  # fmt: skip
+def test_allocated_memory_of_an_h100s_rows(start: str, within: float):
+    # One row for each cause that these rows taught; a formula that is off by a tenth shows.
+    (m,) = (
+        m
+        for m in read_measurements()
+        if m.source.startswith("ftadvisor H100") and m.id.startswith(start)
+        and m.memory_metric == "allocated"
+    )  # fmt: skip
+    assert m.memory_gib is not None
+    assert case_of(m).allocated_bytes / GIB == pytest.approx(m.memory_gib, rel=within)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import date
 from pathlib import Path
@@ -328,9 +329,15 @@ def fits_on(memory: MemoryPrediction, settings: Settings) -> tuple[str, ...]:
 def _memory(memory: MemoryPrediction) -> MemoryEstimate:
     phase = max(memory.phases, key=lambda name: memory.phases[name].total)
     parts = {k: round(v) for k, v in memory.phases[phase]._asdict().items() if v >= 1}
-    allocated = sum(parts.values())
+    return memory_record(memory, read_only(parts), phase)
+
+
+def memory_record(
+    memory: MemoryPrediction, parts: Mapping[str, int], peak_phase: str
+) -> MemoryEstimate:
+    """A prediction as the record that is printed; the parts sum to what is allocated."""
     return MemoryEstimate(
-        allocated_bytes=allocated,
+        allocated_bytes=sum(parts.values()),
         allocated_low_bytes=round(memory.allocated.low),
         allocated_high_bytes=round(memory.allocated.high),
         reserved_bytes=round(memory.reserved.value),
@@ -339,8 +346,8 @@ def _memory(memory: MemoryPrediction) -> MemoryEstimate:
         device_bytes=round(memory.device.value),
         device_low_bytes=round(memory.device.low),
         device_high_bytes=round(memory.device.high),
-        parts=read_only(parts),
-        peak_phase=phase,
+        parts=parts,
+        peak_phase=peak_phase,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Unpack, cast
 
-from ftadvisor.api.estimator import estimate, fits_on
+from ftadvisor.api.estimator import estimate, fits_on, memory_record
 from ftadvisor.errors import FtadvisorError, UnsupportedError
 from ftadvisor.estimation.ladder import needed_bytes, variation
 from ftadvisor.estimation.prediction import Bounded, MemoryPrediction, on_card, verdict
@@ -67,7 +67,7 @@ def simulated(closed: Estimate, config: Mapping[str, Any]) -> Simulation:
         closed,
         method="simulated",
         num_trainable_params=step.num_trainable_params,
-        memory=_memory(memory, step),
+        memory=memory_record(memory, step.parts, step.peak_phase),
         verdict=verdict(memory, closed.gpu_usable_bytes) if closed.gpu_usable_bytes else None,
         assumptions=(*closed.assumptions, *step.assumptions, *said),
         fits_on=() if closed.gpu else fits_on(memory, settings),
@@ -136,19 +136,3 @@ def _around(value: float, interval: Interval) -> Bounded:
 
 def _reaching(found: Bounded, high: float) -> Bounded:
     return found._replace(high=max(found.high, high))
-
-
-def _memory(memory: MemoryPrediction, step: SimulatedStep) -> MemoryEstimate:
-    return MemoryEstimate(
-        allocated_bytes=step.allocated_bytes,
-        allocated_low_bytes=round(memory.allocated.low),
-        allocated_high_bytes=round(memory.allocated.high),
-        reserved_bytes=round(memory.reserved.value),
-        reserved_low_bytes=round(memory.reserved.low),
-        reserved_high_bytes=round(memory.reserved.high),
-        device_bytes=round(memory.device.value),
-        device_low_bytes=round(memory.device.low),
-        device_high_bytes=round(memory.device.high),
-        parts=step.parts,
-        peak_phase=step.peak_phase,
-    )
