@@ -10,6 +10,7 @@ from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.allocator import rounded
 from ftadvisor.simulation.building import transformers_config
+from ftadvisor.simulation.litgpt import prompt_of
 from ftadvisor.simulation.pattern import Pattern, layer_of, layer_pattern
 from ftadvisor.simulation.recording import EMPTY_CACHE, Recording
 from ftadvisor.simulation.replaying import parts_at
@@ -54,7 +55,7 @@ def deep_step(
     compute_capability: tuple[int, int],
 ) -> DeepStep:
     """The step of the whole model, from two recordings that differ by one period of its layers."""
-    pattern = _pattern(config, settings)
+    pattern = _pattern(config, settings, trainer)
 
     def record(layers: int | None) -> Recording:
         return record_step(
@@ -76,7 +77,7 @@ def deep_recording(
     compute_capability: tuple[int, int],
 ) -> Recording:
     """The recording of the whole model, spliced from a few layers' where they repeat."""
-    pattern = _pattern(config, settings)
+    pattern = _pattern(config, settings, trainer)
     shallow = None if pattern is None else layers_to_record(pattern)
     if pattern is None or shallow is None or shallow >= pattern.num_layers:
         return record_step(config, settings, trainer, compute_capability=compute_capability)
@@ -86,11 +87,17 @@ def deep_recording(
     return spliced(recording, pattern)
 
 
-def _pattern(config: dict[str, Any], settings: Settings) -> Pattern | None:
+def _pattern(
+    config: dict[str, Any], settings: Settings, trainer: Trainer
+) -> Pattern | None:
     """None too where adapters sit in some layers only, which no few layers stand for."""
     options = settings.peft_config
     some = settings.technique == "adaption_prompt" or options.get("layers_to_transform")
-    return None if some else layer_pattern(transformers_config(config))
+    found = None if some else layer_pattern(transformers_config(config))
+    prompt = prompt_of(settings) if trainer.model_code == "litgpt" else None
+    if found is None or prompt is None:
+        return found
+    return found._replace(prefix=max(found.prefix, prompt.first_layer))
 
 
 def extrapolated(fewer: Recording, more: Recording, pattern: Pattern) -> DeepStep:

@@ -37,7 +37,7 @@ def quantize(model: Any, settings: Settings, trainer: Trainer) -> Any:
         if not isinstance(module, torch.nn.Linear) or _stays(model, name, module, trainer):
             continue
         parent, _, own = name.rpartition(".")
-        made = _int8(module) if how == "int8" else _four_bit(module, how == "nf4-dq", compute)
+        made = _int8(module) if how == "int8" else four_bit(module, how == "nf4-dq", compute)
         setattr(model.get_submodule(parent), own, made)
     model.is_loaded_in_8bit = how == "int8"
     model.is_loaded_in_4bit = how != "int8"
@@ -52,12 +52,17 @@ def _stays(model: Any, name: str, module: Any, trainer: Trainer) -> bool:
     return module is model.get_output_embeddings() or name.rpartition(".")[2] in HEADS
 
 
-def _four_bit(linear: Any, nested: bool, compute: Any) -> Any:
-    """Two weights a byte, an absmax for 64 of them: in fp32, or itself in 8 bits."""
+def four_bit(
+    linear: Any, nested: bool, compute: Any, dtype: Any = None, cls: Any = bnb.nn.Linear4bit
+) -> Any:
+    """Two weights a byte, an absmax for 64 of them: in fp32, or itself in 8 bits.
+
+    `dtype`: what the weights were quantised from; None: what they are in.
+    """
     shape = torch.Size(linear.weight.shape)
     blocks = -(-shape.numel() // BLOCK)
     with torch.device("meta"):
-        layer = bnb.nn.Linear4bit(
+        layer = cls(
             shape[1],
             shape[0],
             bias=False,
@@ -85,7 +90,7 @@ def _four_bit(linear: Any, nested: bool, compute: Any) -> Any:
         code=code,
         blocksize=BLOCK,
         quant_type="nf4",
-        dtype=linear.weight.dtype,
+        dtype=dtype or linear.weight.dtype,
         offset=offset,
         state2=state2,
     )

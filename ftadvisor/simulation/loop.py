@@ -29,18 +29,19 @@ FIRST_OF_LONGEST = 2.38 / 4.06
 has the longest of 80: its standard deviations above the mean, over the longest of 20,000's."""
 
 
-def sequence_length(settings: Settings, trainer: Trainer, *, last: bool) -> int:
-    """Tokens of a step's sequences: the longest batch comes last, a typical one before.
+def sequence_length(settings: Settings, trainer: Trainer, *, longest: bool) -> int:
+    """Tokens of a batch's sequences: the longest batch comes last, a typical one before, unless the
+    program puts the longest first.
 
     What the first step leaves in the cache decides what is reserved: its cuBLAS workspace pins a
     segment of its activations. PEFT's loop (run.py, BucketIterator) sorts within buckets.
     """
-    longest = float(settings.longest_length or settings.max_length)
-    if last or not settings.typical_length:
-        return int(longest)
+    most = float(settings.longest_length or settings.max_length)
+    if longest or not settings.typical_length:
+        return int(most)
     if trainer.empties_cache:
         mean = float(settings.mean_length)
-        return round(mean + (longest - mean) * FIRST_OF_LONGEST)
+        return round(mean + (most - mean) * FIRST_OF_LONGEST)
     return int(settings.typical_length)
 
 
@@ -96,10 +97,12 @@ def run_steps(
         if trainer.empties_cache:
             # PEFT's run.py: gradients live until the next step begins, the emptying included.
             optimizer.zero_grad(set_to_none=True)
-        length = sequence_length(settings, trainer, last=step == num_steps)
         for part in range(1, accumulated + 1):
             name = f"{step}" if accumulated == 1 else f"{step}.{part}"
             recorder.mark(f"forward {name}")
+            first = step == part == 1
+            longest = first if trainer.longest_first else step == num_steps
+            length = sequence_length(settings, trainer, longest=longest)
             batch = make_batch(model, settings, trainer, length)
             loss, outputs = _forward(model, recorder, settings, forward, batch, upcast=upcast)
             del batch

@@ -11,6 +11,7 @@ from unittest import mock
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
+from ftadvisor.simulation.litgpt import LitgptForward
 from ftadvisor.simulation.stack import loaded, torch, trl_utils
 
 Forward = Callable[[Any, dict[str, Any]], tuple[Any, Any]]
@@ -25,6 +26,8 @@ def forward_of(settings: Settings, trainer: Trainer) -> Forward:
 
     Raises UnsupportedError for a loss kernel that no code here stands for.
     """
+    if trainer.model_code == "litgpt":
+        return LitgptForward(settings, trainer)
     if settings.objective in ("seq_cls", "token_cls", "seq2seq", "reward"):
         return _own_loss
     if settings.loss_kernel == "chunked":

@@ -17,6 +17,7 @@ from ftadvisor.simulation.adapting import adapt
 from ftadvisor.simulation.building import build_model, depth
 from ftadvisor.simulation.cuda import as_cuda
 from ftadvisor.simulation.kbit import hidden_tensors, quantize
+from ftadvisor.simulation.litgpt import litgpt_model
 from ftadvisor.simulation.loop import NUM_STEPS, has_mask, is_hugging_face, run_steps
 from ftadvisor.simulation.losses import add_fused_head, triton_kernels
 from ftadvisor.simulation.optimizers import steps_on_meta
@@ -91,7 +92,8 @@ def check_supported(settings: Settings, trainer: Trainer) -> None:
         or settings.fused_lora,
         f"objective {settings.objective}": settings.objective
         in ("distillation", "dpo", "kto", "orpo", "grpo", "rloo", "ppo"),
-        f"{trainer.framework}'s own model code": trainer.model_code != "transformers",
+        f"{trainer.framework}'s own model code": trainer.model_code
+        not in ("transformers", "litgpt"),
     }
     for what, asked in refused.items():
         if asked:
@@ -102,6 +104,8 @@ def prepared_model(
     config: dict[str, Any], settings: Settings, trainer: Trainer, num_layers: int | None
 ) -> Any:
     """The model as training begins: quantised, adapted, with checkpointing and loss as asked."""
+    if trainer.model_code == "litgpt":
+        return litgpt_model(config, settings, num_layers)
     technique = find_technique(settings.technique)
     model = build_model(config, settings, trainer, num_layers)
     if settings.quantization != "none":
@@ -167,7 +171,8 @@ def adopt_model(model: Any, recorder: Recorder) -> None:
 
 
 def _of_base(name: str, parameter: Any, model: Any) -> bool:
-    return not (hasattr(model, "peft_config") and parameter.requires_grad)
+    adapted = hasattr(model, "peft_config") or getattr(model, "adapted", False)
+    return not (adapted and parameter.requires_grad)
 
 
 def _first_line(error: Exception) -> str:

@@ -87,7 +87,7 @@ def summarized(
         num_retries=found.num_retries,
         seconds=time.perf_counter() - began,
         versions=read_only({}),
-        assumptions=_assumed(settings),
+        assumptions=_assumed(settings, trainer),
     )
 
 
@@ -208,11 +208,16 @@ def _moments(recording: Recording, spans: list[tuple[int, int]]) -> Iterator[Mom
         index = end
 
 
-def _assumed(settings: Settings) -> tuple[str, ...]:
+def _assumed(settings: Settings, trainer: Trainer) -> tuple[str, ...]:
     longest = int(settings.longest_length or settings.max_length)
     typical = int(settings.typical_length) or longest
     said = [f"simulated: two optimizer steps of {longest} tokens a sequence"]
-    if typical != longest:
+    if typical != longest and trainer.longest_first:
+        said = [
+            f"simulated: two optimizer steps, the first batch of {longest} tokens a sequence (the"
+            f" longest, as {trainer.framework} does), all others of {typical} (typical batches)"
+        ]
+    elif typical != longest:
         said = [
             f"simulated: two optimizer steps, the first of {typical} tokens a sequence (a typical"
             f" batch), the second of {longest} (the longest)"

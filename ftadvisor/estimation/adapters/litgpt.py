@@ -8,7 +8,7 @@ from ftadvisor.estimation.adapters.cost import Cost, Run
 from ftadvisor.estimation.adapters.traffic import Matrix
 from ftadvisor.estimation.numerics import FP32_BYTES
 from ftadvisor.schema.model import Block
-from ftadvisor.schema.settings import Number
+from ftadvisor.schema.settings import Number, Settings
 
 _NAMES = {
     "q": "q", "k": "k", "v": "v", "proj": "proj", "projection": "proj", "mlp": "mlp",
@@ -26,7 +26,7 @@ def lora(block: Block, run: Run) -> Cost:
     not all three are adapted, their update is kept to be scattered into zeros of the full width.
     Every other matrix is a plain LoRA. Ref: litgpt/lora.py, LoRAQKVLinear.forward and zero_pad.
     """
-    names = switches(run)
+    names = switches(run.settings)
     a, r, c, h = block.attention, run.rank, run.compute, block.hidden_size
     per_input = c + (1 if run.settings.lora_dropout else 0)
     widths = {"q": a.q_width, "k": a.k_width, "v": a.v_width}
@@ -44,7 +44,7 @@ def lora(block: Block, run: Run) -> Cost:
 
 def adapted_matrices(run: Run) -> list[Matrix]:
     """Of all blocks, as wide as what they read; q, k and v are one."""
-    names = switches(run)
+    names = switches(run.settings)
     found: list[Matrix] = []
     for block in run.model.blocks:
         reads = [block.hidden_size] if names & {"q", "k", "v"} else []
@@ -61,9 +61,9 @@ def _apart(block: Block, names: frozenset[str]) -> list[tuple[int, int]]:
     return found
 
 
-def switches(run: Run) -> frozenset[str]:
+def switches(settings: Settings) -> frozenset[str]:
     """Which matrices are adapted, in litgpt's words. Raises InvalidSettingError for others."""
-    asked = run.settings.lora_target_modules or _DEFAULT
+    asked = settings.lora_target_modules or _DEFAULT
     if "all-linear" in asked:
         return frozenset(_NAMES.values()) - {"head"}
     unknown = [name for name in asked if name not in _NAMES]

@@ -1,0 +1,54 @@
+"""bitsandbytes 0.41 and 0.42 under Lightning Fabric: what its 4-bit product keeps and makes.
+
+Read: bitsandbytes 0.41.1, autograd/_functions.py, MatMul4Bit, and functional.py, dequantize_4bit;
+lightning 2.1.0, fabric/plugins/precision/bitsandbytes.py. The weights are quantised from fp16, so
+they are unpacked to fp16 and then cast to the input's dtype, both alive for that moment; the input
+is kept, on the node itself, until the whole graph goes. Both were found by the errors of the
+published rows first (all 4-bit ones too low by 7 to 11 %), and read afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftadvisor.simulation.kbit import four_bit
+from ftadvisor.simulation.stack import bitsandbytes as bnb
+from ftadvisor.simulation.stack import torch
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> Any:
+        ctx.kept = x if ctx.needs_input_grad[0] else None
+        ctx.weight = weight
+        return torch.nn.functional.linear(x, _unpacked(weight).to(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        grad = grads[0]
+        if not ctx.needs_input_grad[0]:
+            return None, None, None
+        return torch.matmul(grad, _unpacked(ctx.weight).to(grad.dtype)), None, None
+
+
+def _unpacked(weight: Any) -> Any:
+    state = weight.quant_state
+    # Scales that are quantised themselves go to fp32 first.
+    scales = torch.empty_like(state.absmax, dtype=torch.float32) if state.nested else None
+    out = torch.empty(state.shape, dtype=state.dtype, device=weight.device)
+    del scales
+    return out
+
+
+class _Linear4bit(bnb.nn.Linear4bit):
+    def forward(self, x: Any) -> Any:
+        return _Product.apply(x, self.weight, self.bias)
+
+
+def quantize_linears(model: Any, *, nested: bool, compute: Any) -> None:
+    """Replace every Linear, the head's too (BitsandbytesPrecision.module_init_context)."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear):
+            parent, _, own = name.rpartition(".")
+            made = four_bit(module, nested, compute, torch.float16, _Linear4bit)
+            setattr(model.get_submodule(parent), own, made)
