@@ -85,6 +85,9 @@ class Trainer:
     """torch.compile generates the loss: it reads the logits and writes their gradient."""
     selective_saves_products: bool = False
     """Selective checkpointing keeps the output of every second matrix, besides attention's."""
+    norm_weighs_fp32: bool = False
+    """RMSNorm multiplies by its weight before it casts back: where that trains, the factor that is
+    kept is in fp32 (lit-gpt of 2023)."""
     low_precision_norm: bool = False
     """LayerNorm runs in the autocast dtype, not in fp32."""
     lora_waits: bool = False

@@ -87,9 +87,7 @@ def deep_recording(
     return spliced(recording, pattern)
 
 
-def _pattern(
-    config: dict[str, Any], settings: Settings, trainer: Trainer
-) -> Pattern | None:
+def _pattern(config: dict[str, Any], settings: Settings, trainer: Trainer) -> Pattern | None:
     """None too where adapters sit in some layers only, which no few layers stand for."""
     options = settings.peft_config
     some = settings.technique == "adaption_prompt" or options.get("layers_to_transform")

@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 from ftadvisor.errors import UnsupportedError
-from ftadvisor.schema.model import ModelSpec
+from ftadvisor.schema.model import Block, ModelSpec
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.building import DTYPES, depth, transformers_config, with_layers
 from ftadvisor.simulation.litgpt_adapters import freeze, linears
 from ftadvisor.simulation.litgpt_kbit import quantize_linears
-from ftadvisor.simulation.litgpt_modules import Decoder, Prompt
+from ftadvisor.simulation.litgpt_modules import Decoder, Parts, Prompt, Rms
 from ftadvisor.simulation.stack import torch
 from ftadvisor.sources.architectures import read_model
 from ftadvisor.sources.techniques import technique_option
@@ -30,7 +30,7 @@ PROGRAM = "litgpt"
 
 
 def litgpt_model(
-    config: dict[str, Any], settings: Settings, layers: int | None
+    config: dict[str, Any], settings: Settings, trainer: Trainer, layers: int | None
 ) -> Any:
     """The model as fit() begins, on meta, with that many layers (None: all).
 
@@ -42,21 +42,27 @@ def litgpt_model(
     if layers is not None:
         made = with_layers(made, layers)
     kind = KINDS[settings.technique]
-    attention = spec.blocks[0].attention
+    block = spec.blocks[0]
     dtype = DTYPES[settings.weights_dtype]
     with torch.device("meta"):
-        model = Decoder(
-            spec, made, depth(made), linears(settings, attention, kind), prompt_of(settings)
-        )
+        parts = Parts(linears(settings, block.attention, kind), lambda: _norm(block, trainer))
+        model = Decoder(spec, made, depth(made), parts, prompt_of(settings))
         model.to(dtype)
         if settings.quantization != "none":
             quantize_linears(model, nested=settings.quantization == "nf4-dq", compute=dtype)
         length = int(settings.longest_length or settings.max_length)
-        model.add_rotations(length, attention.rotary_dim)
+        model.add_rotations(length, block.attention.rotary_dim)
     model.adapted = kind != "full"
     freeze(model, kind)
     model.train()
     return model
+
+
+def _norm(block: Block, trainer: Trainer) -> Any:
+    """torch's LayerNorm has a bias in litgpt, whatever the configuration says."""
+    if block.norm == "rms":
+        return Rms(block.hidden_size, trainer.norm_weighs_fp32)
+    return torch.nn.LayerNorm(block.hidden_size)
 
 
 def prompt_of(settings: Settings) -> Prompt | None:
@@ -113,6 +119,7 @@ class LitgptForward:
         self.logits: list[Any] = []
 
     def __call__(self, model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
+        """The loss of a micro-batch; nothing else is the loop's to hold."""
         found = model(batch["input_ids"], self.head_tokens)
         self.logits = [part.float() for part in found] if self.upcasts else found
         del found

@@ -23,6 +23,7 @@ class Lora(Module):
         self.lora_B = torch.nn.Parameter(torch.zeros(linear.out_features, rank))
 
     def forward(self, x: Any) -> Any:
+        """Columns to rows."""
         pretrained = self.linear(x)
         update = self.dropout(x) @ self.lora_A.transpose(0, 1) @ self.lora_B.transpose(0, 1)
         return pretrained + update * self.scaling
@@ -43,6 +44,7 @@ class LoraQkv(Module):
         self.lora_B = torch.nn.Parameter(torch.zeros(sum(widths), rank))
 
     def forward(self, x: Any) -> Any:
+        """Columns to rows."""
         pretrained = self.linear(x)
         after_a = functional.linear(self.dropout(x), self.lora_A)
         after_b = self._conv1d(after_a.transpose(-2, -1), self.lora_B.unsqueeze(-1))
@@ -78,6 +80,7 @@ class Scaled(Module):
         self.adapter_scale = torch.nn.Parameter(torch.ones(linear.out_features))
 
     def forward(self, x: Any) -> Any:
+        """Columns to rows."""
         return self.adapter_scale * (self.linear(x) + self.adapter_bias)
 
 

@@ -21,6 +21,13 @@ Module: Any = torch.nn.Module
 functional: Any = torch.nn.functional
 
 
+class Parts(NamedTuple):
+    """What a technique and a release put into a layer's places."""
+
+    linear: Linears
+    norm: Callable[[], Any]
+
+
 class Prompt(NamedTuple):
     """LLaMA-Adapter's: vectors in front of the keys of all layers from one on."""
 
@@ -29,35 +36,45 @@ class Prompt(NamedTuple):
 
 
 class Rms(Module):
-    """Root mean square norm in fp32 (litgpt/model.py, RMSNorm)."""
+    """Root mean square norm in fp32 (RMSNorm of litgpt/model.py, of lit_gpt/rmsnorm.py before).
 
-    def __init__(self, width: int) -> None:
+    `weighs_fp32`: its weight is multiplied in fp32 too.
+    """
+
+    def __init__(self, width: int, weighs_fp32: bool) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        self.weighs_fp32 = weighs_fp32
         self.weight = torch.nn.Parameter(torch.ones(width))
 
     def forward(self, x: Any) -> Any:
+        """A norm."""
         dtype = x.dtype
         x = x.float()
         mean = torch.mean(x * x, dim=-1, keepdim=True)
-        return (x * torch.rsqrt(mean + 1e-6)).to(dtype=dtype) * self.weight
+        normed = x * torch.rsqrt(mean + 1e-6)
+        if self.weighs_fp32:
+            return (self.weight * normed).to(dtype=dtype)
+        return normed.to(dtype=dtype) * self.weight
 
 
 class Attention(Module):
     """Causal self-attention, with LLaMA-Adapter's second attention to a prompt."""
 
-    def __init__(self, block: Block, linears: Linears, prompt_length: int) -> None:
+    def __init__(self, block: Block, parts: Parts, prompt_length: int) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         a = block.attention
         biases = [linear.bias for linear in block.linears if linear.part == "attention"]
         self.shape = a
-        self.attn = linears("qkv", block.hidden_size, a.q_width + a.k_width + a.v_width, biases[0])
-        self.proj = linears("proj", a.out_width, block.hidden_size, biases[-1])
+        width = a.q_width + a.k_width + a.v_width
+        self.attn = parts.linear("qkv", block.hidden_size, width, biases[0])
+        self.proj = parts.linear("proj", a.out_width, block.hidden_size, biases[-1])
         self.prompt_length = prompt_length
         if prompt_length:
             self.adapter_wte = torch.nn.Embedding(prompt_length, block.hidden_size)
             self.gating_factor = torch.nn.Parameter(torch.zeros(1, 1, a.num_heads, 1))
 
     def forward(self, x: Any, cos: Any, sin: Any) -> Any:
+        """Batch, tokens, width; the same again."""
         batch, length, _ = x.shape
         a = self.shape
         each = a.num_heads // a.num_kv_heads
@@ -116,16 +133,17 @@ def rotated(x: Any, cos: Any, sin: Any) -> Any:
 class Mlp(Module):
     """GptNeoxMLP; LLaMAMLP and GemmaMLP, whose gate and up are two matrices."""
 
-    def __init__(self, block: Block, linears: Linears) -> None:
+    def __init__(self, block: Block, parts: Parts) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         width, inner = block.hidden_size, block.mlp.intermediate_size
         bias = any(linear.bias for linear in block.linears if linear.part == "mlp")
         self.silu = block.mlp.act == "silu"
-        self.fc_1 = linears("mlp", width, inner, bias)
-        self.fc_2 = linears("mlp", width, inner, bias) if block.mlp.gated else None
-        self.proj = linears("mlp", inner, width, bias)
+        self.fc_1 = parts.linear("mlp", width, inner, bias)
+        self.fc_2 = parts.linear("mlp", width, inner, bias) if block.mlp.gated else None
+        self.proj = parts.linear("mlp", inner, width, bias)
 
     def forward(self, x: Any) -> Any:
+        """Width to width."""
         first = self.fc_1(x)
         second = None if self.fc_2 is None else self.fc_2(x)
         # One kernel for either GELU, which keeps its input.
@@ -136,15 +154,16 @@ class Mlp(Module):
 class Layer(Module):
     """litgpt/model.py, Block."""
 
-    def __init__(self, block: Block, linears: Linears, prompt_length: int) -> None:
+    def __init__(self, block: Block, parts: Parts, prompt_length: int) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.parallel = block.parallel
-        self.norm_1 = norm_of(block)
-        self.attn = Attention(block, linears, prompt_length)
-        self.norm_2 = norm_of(block) if len(block.norm_widths) > 1 else None
-        self.mlp = Mlp(block, linears)
+        self.norm_1 = parts.norm()
+        self.attn = Attention(block, parts, prompt_length)
+        self.norm_2: Any = parts.norm() if len(block.norm_widths) > 1 else None
+        self.mlp = Mlp(block, parts)
 
     def forward(self, x: Any, cos: Any, sin: Any) -> Any:
+        """Batch, tokens, width; the same again."""
         normed = self.norm_1(x)
         h = self.attn(normed, cos, sin)
         if self.parallel:
@@ -158,22 +177,21 @@ class Decoder(Module):
     """litgpt/model.py, GPT: embeddings and head are never tied."""
 
     def __init__(
-        self, spec: ModelSpec, config: Any, num_layers: int, linears: Linears, prompt: Prompt | None
+        self, spec: ModelSpec, config: Any, num_layers: int, parts: Parts, prompt: Prompt | None
     ) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         block = spec.blocks[0]
         self.config = config
         self.scale = spec.hidden_size**0.5 if spec.embedding_scale else None
-        self.lm_head = linears("head", spec.hidden_size, spec.vocab_size, spec.lm_head_bias)
+        self.lm_head = parts.linear("head", spec.hidden_size, spec.vocab_size, spec.lm_head_bias)
         lengths = [
             prompt.length if prompt is not None and at >= prompt.first_layer else 0
             for at in range(num_layers)
         ]
-        self.transformer = torch.nn.ModuleDict({
-            "wte": torch.nn.Embedding(spec.vocab_size, spec.hidden_size),
-            "h": torch.nn.ModuleList([Layer(block, linears, length) for length in lengths]),
-            "ln_f": norm_of(block),
-        })
+        self.transformer = torch.nn.Module()
+        self.transformer.wte = torch.nn.Embedding(spec.vocab_size, spec.hidden_size)
+        self.transformer.h = torch.nn.ModuleList([Layer(block, parts, n) for n in lengths])
+        self.transformer.ln_f = parts.norm()
 
     def add_rotations(self, length: int, width: int) -> None:
         """The table of rotations, in fp32: fit() sets max_seq_length to the longest sample, which
@@ -192,9 +210,3 @@ class Decoder(Module):
             x = layer(x, cos, sin)
         x = self.transformer.ln_f(x)
         return [self.lm_head(part) for part in (x.split(chunk, dim=1) if chunk else (x,))]
-
-
-def norm_of(block: Block) -> Any:
-    """RMSNorm, or torch's LayerNorm, which in litgpt always has a bias."""
-    rms = block.norm == "rms"
-    return Rms(block.hidden_size) if rms else torch.nn.LayerNorm(block.hidden_size)

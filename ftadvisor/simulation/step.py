@@ -105,7 +105,7 @@ def prepared_model(
 ) -> Any:
     """The model as training begins: quantised, adapted, with checkpointing and loss as asked."""
     if trainer.model_code == "litgpt":
-        return litgpt_model(config, settings, num_layers)
+        return litgpt_model(config, settings, trainer, num_layers)
     technique = find_technique(settings.technique)
     model = build_model(config, settings, trainer, num_layers)
     if settings.quantization != "none":
