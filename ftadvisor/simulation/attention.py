@@ -45,7 +45,8 @@ class Problem(NamedTuple):
     mask_needs_grad: bool = False
     """The mask is a bias that trains (T5's): only efficient attention has its gradient."""
     broadcast: bool = False
-    """Fewer key heads without enable_gqa (Falcon's one): no fused kernel broadcasts them
+    """Fewer key heads without enable_gqa (Falcon's one), or one batch of keys for all (a prompt's):
+    no fused kernel broadcasts them
     (sdp_utils_cpp.h, check_batch_size_and_num_heads_dense)."""
 
 
@@ -112,7 +113,7 @@ def problem_of(
         dropout=dropout,
         needs_grad=grad,
         mask_needs_grad=torch.is_grad_enabled() and mask is not None and mask.requires_grad,
-        broadcast=unequal and not gqa,
+        broadcast=(unequal and not gqa) or query.shape[0] != key.shape[0],
     )
 
 

@@ -49,7 +49,12 @@ def litgpt_model(
         model = Decoder(spec, made, depth(made), parts, prompt_of(settings))
         model.to(dtype)
         if settings.quantization != "none":
-            quantize_linears(model, nested=settings.quantization == "nf4-dq", compute=dtype)
+            quantize_linears(
+                model,
+                nested=settings.quantization == "nf4-dq",
+                compute=dtype,
+                keeps_input=trainer.kbit_saves_input,
+            )
         length = int(settings.longest_length or settings.max_length)
         model.add_rotations(length, block.attention.rotary_dim)
     model.adapted = kind != "full"
@@ -93,6 +98,8 @@ def _check(spec: ModelSpec, settings: Settings) -> None:
         f"objective {settings.objective}": settings.objective != "sft",
         f"quantization {settings.quantization}": settings.quantization
         not in ("none", "nf4", "nf4-dq"),
+        "quantisation with mixed precision": settings.quantization != "none"
+        and settings.autocast != "none",
         "gradient checkpointing": settings.gradient_checkpointing != "none",
         f"loss kernel {settings.loss_kernel}": settings.loss_kernel != "torch",
         "packing": settings.packing,

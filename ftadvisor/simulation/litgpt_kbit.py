@@ -18,8 +18,8 @@ from ftadvisor.simulation.stack import torch
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> Any:
-        ctx.kept = x if ctx.needs_input_grad[0] else None
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, keeps: bool) -> Any:
+        ctx.kept = x if keeps and ctx.needs_input_grad[0] else None
         ctx.weight = weight
         return torch.nn.functional.linear(x, _unpacked(weight).to(x.dtype), bias)
 
@@ -27,8 +27,8 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         grad = grads[0]
         if not ctx.needs_input_grad[0]:
-            return None, None, None
-        return torch.matmul(grad, _unpacked(ctx.weight).to(grad.dtype)), None, None
+            return None, None, None, None
+        return torch.matmul(grad, _unpacked(ctx.weight).to(grad.dtype)), None, None, None
 
 
 def _unpacked(weight: Any) -> Any:
@@ -41,14 +41,20 @@ def _unpacked(weight: Any) -> Any:
 
 
 class _Linear4bit(bnb.nn.Linear4bit):
+    keeps_input: bool
+
     def forward(self, x: Any) -> Any:
-        return _Product.apply(x, self.weight, self.bias)
+        return _Product.apply(x, self.weight, self.bias, self.keeps_input)
 
 
-def quantize_linears(model: Any, *, nested: bool, compute: Any) -> None:
-    """Replace every Linear, the head's too (BitsandbytesPrecision.module_init_context)."""
+def quantize_linears(model: Any, *, nested: bool, compute: Any, keeps_input: bool) -> None:
+    """Replace every Linear, the head's too (BitsandbytesPrecision.module_init_context).
+
+    `keeps_input`: its product keeps what it reads (bitsandbytes up to 0.43.1).
+    """
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear):
             parent, _, own = name.rpartition(".")
             made = four_bit(module, nested, compute, torch.float16, _Linear4bit)
+            made.keeps_input = keeps_input
             setattr(model.get_submodule(parent), own, made)
