@@ -60,7 +60,6 @@ def four_bit(
     `dtype`: what the weights were quantised from; None: what they are in.
     """
     shape = torch.Size(linear.weight.shape)
-    blocks = -(-shape.numel() // BLOCK)
     with torch.device("meta"):
         layer = cls(
             shape[1],
@@ -71,29 +70,14 @@ def four_bit(
             quant_type="nf4",
         )
         packed = torch.empty(((shape.numel() + 1) // 2, 1), dtype=torch.uint8)
-        code = torch.empty(16)
-        state2 = None
-        offset = None
-        absmax = torch.empty(blocks)
-        if nested:
-            absmax = torch.empty(blocks, dtype=torch.uint8)
-            offset = torch.empty(())
-            state2 = bnb.functional.QuantState(
-                absmax=torch.empty(-(-blocks // NESTED_BLOCK)),
-                code=torch.empty(CODE),
-                blocksize=NESTED_BLOCK,
-                dtype=torch.float32,
-            )
-    state = bnb.functional.QuantState(
-        absmax=absmax,
-        shape=shape,
-        code=code,
-        blocksize=BLOCK,
-        quant_type="nf4",
-        dtype=dtype or linear.weight.dtype,
-        offset=offset,
-        state2=state2,
-    )
+        state = bnb.functional.QuantState(
+            shape=shape,
+            code=torch.empty(16),
+            blocksize=BLOCK,
+            quant_type="nf4",
+            dtype=dtype or linear.weight.dtype,
+            **_scales(-(-shape.numel() // BLOCK), nested),
+        )
     layer.weight = bnb.nn.Params4bit(
         packed,
         requires_grad=False,
@@ -107,6 +91,19 @@ def four_bit(
     layer.quant_state = state
     layer.bias = linear.bias
     return layer
+
+
+def _scales(blocks: int, nested: bool) -> dict[str, Any]:
+    if not nested:
+        return {"absmax": torch.empty(blocks)}
+    state2 = bnb.functional.QuantState(
+        absmax=torch.empty(-(-blocks // NESTED_BLOCK)),
+        code=torch.empty(CODE),
+        blocksize=NESTED_BLOCK,
+        dtype=torch.float32,
+    )
+    absmax = torch.empty(blocks, dtype=torch.uint8)
+    return {"absmax": absmax, "offset": torch.empty(()), "state2": state2}
 
 
 def _int8(linear: Any) -> Any:
