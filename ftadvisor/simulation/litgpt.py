@@ -26,7 +26,6 @@ KINDS = {
     "adapter_v2": "adapter_v2",
 }  # fmt: skip
 """Techniques to the scripts that litgpt has."""
-PROGRAM = "litgpt"
 
 
 def litgpt_model(
@@ -72,13 +71,14 @@ def _norm(block: Block, trainer: Trainer) -> Any:
 
 def prompt_of(settings: Settings) -> Prompt | None:
     """LLaMA-Adapter's prompt; None: another technique."""
-    if not settings.technique.startswith("adapter"):
+    if settings.technique not in ("adapter", "adapter_v2"):
         return None
-    values = [
-        settings.peft_config.get(name) or technique_option(settings.technique, name)
-        for name in ("adapter_prompt_length", "adapter_start_layer")
-    ]
-    return Prompt(*(int(value) for value in values))
+
+    def option(name: str) -> int:
+        given = settings.peft_config.get(name)
+        return int(technique_option(settings.technique, name) if given is None else given)
+
+    return Prompt(option("adapter_prompt_length"), option("adapter_start_layer"))
 
 
 def _check(spec: ModelSpec, settings: Settings) -> None:
@@ -93,21 +93,31 @@ def _check(spec: ModelSpec, settings: Settings) -> None:
         or a.latent_dim > 0
         or block.traits.place not in ("pre", "parallel", "parallel2")
     )
+    kbit, layers = settings.quantization != "none", "its layers in litgpt are not simulated"
     refused = {
-        f"technique {settings.technique}": settings.technique not in KINDS,
-        f"objective {settings.objective}": settings.objective != "sft",
-        f"quantization {settings.quantization}": settings.quantization
-        not in ("none", "nf4", "nf4-dq"),
-        "quantisation with mixed precision": settings.quantization != "none"
-        and settings.autocast != "none",
-        "gradient checkpointing": settings.gradient_checkpointing != "none",
-        f"loss kernel {settings.loss_kernel}": settings.loss_kernel != "torch",
-        "packing": settings.packing,
-        f"model_type {spec.model_type}": other,
-    }
-    for what, asked in refused.items():
+        f"technique {settings.technique}": (
+            settings.technique not in KINDS, "litgpt has no script for it",
+        ),
+        f"objective {settings.objective}": (
+            settings.objective != "sft", "litgpt's finetuning scripts have sft only",
+        ),
+        f"quantization {settings.quantization}": (
+            kbit and not settings.quantization.startswith("nf4"), "of litgpt's, nf4 is simulated",
+        ),
+        "quantisation with mixed precision": (
+            kbit and settings.autocast != "none", "litgpt refuses it",
+        ),
+        "gradient checkpointing": (
+            settings.gradient_checkpointing != "none", "litgpt has it under FSDP only",
+        ),
+        "packing": (settings.packing, "litgpt's finetuning scripts do not pack"),
+        f"loss kernel {settings.loss_kernel}": (
+            settings.loss_kernel != "torch", "litgpt uses torch's",
+        ),
+        f"model_type {spec.model_type}": (other, layers),
+    }  # fmt: skip
+    for what, (asked, reason) in refused.items():
         if asked:
-            reason = f"{PROGRAM} has it not on one GPU, or its code for it is not simulated"
             raise UnsupportedError.of(what, reason, ["the closed form"])
 
 
