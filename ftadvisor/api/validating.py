@@ -21,10 +21,10 @@ def validate(
 ) -> Report:
     """Predict every row of a measurements file (default: the repository's own).
 
-    `simulate`: memory by the simulated step; rows that cannot be simulated are not scored, and no
-    bounds are stated. It takes seconds a row. `progress` is called with the id of each row that is
-    simulated. Raises UnknownNameError for a grouping that does not exist, DataFileError for rows
-    that cannot be read, in that file or in any catalogue.
+    `simulate`: memory by the simulated step; rows that cannot be simulated are not scored, and what
+    it promises of the repository's rows is stated. It takes seconds a row. `progress` is called
+    with the id of each row that is simulated. Raises UnknownNameError for a grouping that does not
+    exist, DataFileError for rows that cannot be read, in that file or in any catalogue.
     """
     if not simulate:
         return report.validate(path, by)

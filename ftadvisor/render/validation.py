@@ -111,6 +111,8 @@ def _unsupported(report: Report) -> list[Block]:
     for row in report.rows:
         if row.unsupported:
             reason = row.unsupported.replace(row.measurement.id, "the row")
+            if report.simulated:
+                reason = f"{row.measurement.source}: {reason}"
             reasons[reason] += 1
             example.setdefault(reason, row.measurement.id)
     items = tuple(f"{n} × {why} ({example[why]})" for why, n in reasons.most_common())

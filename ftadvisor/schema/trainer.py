@@ -24,6 +24,8 @@ class Trainer:
     """The loss shifts the logits, not the labels: one more fp32 copy for more than one sequence."""
     logits_upcast: bool = True
     """The loss works on an fp32 copy of the logits; False: in the logits' own dtype."""
+    upcasts_no_logits: tuple[str, ...] = ()
+    """Model types whose own loss leaves the logits in their dtype, `logits_upcast` or not."""
     loss_chunk_tokens: int = 0
     """The loss runs over chunks of this many tokens; 0: at once."""
     head_in_chunks: bool = False
@@ -54,6 +56,9 @@ class Trainer:
     """Model types whose keys and values are expanded to all heads before the flash kernel."""
     eager_model_types: tuple[str, ...] = ()
     """Model types that run eager attention whatever is asked for."""
+    keeps_cache: tuple[str, ...] = ()
+    """Model types that fill their key-value cache under checkpointing too: it holds their fused
+    q-k-v outputs until the outputs are dropped."""
     grouped_experts: bool = False
     """Experts run as grouped matrix products (Transformers 5); before, in a loop."""
     keeps_fused_qkv: bool = False

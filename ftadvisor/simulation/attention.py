@@ -8,9 +8,11 @@ ask cuDNN first (check_prefer_cudnn_attention); all others flash, efficient, mat
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
-from ftadvisor.simulation.stack import aten, torch
+from ftadvisor.simulation.stack import aten, masking_utils, torch
 
 Backend = Literal["cudnn", "flash", "efficient", "math"]
 
@@ -93,6 +95,20 @@ def _efficient(p: Problem, compute_capability: tuple[int, int]) -> bool:
         return False
     alignment = HEAD_ALIGNMENT if p.dtype in HALF else HEAD_ALIGNMENT_FP32
     return p.head_dim % alignment == 0 and p.value_head_dim % alignment == 0
+
+
+@contextmanager
+def flash_masks() -> Generator[None]:
+    """flash-attn's kernel takes no mask: causality and a sliding window are arguments of it
+    (transformers/masking_utils.py, flash_attention_mask). SDPA's flash kernel stands for it.
+    """
+    masks = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
+    usual = masks["sdpa"]
+    masks["sdpa"] = masking_utils.flash_attention_mask
+    try:
+        yield
+    finally:
+        masks["sdpa"] = usual
 
 
 def problem_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -44,40 +44,71 @@ def forward_of(settings: Settings, trainer: Trainer) -> Forward:
     return lambda model, batch: _older_loss(model, batch, trainer)
 
 
+def _base_of(model: Any) -> Any:
+    """The model inside PEFT's wrapper, or itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def _own_loss(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
     outputs = model(**batch)
     return outputs.loss, outputs
 
 
 def _older_loss(model: Any, batch: dict[str, Any], trainer: Trainer) -> tuple[Any, Any]:
-    """Losses that upcast and shift the logits, before Transformers 5, and those in chunks."""
+    """Losses that upcast and shift the logits, before Transformers 5, and those in chunks.
+
+    Decoders alone shift: others run their own loss. What a decoder's forward still names while it
+    computes the loss (the hidden states, the logits before they are shifted) lives until it is
+    there.
+    """
+    base = _base_of(model)
+    if base.config.is_encoder_decoder or type(base).__name__.endswith("ForMaskedLM"):
+        return _own_loss(model, batch)
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    outputs = model(**inputs)
+    head = base.get_output_embeddings()
+    with holding([] if head is None else [head], inputs=True) as hidden:
+        outputs = model(**inputs)
     labels = batch["labels"]
     logits = outputs.logits
-    if not trainer.half_logits_held:
-        outputs.logits = None
-    if trainer.logits_upcast:
+    if trainer.logits_upcast and model.config.model_type not in trainer.upcasts_no_logits:
         logits = logits.float()
-    if trainer.outputs_upcast or trainer.holds_upcast_outputs:
-        outputs.logits = logits
+    if trainer.outputs_upcast or trainer.holds_upcast_outputs or not trainer.half_logits_held:
+        outputs = type(outputs)(**{**outputs, "logits": logits})
+    rows = logits
     if trainer.shift_copies_logits:
-        logits = logits[..., :-1, :].contiguous()
+        rows = logits[..., :-1, :].contiguous()
         labels = labels[..., 1:].contiguous()
     else:
         labels = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:].contiguous()
-    logits, labels = logits.reshape(-1, logits.size(-1)), labels.reshape(-1)
-    if not trainer.loss_chunk_tokens:
-        return torch.nn.functional.cross_entropy(logits, labels), outputs
-    chunks = [
-        torch.nn.functional.cross_entropy(part, targets, reduction="none")
-        for part, targets in zip(
-            logits.split(trainer.loss_chunk_tokens),
-            labels.split(trainer.loss_chunk_tokens),
-            strict=True,
-        )
-    ]
-    return torch.cat(chunks).mean(), outputs
+    loss = _cross_entropy(
+        rows.reshape(-1, rows.size(-1)), labels.reshape(-1), trainer.loss_chunk_tokens
+    )
+    hidden.clear()
+    return loss, outputs
+
+
+@contextmanager
+def holding(modules: Iterable[Any], *, inputs: bool = False) -> Generator[list[Any]]:
+    """Keeps what modules put out, or read, until the caller clears the list."""
+    held: list[Any] = []
+
+    def hold(_: Any, read: Any, out: Any) -> None:
+        held.append(read[0] if inputs else out)
+
+    hooks = [module.register_forward_hook(hold) for module in modules]
+    try:
+        yield held
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _cross_entropy(rows: Any, labels: Any, chunk: int) -> Any:
+    if not chunk:
+        return torch.nn.functional.cross_entropy(rows, labels)
+    parts = zip(rows.split(chunk), labels.split(chunk), strict=True)
+    entropy = torch.nn.functional.cross_entropy
+    return torch.cat([entropy(part, of, reduction="none") for part, of in parts]).mean()
 
 
 def _fused_head(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
@@ -125,7 +156,7 @@ class _LigerLoss(torch.autograd.Function):
 
 def _liger(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _base_of(model)
     hidden = base.base_model(**inputs).last_hidden_state
     weight = base.get_output_embeddings().weight
     flat = hidden.reshape(-1, hidden.shape[-1])
@@ -135,7 +166,7 @@ def _liger(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
 
 def add_fused_head(model: Any) -> None:
     """TRL's own patch of the model's forward."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _base_of(model)
     trl_utils().add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
 
 

@@ -27,6 +27,7 @@ bitsandbytes = _library("bitsandbytes")
 aten: Any = torch.ops.aten
 TorchDispatchMode: Any = _library("torch.utils._python_dispatch").TorchDispatchMode
 flop_registry: Any = _library("torch.utils.flop_counter").flop_registry
+masking_utils = _library("transformers.masking_utils")
 foreach = _library("torch.utils._foreach_utils")
 optimizer_module = _library("torch.optim.optimizer")
 torch_library = _library("torch.library")

@@ -14,11 +14,12 @@ from ftadvisor.errors import FtadvisorError, UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.adapting import adapt
+from ftadvisor.simulation.attention import flash_masks
 from ftadvisor.simulation.building import build_model, depth
 from ftadvisor.simulation.cuda import as_cuda
 from ftadvisor.simulation.kbit import hidden_tensors, quantize
 from ftadvisor.simulation.litgpt import litgpt_model
-from ftadvisor.simulation.loop import NUM_STEPS, has_mask, is_hugging_face, run_steps
+from ftadvisor.simulation.loop import has_mask, is_hugging_face, run_steps
 from ftadvisor.simulation.losses import add_fused_head, triton_kernels
 from ftadvisor.simulation.optimizers import steps_on_meta
 from ftadvisor.simulation.pattern import layer_of
@@ -50,21 +51,24 @@ def record_step(
     began = time.perf_counter()
     transformers.logging.set_verbosity_error()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    flash = settings.attn_implementation == "flash_attention_2"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = prepared_model(config, settings, trainer, num_layers)
         recorder = Recorder(
             padded=has_mask(settings, trainer),
             compute_capability=compute_capability,
-            flash=settings.attn_implementation == "flash_attention_2",
+            flash=flash,
         )
         with ExitStack() as stack:
             for context in (steps_on_meta(), triton_kernels(), as_cuda(recorder)):
                 stack.enter_context(context)
+            if flash:
+                stack.enter_context(flash_masks())
             adopt_model(model, recorder)
             stack.callback(recorder.watch_modules(model))
             try:
-                run_steps(model, recorder, settings, trainer, num_steps=NUM_STEPS)
+                run_steps(model, recorder, settings, trainer)
             except FtadvisorError:
                 raise
             except (NotImplementedError, RuntimeError) as error:
@@ -108,6 +112,9 @@ def prepared_model(
         return litgpt_model(config, settings, trainer, num_layers)
     technique = find_technique(settings.technique)
     model = build_model(config, settings, trainer, num_layers)
+    if not trainer.grouped_experts and _has_grouped_experts(model):
+        reason = "its Transformers runs experts one by one, the installed one in grouped products"
+        raise UnsupportedError.of(f"a mixture of experts in {trainer.id}", reason)
     if settings.quantization != "none":
         model = quantize(model, settings, trainer)
         asked = settings.prepare_kbit
@@ -130,6 +137,10 @@ def prepared_model(
         add_fused_head(model)
     model.train()
     return model
+
+
+def _has_grouped_experts(model: Any) -> bool:
+    return any(".experts." in name and p.dim() == 3 for name, p in model.named_parameters())
 
 
 def _embeddings_to_half(model: Any) -> None:

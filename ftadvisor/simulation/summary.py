@@ -219,8 +219,8 @@ def _assumed(settings: Settings, trainer: Trainer) -> tuple[str, ...]:
         ]
     elif typical != longest:
         said = [
-            f"simulated: two optimizer steps, the first of {typical} tokens a sequence (a typical"
-            f" batch), the second of {longest} (the longest)"
+            f"simulated: optimizer steps of about {typical} tokens a sequence (typical batches),"
+            f" then one of {longest} (the longest)"
         ]
     if settings.gradient_accumulation_steps > 2:
         said.append("simulated: two micro-batches of each step; later ones are like the second")

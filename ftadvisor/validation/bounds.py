@@ -12,6 +12,8 @@ from ftadvisor.validation.scores import Summary, summarize
 
 PEFT_SOURCE = "PEFT MetaMathQA"
 FMS_SOURCE = "fms-acceleration"
+OWN_SOURCE = "ftadvisor H100 (2026-11)"
+PEFT_CLOSE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,26 @@ class Bound:
 def check_bounds(rows: Sequence[Row]) -> tuple[Bound, ...]:
     """All bounds, measured on these rows and on the fits that left one source out."""
     return (*_memory_bounds(rows), *_verdict_bounds(rows), *_time_bounds(rows), *_left_out_bounds())
+
+
+def check_simulated_bounds(rows: Sequence[Row]) -> tuple[Bound, ...]:
+    """What the simulated step promises of published rows that it can run."""
+
+    def others(r: Row) -> bool:
+        published = r.measurement.source not in (PEFT_SOURCE, OWN_SOURCE)
+        transformers = r.case is not None and r.case.situation.trainer.model_code == "transformers"
+        return published and transformers and r.measurement.grade == "A"
+
+    peft = [r.memory for r in rows if r.measurement.source == PEFT_SOURCE and r.memory]
+    far = sum(abs(score.error) > PEFT_CLOSE for score in peft) / max(len(peft), 1)
+    found = _summary(rows, others)
+    median = summarize(peft, len(peft)).median_abs_error
+    return (
+        Bound("simulated memory, PEFT: median", median, 0.005),
+        Bound("simulated memory, PEFT: rows more than 2 % off", far, 0.1),
+        Bound("simulated memory, other grade A: median", found.median_abs_error, 0.02),
+        Bound("simulated memory, other grade A: 90th percentile", found.p90_abs_error, 0.06),
+    )
 
 
 def _summary(rows: Sequence[Row], keep: Callable[[Row], bool]) -> Summary:

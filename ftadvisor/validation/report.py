@@ -12,7 +12,7 @@ from ftadvisor.errors import UnknownNameError
 from ftadvisor.schema.measurement import Measurement
 from ftadvisor.sources.catalogue_checks import check_data
 from ftadvisor.sources.measurements import read_measurements
-from ftadvisor.validation.bounds import Bound, check_bounds
+from ftadvisor.validation.bounds import Bound, check_bounds, check_simulated_bounds
 from ftadvisor.validation.rows import (
     Predictor,
     Row,
@@ -38,6 +38,8 @@ class Report:
     by: str
     bounds: tuple[Bound, ...]
     """Empty for a file of the user's own: the repository's bounds are for its own rows."""
+    simulated: bool = False
+    """Memory is the simulated step's; what it refuses is then said by source."""
 
     @property
     def holds(self) -> bool:
@@ -106,12 +108,13 @@ def validate(
 ) -> Report:
     """Predict every row of a measurements file (default: the repository's own).
 
-    `predict` says memory in the closed form's place; no bounds are stated for it. Raises
-    UnknownNameError for a grouping that does not exist, DataFileError for rows that cannot be read,
-    in that file or in any catalogue.
+    `predict` says memory in the closed form's place: the simulated step. Raises UnknownNameError
+    for a grouping that does not exist, DataFileError for rows that cannot be read, in that file or
+    in any catalogue.
     """
     if by is not None and by not in GROUPS:
         raise UnknownNameError("grouping", by, GROUPS)
     check_data()
     rows = tuple(row_of(m, predict) for m in read_measurements(Path(path) if path else None))
-    return Report(rows, by or "source", () if path or predict else check_bounds(rows))
+    check = check_simulated_bounds if predict else check_bounds
+    return Report(rows, by or "source", () if path else check(rows), predict is not None)
