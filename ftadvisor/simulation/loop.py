@@ -34,7 +34,7 @@ FIRST_OF_LONGEST = 2.38 / 4.06
 """Where batches come sorted from buckets of 80 samples, the longest first, the first batch of all
 has the longest of 80: its standard deviations above the mean, over the longest of 20,000's."""
 SHORTEST_OVER_MEAN = 0.55
-"""Of a bucket's last batch; a guess, to which the result is not sensitive."""
+"""Of a bucket's last batch: a guess."""
 
 
 def num_steps(settings: Settings, trainer: Trainer) -> int:
