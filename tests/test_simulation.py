@@ -18,8 +18,10 @@ from ftadvisor.schema.settings import Settings  # noqa: E402
 from ftadvisor.simulation.allocator import rounded  # noqa: E402
 from ftadvisor.simulation.attention import Problem, backend  # noqa: E402
 from ftadvisor.simulation.autocast import FP32, FP32_BY_ARGUMENT, LOWER, WIDEST  # noqa: E402
+from ftadvisor.simulation.building import transformers_config  # noqa: E402
 from ftadvisor.simulation.cuda import as_cuda  # noqa: E402
-from ftadvisor.simulation.depth import deep_recording, deep_step  # noqa: E402
+from ftadvisor.simulation.depth import deep_recording  # noqa: E402
+from ftadvisor.simulation.pattern import layer_pattern  # noqa: E402
 from ftadvisor.simulation.recorder import Recorder  # noqa: E402
 from ftadvisor.simulation.replaying import live_at, parts_at, phase_peaks, replay  # noqa: E402
 from ftadvisor.simulation.step import record_step  # noqa: E402
@@ -101,47 +103,29 @@ MODES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "mixtral", "gpt2"])
+TARGETS = {"gpt2": "c_attn", "bert": "query"}
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
 @pytest.mark.parametrize(("trainer", "options"), MODES)
 def test_few_layers_stand_for_all(name: str, trainer: str, options: dict[str, Any]):
     if options["technique"] == "lora":
-        target = "c_attn" if name == "gpt2" else "q_proj"
-        options = {**options, "lora_target_modules": (target,)}
+        options = {**options, "lora_target_modules": (TARGETS.get(name, "q_proj"),)}
+    if name == "bert":
+        options = {**options, "objective": "seq_cls"}
     config, settings, found, _ = run(CONFIGS[name], trainer, **options)
+    pattern = layer_pattern(transformers_config(config))
+    assert pattern is not None
+    assert pattern.recorded < pattern.num_layers
     whole = record_step(config, settings, found, compute_capability=AMPERE)
-    deep = deep_step(config, settings, found, compute_capability=AMPERE)
-    assert len(deep.recorded_layers) == 2
-    assert max(deep.recorded_layers) < whole.num_layers
-    peak = max(phase_peaks(whole), key=lambda phase: phase.live_bytes)
-    assert deep.live_bytes == peak.live_bytes
-    assert deep.parts == parts_at(whole, peak.event)
+    deep = deep_recording(config, settings, found, compute_capability=AMPERE)
     assert deep.num_trainable_params == whole.num_trainable_params
-
-
-@pytest.mark.parametrize("name", ["llama", "mixtral", "gpt2"])
-@pytest.mark.parametrize(("trainer", "options"), MODES)
-def test_spliced_layers_are_allocated_as_recorded_ones(
-    name: str, trainer: str, options: dict[str, Any]
-):
-    if options["technique"] == "lora":
-        target = "c_attn" if name == "gpt2" else "q_proj"
-        options = {**options, "lora_target_modules": (target,)}
-    deeper = {**CONFIGS[name], "n_layer" if name == "gpt2" else "num_hidden_layers": 8}
-    config, settings, found, _ = run(deeper, trainer, **options)
-    whole = replay(record_step(config, settings, found, compute_capability=AMPERE))
-    spliced = replay(deep_recording(config, settings, found, compute_capability=AMPERE))
-    assert spliced.live_bytes == whole.live_bytes
-    assert spliced.allocated_bytes == whole.allocated_bytes
-    assert spliced.reserved_bytes == whole.reserved_bytes
-
-
-def test_an_encoder_too():
-    config, settings, found, _ = run(
-        BERT, "transformers-5", technique="full", objective="seq_cls", micro_batch_size=4
-    )
-    whole = record_step(config, settings, found, compute_capability=AMPERE)
-    deep = deep_step(config, settings, found, compute_capability=AMPERE)
-    assert deep.live_bytes == max(phase.live_bytes for phase in phase_peaks(whole))
+    peaks = [max(phase_peaks(r), key=lambda phase: phase.live_bytes) for r in (whole, deep)]
+    assert parts_at(deep, peaks[1].event) == parts_at(whole, peaks[0].event)
+    expected, replayed = replay(whole), replay(deep)
+    assert replayed.live_bytes == expected.live_bytes
+    assert replayed.allocated_bytes == expected.allocated_bytes
+    assert replayed.reserved_bytes == expected.reserved_bytes
 
 
 def test_parts_sum_to_the_peak():
@@ -240,8 +224,10 @@ def test_published_rows_of_peft(row: str):
     else:
         pytest.fail(row)
     found = situation(m)
-    deep = deep_step(
-        model_config(m.model), found.settings, found.trainer, compute_capability=(8, 9)
+    deep = replay(
+        deep_recording(
+            model_config(m.model), found.settings, found.trainer, compute_capability=(8, 9)
+        )
     )
     assert m.memory_gib is not None
     error = 100 * (deep.live_bytes * 1.048 / (m.memory_gib * 2**30) - 1)

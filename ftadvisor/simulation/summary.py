@@ -28,7 +28,6 @@ from ftadvisor.simulation.depth import deep_recording
 from ftadvisor.simulation.pattern import layer_pattern
 from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Recording, Replay
 from ftadvisor.simulation.replaying import live_at, parts_at, replay
-from ftadvisor.simulation.splicing import layers_to_record
 from ftadvisor.simulation.stack import transformers
 
 KINDS = (
@@ -102,7 +101,7 @@ def check_code(config: dict[str, Any]) -> None:
 def _check_layers(config: dict[str, Any]) -> None:
     made = transformers_config(config)
     pattern = layer_pattern(made)
-    layers = depth(made) if pattern is None else min(layers_to_record(pattern), pattern.num_layers)
+    layers = depth(made) if pattern is None else pattern.recorded
     if layers > MOST_LAYERS:
         reason = f"{layers} of its layers differ, and to run them all would take minutes"
         raise UnsupportedError.of(f"model_type {quoted(made.model_type)}", reason)
