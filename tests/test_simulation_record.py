@@ -35,6 +35,7 @@ from ftadvisor.schema.simulation import (
     Timeline,
 )
 from ftadvisor.simulation import simulation, versions
+from ftadvisor.simulation.grids import assumed_grid, grid_of
 from ftadvisor.sources import answers
 from ftadvisor.sources.coefficients import simulated_intervals
 from ftadvisor.sources.gpus import find_gpu
@@ -401,3 +402,14 @@ def test_a_selfcheck_knows_its_architectures():
     assert len(MODELS) * len(SETTINGS) >= 200
     with pytest.raises(UnknownNameError):
         selfcheck(["lama"])
+
+
+def test_unknown_multiprocessors_are_those_of_the_largest_of_the_kind():
+    assert grid_of(find_gpu("rtx4090"), (8, 9)) == (128, 1536)
+    assert grid_of(find_gpu("h20"), (9, 0)) == grid_of(None, (9, 0)) == (132, 2048)
+    assert grid_of(find_gpu("b300"), (10, 3)) == grid_of(None, (8, 0)) == (108, 2048)
+    assert assumed_grid(find_gpu("rtx4090"), (8, 9)) is None
+    for name, capability, whose in (("h20", (9, 0), "largest"), ("b300", (10, 3), "A100's")):
+        said = assumed_grid(find_gpu(name), capability)
+        assert said is not None
+        assert whose in said

@@ -7,6 +7,7 @@ from typing import Any
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.building import transformers_config
+from ftadvisor.simulation.grids import Grid
 from ftadvisor.simulation.litgpt import prompt_of
 from ftadvisor.simulation.pattern import Pattern, layer_pattern
 from ftadvisor.simulation.recording import Recording
@@ -20,12 +21,18 @@ def deep_recording(
     trainer: Trainer,
     *,
     compute_capability: tuple[int, int],
+    grid: Grid | None = None,
 ) -> Recording:
     """The recording of the whole model, spliced from a few layers' where they repeat."""
     pattern = _pattern(config, settings, trainer)
     layers = None if pattern is None else pattern.recorded
     recording = record_step(
-        config, settings, trainer, compute_capability=compute_capability, num_layers=layers
+        config,
+        settings,
+        trainer,
+        compute_capability=compute_capability,
+        num_layers=layers,
+        grid=grid,
     )
     return recording if pattern is None else spliced(recording, pattern)
 

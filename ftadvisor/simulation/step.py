@@ -16,6 +16,7 @@ from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.adapting import adapt
 from ftadvisor.simulation.building import build_model, depth
 from ftadvisor.simulation.cuda import as_cuda
+from ftadvisor.simulation.grids import Grid
 from ftadvisor.simulation.kbit import hidden_tensors, quantize
 from ftadvisor.simulation.litgpt import litgpt_model
 from ftadvisor.simulation.loop import NUM_STEPS, has_mask, is_hugging_face, run_steps
@@ -35,6 +36,7 @@ def record_step(
     *,
     compute_capability: tuple[int, int],
     num_layers: int | None = None,
+    grid: Grid | None = None,
 ) -> Recording:
     """Two optimizer steps of the real model, PEFT wrapper, loss and optimizer, on meta tensors.
 
@@ -44,6 +46,7 @@ def record_step(
         trainer: whose loop runs.
         compute_capability: of the GPU, (9, 0) for an H100.
         num_layers: only so many of the model's layers; None: all.
+        grid: the GPU's; None: of the largest with its compute capability.
     Raises UnsupportedError for what cannot be run without weights, with the reason.
     """
     check_supported(settings, trainer)
@@ -57,6 +60,7 @@ def record_step(
             padded=has_mask(settings, trainer),
             compute_capability=compute_capability,
             flash=settings.attn_implementation == "flash_attention_2",
+            grid=grid,
         )
         with ExitStack() as stack:
             for context in (steps_on_meta(), triton_kernels(), as_cuda(recorder)):

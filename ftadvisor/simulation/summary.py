@@ -25,6 +25,7 @@ from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.allocator import OutOfMemoryError, rounded
 from ftadvisor.simulation.building import depth, transformers_config
 from ftadvisor.simulation.depth import deep_recording
+from ftadvisor.simulation.grids import grid_of
 from ftadvisor.simulation.pattern import layer_pattern
 from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Recording, Replay
 from ftadvisor.simulation.replaying import live_at, parts_at, replay
@@ -58,7 +59,8 @@ def summarized(
     began = time.perf_counter()
     check_code(config)
     _check_layers(config)
-    recording = deep_recording(config, settings, trainer, compute_capability=capability)
+    grid = grid_of(gpu, capability)
+    recording = deep_recording(config, settings, trainer, compute_capability=capability, grid=grid)
     found = on_card(recording, None if gpu is None else int(gpu.usable_bytes - context_bytes))
     peak = max(found.phases, key=lambda phase: phase.live_bytes)
     cause = recording.allocations[recording.events[peak.event] - 1]
