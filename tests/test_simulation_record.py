@@ -72,6 +72,7 @@ STEP = SimulatedStep(
     versions={"torch": "2.13.0"},
     assumptions=("simulated: two optimizer steps",),
 )
+NOTHING = Timeline(kinds=(), phases=(), moments=(), num_events=0)
 QUESTION: dict[str, Any] = {"model": "llama-7b", "gpu": "rtx3090", "technique": "lora"}
 
 
@@ -363,7 +364,7 @@ def test_a_picture_is_well_formed_and_says_where_the_peak_is():
 
 
 def test_a_picture_of_nothing_is_one():
-    empty = replace(STEP, timeline=Timeline(kinds=(), phases=(), moments=(), num_events=0))
+    empty = replace(STEP, timeline=NOTHING)
     xml.dom.minidom.parseString(timeline.svg(empty, "nothing"))
 
 
@@ -378,6 +379,14 @@ def test_a_png_needs_matplotlib(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InvalidSettingError, match="matplotlib") as raised:
         timeline.check_format("step.png")
     assert "--plot FILE.svg" in raised.value.suggestions
+
+
+def test_a_png_is_drawn(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    for name, step in (("step", STEP), ("nothing", replace(STEP, timeline=NOTHING))):
+        file = tmp_path / f"{name}.png"
+        timeline.write_plot(str(file), step, "a title")
+        assert file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_picture_that_cannot_be_written(tmp_path: Path):

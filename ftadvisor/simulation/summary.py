@@ -30,6 +30,7 @@ from ftadvisor.simulation.pattern import layer_pattern
 from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Recording, Replay
 from ftadvisor.simulation.replaying import live_at, parts_at, replay
 from ftadvisor.simulation.stack import transformers
+from ftadvisor.sources.models import CODE
 
 KINDS = (
     "weights", "buffers", "adapters", "optimizer", "gradients", "activations", "temporaries",
@@ -93,11 +94,17 @@ def summarized(
 
 
 def check_code(config: dict[str, Any]) -> None:
-    """Raise UnsupportedError for code that comes with a checkpoint: it is never executed."""
+    """Raise UnsupportedError for code that comes with a checkpoint, unless it is trusted."""
     name = config.get("model_type")
-    if "auto_map" in config and name not in transformers.CONFIG_MAPPING:
-        reason = "its code comes with the checkpoint (auto_map), and such code is never executed"
-        raise UnsupportedError.of(f"model_type {quoted(name)}", reason, ["the closed form"])
+    if "auto_map" not in config or name in transformers.CONFIG_MAPPING or config.get(CODE):
+        return
+    reason, instead = "its code comes with the checkpoint (auto_map), and ", "--trust-remote-code"
+    if CODE in config:
+        reason += "that is not on this machine"
+        instead = "--model DIRECTORY, which holds config.json and the code"
+    else:
+        reason += "such code is executed only where you say so"
+    raise UnsupportedError.of(f"model_type {quoted(name)}", reason, [instead])
 
 
 def _check_layers(config: dict[str, Any]) -> None:
