@@ -91,7 +91,7 @@ CODE = "_remote_code"
 def with_code(name: str) -> dict[str, Any]:
     """The config.json of a model whose user trusts the code that it names (auto_map).
 
-    Its directory and a digest of its code are added; nothing of it, where it is not on this machine.
+    Its directory and a digest of its code are added; None, where it is not on this machine.
     """
     config = model_config(name)
     named = config.get("auto_map")
@@ -100,7 +100,7 @@ def with_code(name: str) -> dict[str, Any]:
     path = Path(name)
     folder = path.parent if path.is_file() else path
     files = sorted(folder.glob("*.py")) if folder.is_dir() else []
-    elsewhere = "--" in str(named)  # repository--module.Class
+    elsewhere = "--" in str(cast("object", named))  # repository--module.Class
     if not files or elsewhere:
         return {**config, CODE: None}
     digest = sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
