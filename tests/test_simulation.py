@@ -201,6 +201,55 @@ def test_what_cannot_be_simulated_says_why():
         recorded(LLAMA, "trl-1.16", technique="lora", quantization="gptq-int4")
 
 
+def kept_in_layers(recording: Any, kind: str = "activations") -> int:
+    """Bytes that the layers keep at the end of the second forward."""
+    end = next(p.start for p in recording.phases if p.name == "backward 2") - 1
+    live = [recording.allocations[at] for at in live_at(recording, end)]
+    return sum(a.size for a in live if a.kind == kind and ".layers." in a.module)
+
+
+PLAIN = {"technique": "full", "gradient_checkpointing": "none"}
+
+
+def test_fused_layers_keep_their_inputs():
+    """In bf16: a norm its input and a scalar in fp32, an MLP gate, up and their product."""
+    tokens, layers = 2 * 96, LLAMA["num_hidden_layers"]
+    kept = {
+        key: kept_in_layers(recorded(LLAMA, "transformers-5", **PLAIN, **options))
+        for key, options in (
+            ("plain", {}), ("norm", {"fused_norm": True}), ("mlp", {"fused_mlp": True}),
+        )
+    }  # fmt: skip
+    # Transformers: the input in fp32, the normalised one in bf16, a scalar.
+    assert kept["plain"] - kept["norm"] == layers * 2 * tokens * 128 * (4 + 2 - 2)
+    # Beside gate, up and the product: the activation.
+    assert kept["plain"] - kept["mlp"] == layers * tokens * 320 * 2
+
+
+def test_selective_checkpoints_keep_attention_s_result():
+    options = {**PLAIN, "optim": "adamw_torch"}
+    full, selective = (
+        recorded(LLAMA, "transformers-5", **{**options, "gradient_checkpointing": which})
+        for which in ("full", "selective")
+    )
+    more = kept_in_layers(selective) - kept_in_layers(full)
+    tokens, layers = 2 * 96, LLAMA["num_hidden_layers"]
+    seeds = more - layers * tokens * (128 * 2 + 4 * 4)
+    assert 0 <= seeds <= layers * 64
+    attention = [
+        sum(w.flops for w in r.work if (w.phase, w.category) == ("backward 2", "attention"))
+        for r in (full, selective)
+    ]
+    assert attention[1] < attention[0]
+
+
+def test_liger_s_loss_makes_the_logits_of_a_chunk():
+    recording = recorded(LLAMA, "transformers-5", **PLAIN, loss_kernel="fused_linear")
+    # 512 words over a width of 128: four chunks of 48 rows, rounded up to 64.
+    assert [a.size for a in recording.allocations if a.size == 64 * 512 * 2] != []
+    assert all(a.size < 2 * 96 * 512 * 2 for a in recording.allocations if "lm_head" in a.module)
+
+
 def test_nothing_stays_switched_on():
     recorded(LLAMA, "trl-1.16", 2, technique="lora")
     x = torch.ones(2, 2, device="meta")

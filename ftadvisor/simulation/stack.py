@@ -29,6 +29,7 @@ TorchDispatchMode: Any = _library("torch.utils._python_dispatch").TorchDispatchM
 flop_registry: Any = _library("torch.utils.flop_counter").flop_registry
 foreach = _library("torch.utils._foreach_utils")
 optimizer_module = _library("torch.optim.optimizer")
+torch_checkpoint = _library("torch.utils.checkpoint")
 torch_library = _library("torch.library")
 """torch.library: kernels for the dispatcher."""
 

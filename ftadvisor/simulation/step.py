@@ -15,7 +15,9 @@ from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.adapting import adapt
 from ftadvisor.simulation.building import build_model, depth
+from ftadvisor.simulation.checkpointing import checkpoint_options
 from ftadvisor.simulation.cuda import as_cuda
+from ftadvisor.simulation.fused import fuse_layers
 from ftadvisor.simulation.grids import Grid
 from ftadvisor.simulation.kbit import hidden_tensors, quantize
 from ftadvisor.simulation.litgpt import litgpt_model
@@ -62,6 +64,7 @@ def record_step(
             flash=settings.attn_implementation == "flash_attention_2",
             grid=grid,
         )
+        fuse_layers(model, settings, recorder.grid.multiprocessors)
         with ExitStack() as stack:
             for context in (steps_on_meta(), triton_kernels(), as_cuda(recorder)):
                 stack.enter_context(context)
@@ -90,10 +93,7 @@ def check_supported(settings: Settings, trainer: Trainer) -> None:
         "strategy": settings.strategy not in ("none",) or int(settings.num_gpus) > 1,
         "fp8": settings.fp8,
         "offloading": settings.offload_optimizer or settings.offload_params,
-        "selective checkpointing": settings.gradient_checkpointing == "selective",
-        "fused kernels of Liger or unsloth": settings.fused_norm
-        or settings.fused_mlp
-        or settings.fused_lora,
+        "fused LoRA (unsloth's or foak's kernels)": settings.fused_lora,
         f"objective {settings.objective}": settings.objective
         in ("distillation", "dpo", "kto", "orpo", "grpo", "rloo", "ppo"),
         f"{trainer.framework}'s own model code": trainer.model_code
@@ -125,9 +125,9 @@ def prepared_model(
             _adapters_to_half(model)
     if is_hugging_face(trainer) or settings.gradient_checkpointing != "none":
         model.config.use_cache = False
-    if settings.gradient_checkpointing == "full":
-        reentrant = {"use_reentrant": trainer.reentrant_checkpointing}
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=reentrant)
+    if settings.gradient_checkpointing != "none":
+        options = checkpoint_options(settings, trainer)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         if hasattr(model, "peft_config"):
             model.enable_input_require_grads()
     if settings.loss_kernel == "chunked":
