@@ -58,12 +58,7 @@ def record_step(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = prepared_model(config, settings, trainer, num_layers)
-        recorder = Recorder(
-            padded=has_mask(settings, trainer),
-            compute_capability=compute_capability,
-            flash=settings.attn_implementation == "flash_attention_2",
-            grid=grid,
-        )
+        recorder = _recorder(settings, trainer, compute_capability, grid)
         fuse_layers(model, settings, recorder.grid.multiprocessors)
         with ExitStack() as stack:
             for context in (steps_on_meta(), triton_kernels(), as_cuda(recorder)):
@@ -85,6 +80,17 @@ def record_step(
     del model
     gc.collect()
     return recording
+
+
+def _recorder(
+    settings: Settings, trainer: Trainer, compute_capability: tuple[int, int], grid: Grid | None
+) -> Recorder:
+    return Recorder(
+        padded=has_mask(settings, trainer),
+        compute_capability=compute_capability,
+        flash=settings.attn_implementation == "flash_attention_2",
+        grid=grid,
+    )
 
 
 def check_supported(settings: Settings, trainer: Trainer) -> None:

@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from ftadvisor.errors import UnsupportedError, quoted
 from ftadvisor.schema.hardware import Gpu
@@ -27,16 +27,12 @@ from ftadvisor.simulation.building import depth, transformers_config
 from ftadvisor.simulation.depth import deep_recording
 from ftadvisor.simulation.grids import grid_of
 from ftadvisor.simulation.pattern import layer_pattern
-from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Recording, Replay
+from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Kind, Recording, Replay
 from ftadvisor.simulation.replaying import live_at, parts_at, replay
 from ftadvisor.simulation.stack import transformers
 from ftadvisor.sources.models import CODE
 
-KINDS = (
-    "weights", "buffers", "adapters", "optimizer", "gradients", "activations", "temporaries",
-    "workspace", "batch",
-)  # fmt: skip
-"""From what lives longest to what is soon gone: how they are stacked."""
+KINDS: tuple[str, ...] = get_args(Kind)
 MOST_CONSUMERS = 12
 MOMENTS = 480
 """Points of a timeline that is shown."""
