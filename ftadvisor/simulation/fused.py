@@ -32,6 +32,8 @@ def fuse_layers(model: Any, settings: Settings, multiprocessors: int) -> None:
 
     Raises UnsupportedError for a model type whose kernels were not read.
     """
+    if not (settings.fused_norm or settings.fused_mlp):
+        return
     kind = model.config.model_type
     for asked, known, what in (
         (settings.fused_norm, NORMS, "Liger's RMSNorm"),

@@ -100,6 +100,8 @@ def check_supported(settings: Settings, trainer: Trainer) -> None:
         "fp8": settings.fp8,
         "offloading": settings.offload_optimizer or settings.offload_params,
         "fused LoRA (unsloth's or foak's kernels)": settings.fused_lora,
+        "Liger's kernels in a program's own layers": (settings.fused_norm or settings.fused_mlp)
+        and trainer.model_code != "transformers",
         f"objective {settings.objective}": settings.objective
         in ("distillation", "dpo", "kto", "orpo", "grpo", "rloo", "ppo"),
         f"{trainer.framework}'s own model code": trainer.model_code
