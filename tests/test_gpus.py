@@ -89,6 +89,23 @@ def test_boards_of_one_chip_have_its_cache():
         assert gpu.l2_cache_bytes is None or 1 * MIB <= gpu.l2_cache_bytes <= 256 * MIB, gpu.id
 
 
+CORES = {"6.1": 128, "6.0": 64, "7.0": 64, "7.5": 64, "8.0": 64}
+"""fp32 units of a multiprocessor; 128 since (CUDA C++ Programming Guide, arithmetic throughput)."""
+
+
+def test_multiprocessors_give_a_clock():
+    """The fp32 rate is units times two times the clock."""
+    for gpu in all_gpus():
+        if gpu.multiprocessors is None:
+            continue
+        units = gpu.multiprocessors * CORES.get(gpu.compute_capability, 128)
+        clock = gpu.flops_per_second["fp32"] / (2 * units)
+        assert 1.2e9 < clock < 2.7e9, gpu.id
+        assert gpu.resident_threads in (1024, 1536, 2048), gpu.id
+    assert find_gpu("h100-sxm").multiprocessors == 132
+    assert find_gpu("mi300x").resident_threads is None
+
+
 def test_usable_is_less_than_nominal():
     for gpu in all_gpus():
         assert 0.66 <= gpu.usable_bytes / gpu.memory_bytes <= 1, gpu.id
@@ -118,7 +135,7 @@ def test_every_source_is_used_and_dated():
     assert all(source["title"] and source["date"] for source in content["sources"].values())
     for row in content["gpus"]:
         assert set(row["sources"]) <= set(row), row["id"]
-        for unknowable in ("torch_total_gib", "l2_cache_mib"):
+        for unknowable in ("torch_total_gib", "l2_cache_mib", "multiprocessors"):
             assert (row[unknowable] is None) == (unknowable not in row["sources"]), row["id"]
 
 

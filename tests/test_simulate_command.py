@@ -83,6 +83,56 @@ def test_what_cannot_be_simulated_says_so(home: Path):
         assert found.reason
 
 
+CODE = {
+    "configuration_own.py": """
+from transformers import LlamaConfig
+
+class OwnConfig(LlamaConfig):
+    model_type = "internlm2"
+""",
+    "modeling_own.py": """
+from transformers import LlamaForCausalLM
+from .configuration_own import OwnConfig
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+""",
+}
+
+
+def test_a_checkpoint_s_own_code_runs_only_where_it_is_trusted(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(home / "code"))
+    sizes = {
+        "vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 128,
+        "tie_word_embeddings": False, "bias": False,
+    }  # fmt: skip
+    auto = {"AutoConfig": "configuration_own.OwnConfig"}
+    auto |= {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    found = {}
+    for name, kind, named in (("own", "internlm2", auto), ("plain", "llama", None)):
+        (home / name).mkdir()
+        config = {"model_type": kind, **sizes, **({"auto_map": named} if named else {})}
+        (home / name / "config.json").write_text(json.dumps(config))
+        for file, text in CODE.items() if named else ():
+            (home / name / file).write_text(text)
+        question = {"model": str(home / name), "technique": "full", "max_length": 64}
+        found[name] = simulate(**question, trust_remote_code=True)
+    assert found["own"].step is not None
+    assert found["own"].step.allocated_bytes == found["plain"].step.allocated_bytes
+    ran = (home / "code").exists()
+    assert ran
+    words = ["simulate", "--model", str(home / "own"), "--technique", "full"]
+    assert answered(capsys, *words)["method"] == "analytic"
+    assert answered(capsys, *words, "--trust-remote-code")["method"] == "simulated"
+    (home / "own" / "modeling_own.py").unlink()
+    (home / "own" / "configuration_own.py").unlink()
+    reason = simulate(str(home / "own"), trust_remote_code=True).reason
+    assert "not on this machine" in reason
+
+
 ARCHITECTURES = ("llama", "qwen2", "gemma2", "gpt2", "opt", "bert")
 TOO_LOW = {("gpt2", "lora, trl"), ("bert", "lora, trl"), ("bert", "full, trl")}
 """Where the closed form is 3.6 to 6.5 % below the simulation: small models whose biases train or

@@ -18,8 +18,10 @@ from ftadvisor.schema.settings import Settings  # noqa: E402
 from ftadvisor.simulation.allocator import rounded  # noqa: E402
 from ftadvisor.simulation.attention import Problem, backend  # noqa: E402
 from ftadvisor.simulation.autocast import FP32, FP32_BY_ARGUMENT, LOWER, WIDEST  # noqa: E402
+from ftadvisor.simulation.building import transformers_config  # noqa: E402
 from ftadvisor.simulation.cuda import as_cuda  # noqa: E402
-from ftadvisor.simulation.depth import deep_recording, deep_step  # noqa: E402
+from ftadvisor.simulation.depth import deep_recording  # noqa: E402
+from ftadvisor.simulation.pattern import layer_pattern  # noqa: E402
 from ftadvisor.simulation.recorder import Recorder  # noqa: E402
 from ftadvisor.simulation.replaying import live_at, parts_at, phase_peaks, replay  # noqa: E402
 from ftadvisor.simulation.step import record_step  # noqa: E402
@@ -101,47 +103,29 @@ MODES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3", "mixtral", "gpt2"])
+TARGETS = {"gpt2": "c_attn", "bert": "query"}
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
 @pytest.mark.parametrize(("trainer", "options"), MODES)
 def test_few_layers_stand_for_all(name: str, trainer: str, options: dict[str, Any]):
     if options["technique"] == "lora":
-        target = "c_attn" if name == "gpt2" else "q_proj"
-        options = {**options, "lora_target_modules": (target,)}
+        options = {**options, "lora_target_modules": (TARGETS.get(name, "q_proj"),)}
+    if name == "bert":
+        options = {**options, "objective": "seq_cls"}
     config, settings, found, _ = run(CONFIGS[name], trainer, **options)
+    pattern = layer_pattern(transformers_config(config))
+    assert pattern is not None
+    assert pattern.recorded < pattern.num_layers
     whole = record_step(config, settings, found, compute_capability=AMPERE)
-    deep = deep_step(config, settings, found, compute_capability=AMPERE)
-    assert len(deep.recorded_layers) == 2
-    assert max(deep.recorded_layers) < whole.num_layers
-    peak = max(phase_peaks(whole), key=lambda phase: phase.live_bytes)
-    assert deep.live_bytes == peak.live_bytes
-    assert deep.parts == parts_at(whole, peak.event)
+    deep = deep_recording(config, settings, found, compute_capability=AMPERE)
     assert deep.num_trainable_params == whole.num_trainable_params
-
-
-@pytest.mark.parametrize("name", ["llama", "mixtral", "gpt2"])
-@pytest.mark.parametrize(("trainer", "options"), MODES)
-def test_spliced_layers_are_allocated_as_recorded_ones(
-    name: str, trainer: str, options: dict[str, Any]
-):
-    if options["technique"] == "lora":
-        target = "c_attn" if name == "gpt2" else "q_proj"
-        options = {**options, "lora_target_modules": (target,)}
-    deeper = {**CONFIGS[name], "n_layer" if name == "gpt2" else "num_hidden_layers": 8}
-    config, settings, found, _ = run(deeper, trainer, **options)
-    whole = replay(record_step(config, settings, found, compute_capability=AMPERE))
-    spliced = replay(deep_recording(config, settings, found, compute_capability=AMPERE))
-    assert spliced.live_bytes == whole.live_bytes
-    assert spliced.allocated_bytes == whole.allocated_bytes
-    assert spliced.reserved_bytes == whole.reserved_bytes
-
-
-def test_an_encoder_too():
-    config, settings, found, _ = run(
-        BERT, "transformers-5", technique="full", objective="seq_cls", micro_batch_size=4
-    )
-    whole = record_step(config, settings, found, compute_capability=AMPERE)
-    deep = deep_step(config, settings, found, compute_capability=AMPERE)
-    assert deep.live_bytes == max(phase.live_bytes for phase in phase_peaks(whole))
+    peaks = [max(phase_peaks(r), key=lambda phase: phase.live_bytes) for r in (whole, deep)]
+    assert parts_at(deep, peaks[1].event) == parts_at(whole, peaks[0].event)
+    expected, replayed = replay(whole), replay(deep)
+    assert replayed.live_bytes == expected.live_bytes
+    assert replayed.allocated_bytes == expected.allocated_bytes
+    assert replayed.reserved_bytes == expected.reserved_bytes
 
 
 def test_parts_sum_to_the_peak():
@@ -217,6 +201,55 @@ def test_what_cannot_be_simulated_says_why():
         recorded(LLAMA, "trl-1.16", technique="lora", quantization="gptq-int4")
 
 
+def kept_in_layers(recording: Any, kind: str = "activations") -> int:
+    """Bytes that the layers keep at the end of the second forward."""
+    end = next(p.start for p in recording.phases if p.name == "backward 2") - 1
+    live = [recording.allocations[at] for at in live_at(recording, end)]
+    return sum(a.size for a in live if a.kind == kind and ".layers." in a.module)
+
+
+PLAIN = {"technique": "full", "gradient_checkpointing": "none"}
+
+
+def test_fused_layers_keep_their_inputs():
+    """In bf16: a norm its input and a scalar in fp32, an MLP gate, up and their product."""
+    tokens, layers = 2 * 96, LLAMA["num_hidden_layers"]
+    kept = {
+        key: kept_in_layers(recorded(LLAMA, "transformers-5", **PLAIN, **options))
+        for key, options in (
+            ("plain", {}), ("norm", {"fused_norm": True}), ("mlp", {"fused_mlp": True}),
+        )
+    }  # fmt: skip
+    # Transformers: the input in fp32, the normalised one in bf16, a scalar.
+    assert kept["plain"] - kept["norm"] == layers * 2 * tokens * 128 * (4 + 2 - 2)
+    # Beside gate, up and the product: the activation.
+    assert kept["plain"] - kept["mlp"] == layers * tokens * 320 * 2
+
+
+def test_selective_checkpoints_keep_attention_s_result():
+    options = {**PLAIN, "optim": "adamw_torch"}
+    full, selective = (
+        recorded(LLAMA, "transformers-5", **{**options, "gradient_checkpointing": which})
+        for which in ("full", "selective")
+    )
+    more = kept_in_layers(selective) - kept_in_layers(full)
+    tokens, layers = 2 * 96, LLAMA["num_hidden_layers"]
+    seeds = more - layers * tokens * (128 * 2 + 4 * 4)
+    assert 0 <= seeds <= layers * 64
+    attention = [
+        sum(w.flops for w in r.work if (w.phase, w.category) == ("backward 2", "attention"))
+        for r in (full, selective)
+    ]
+    assert attention[1] < attention[0]
+
+
+def test_liger_s_loss_makes_the_logits_of_a_chunk():
+    recording = recorded(LLAMA, "transformers-5", **PLAIN, loss_kernel="fused_linear")
+    # 512 words over a width of 128: four chunks of 48 rows, rounded up to 64.
+    assert [a.size for a in recording.allocations if a.size == 64 * 512 * 2] != []
+    assert all(a.size < 2 * 96 * 512 * 2 for a in recording.allocations if "lm_head" in a.module)
+
+
 def test_nothing_stays_switched_on():
     recorded(LLAMA, "trl-1.16", 2, technique="lora")
     x = torch.ones(2, 2, device="meta")
@@ -240,8 +273,10 @@ def test_published_rows_of_peft(row: str):
     else:
         pytest.fail(row)
     found = situation(m)
-    deep = deep_step(
-        model_config(m.model), found.settings, found.trainer, compute_capability=(8, 9)
+    deep = replay(
+        deep_recording(
+            model_config(m.model), found.settings, found.trainer, compute_capability=(8, 9)
+        )
     )
     assert m.memory_gib is not None
     error = 100 * (deep.live_bytes * 1.048 / (m.memory_gib * 2**30) - 1)

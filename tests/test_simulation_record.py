@@ -35,6 +35,7 @@ from ftadvisor.schema.simulation import (
     Timeline,
 )
 from ftadvisor.simulation import simulation, versions
+from ftadvisor.simulation.grids import assumed_grid, grid_of
 from ftadvisor.sources import answers
 from ftadvisor.sources.coefficients import simulated_intervals
 from ftadvisor.sources.gpus import find_gpu
@@ -71,6 +72,7 @@ STEP = SimulatedStep(
     versions={"torch": "2.13.0"},
     assumptions=("simulated: two optimizer steps",),
 )
+NOTHING = Timeline(kinds=(), phases=(), moments=(), num_events=0)
 QUESTION: dict[str, Any] = {"model": "llama-7b", "gpu": "rtx3090", "technique": "lora"}
 
 
@@ -362,7 +364,7 @@ def test_a_picture_is_well_formed_and_says_where_the_peak_is():
 
 
 def test_a_picture_of_nothing_is_one():
-    empty = replace(STEP, timeline=Timeline(kinds=(), phases=(), moments=(), num_events=0))
+    empty = replace(STEP, timeline=NOTHING)
     xml.dom.minidom.parseString(timeline.svg(empty, "nothing"))
 
 
@@ -377,6 +379,14 @@ def test_a_png_needs_matplotlib(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InvalidSettingError, match="matplotlib") as raised:
         timeline.check_format("step.png")
     assert "--plot FILE.svg" in raised.value.suggestions
+
+
+def test_a_png_is_drawn(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    for name, step in (("step", STEP), ("nothing", replace(STEP, timeline=NOTHING))):
+        file = tmp_path / f"{name}.png"
+        timeline.write_plot(str(file), step, "a title")
+        assert file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_picture_that_cannot_be_written(tmp_path: Path):
@@ -401,3 +411,14 @@ def test_a_selfcheck_knows_its_architectures():
     assert len(MODELS) * len(SETTINGS) >= 200
     with pytest.raises(UnknownNameError):
         selfcheck(["lama"])
+
+
+def test_unknown_multiprocessors_are_those_of_the_largest_of_the_kind():
+    assert grid_of(find_gpu("rtx4090"), (8, 9)) == (128, 1536)
+    assert grid_of(find_gpu("h20"), (9, 0)) == grid_of(None, (9, 0)) == (132, 2048)
+    assert grid_of(find_gpu("b300"), (10, 3)) == grid_of(None, (8, 0)) == (108, 2048)
+    assert assumed_grid(find_gpu("rtx4090"), (8, 9)) is None
+    for name, capability, whose in (("h20", (9, 0), "largest"), ("b300", (10, 3), "A100's")):
+        said = assumed_grid(find_gpu(name), capability)
+        assert said is not None
+        assert whose in said

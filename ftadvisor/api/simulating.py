@@ -20,7 +20,7 @@ from ftadvisor.schema.simulation import SimulatedStep, Simulation
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.sources.coefficients import memory_coefficients, simulated_intervals
 from ftadvisor.sources.gpus import find_gpu
-from ftadvisor.sources.models import model_config
+from ftadvisor.sources.models import model_config, with_code
 from ftadvisor.sources.trainers import find_trainer
 
 NOT_SIMULATED = "memory is the closed form's (analytic), not simulated"
@@ -32,16 +32,18 @@ def simulate(
     gpu: str | None = None,
     technique: str | None = None,
     objective: str | None = None,
+    trust_remote_code: bool = False,
     **options: Unpack[Options],
 ) -> Simulation:
     """The training step of one run, simulated: peak memory, who holds it, timeline and work.
 
     Takes what `estimate` takes. Needs the `run` extra (MissingExtraError), but no GPU, no weights
-    and no network. What cannot be simulated gets the closed form's answer: `step` is None then,
-    and `reason` says why.
+    and no network. `trust_remote_code`: run the modelling code in the model's own directory, which
+    is otherwise never executed. What cannot be simulated gets the closed form's answer: `step` is
+    None then, and `reason` says why.
     """
     found = estimate(model, gpu=gpu, technique=technique, objective=objective, **options)
-    return simulated(found, model_config(model))
+    return simulated(found, with_code(model) if trust_remote_code else model_config(model))
 
 
 def simulated(closed: Estimate, config: Mapping[str, Any]) -> Simulation:

@@ -168,6 +168,7 @@ NUMERICS = Group(
             also=("liger", "use_liger_kernel", "cross_entropy"),
         ),
         Option("fused_norm", None, "", "RMSNorm by a fused kernel (Liger, unsloth)."),
+        Option("fused_mlp", None, "", "Gated MLP by a fused kernel (Liger's SwiGLU, GEGLU)."),
     ),
 )
 

@@ -21,6 +21,13 @@ PLOT = Option(
     "(needs matplotlib).",
     also=("figure", "picture"),
 )
+TRUST = Option(
+    "trust_remote_code",
+    None,
+    "",
+    "Run the modelling code that lies beside config.json in the model's own directory (auto_map); "
+    "without this it is never executed.",
+)
 
 
 def run(given: dict[str, Any]) -> int:
@@ -30,6 +37,7 @@ def run(given: dict[str, Any]) -> int:
         raise InvalidSettingError(
             "--model is missing.", ["--model llama-7b", "ftadvisor list models"]
         )
+    trusted = {"trust_remote_code": given.pop("trust_remote_code", False)}
     from ftadvisor import api
     from ftadvisor.render import timeline
     from ftadvisor.render.simulation import simulation_document, title_of
@@ -37,7 +45,7 @@ def run(given: dict[str, Any]) -> int:
     if plot is not None:
         timeline.check_format(plot)
     with warnings_to_stderr():
-        found = api.simulate(**given)
+        found = api.simulate(**given, **trusted)
     estimates = (found.estimate,)
     remedies = () if as_json else remedies_of(estimates, given)
     print_answer(found, lambda: simulation_document(found, remedies), as_json=as_json)
@@ -56,7 +64,7 @@ COMMAND = Command(
     "and when. Needs pip install 'ftadvisor[run]'.",
     usage="simulate --model MODEL [--gpu GPU] [--technique T] [options]",
     arguments=(),
-    groups=(*SETTINGS, Group("Output", (PLOT, JSON))),
+    groups=(*SETTINGS, Group("Model code", (TRUST,)), Group("Output", (PLOT, JSON))),
     examples=(
         (
             "ftadvisor simulate --model llama-3.2-3b --technique lora --gpu l40s "
@@ -72,8 +80,8 @@ COMMAND = Command(
     details="Takes the same options as estimate and answers with the same record; time and cost "
     "are the estimate's. Transformers, PEFT and the optimizer really run, without weights, GPU or "
     "network, and their allocations are replayed through a model of CUDA's caching allocator. What "
-    "cannot be simulated (several GPUs, preference objectives, code that comes with a checkpoint) "
-    "gets the closed form's answer, and says so.\n\nAnswers are kept in the user's cache directory "
-    "(FTADVISOR_HOME). The exit code is 0 when it fits or is tight, 1 when it does not, 2 when the "
-    "question cannot be answered.",
+    "cannot be simulated (several GPUs, preference objectives, a checkpoint's own code that is not "
+    "trusted) gets the closed form's answer, and says so.\n\nAnswers are kept in the user's "
+    "cache directory (FTADVISOR_HOME). The exit code is 0 when it fits or is tight, 1 when it does "
+    "not, 2 when the question cannot be answered.",
 )

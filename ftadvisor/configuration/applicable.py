@@ -43,6 +43,7 @@ _SAID_WHEN: Final[dict[str, Callable[[Any], bool]]] = {
     "offload_optimizer": _on,
     "offload_params": _on,
     "fused_norm": _on,
+    "fused_mlp": _on,
 }
 """Settings that say nothing in some states: off, empty, or left to the library."""
 

@@ -59,6 +59,7 @@ SWITCHES = (
     "prepare_kbit",
     "packing",
     "fused_norm",
+    "fused_mlp",
     "offload_optimizer",
     "offload_params",
     "reference_model",

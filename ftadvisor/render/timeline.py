@@ -25,8 +25,8 @@ LEFT, RIGHT, TOP, BOTTOM = 70, 200, 60, 60
 MOST_TICKS = 8
 ROUND = (1.0, 2.0, 5.0, 10.0)
 """What an axis counts in, times a power of ten."""
-NAMED_FROM = 46
-"""Pixels from which on a phase's name is written."""
+LETTER = 7
+"""Pixels that a letter of a phase's name takes: without room for it the name is left out."""
 
 
 class _Scale(NamedTuple):
@@ -144,20 +144,25 @@ def _points(
 
 def _phases(time: Timeline, scale: _Scale) -> Iterator[str]:
     """Where each phase begins, and its name where there is room."""
-    starts = [(p, next(ms).event) for p, ms in groupby(time.moments, key=lambda m: m.phase)]
-    ends = [event for _, event in [*starts, ("", time.num_events)][1:]]
     bottom = HEIGHT - BOTTOM
-    for (phase, event), end in zip(starts, ends, strict=True):
+    for name, event, end in _spans(time):
         x, width = scale.x(event), scale.x(end) - scale.x(event)
         yield (
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom + 6}" stroke="#888888" '
             'stroke-dasharray="3 3"/>'
         )
-        if width >= NAMED_FROM:
-            middle = x + width / 2
-            name = escape(time.phases[phase])
-            yield f'<text x="{middle:.1f}" y="{bottom + 18}" text-anchor="middle">{name}</text>'
+        if width >= LETTER * len(name):
+            at = f'x="{x + width / 2:.1f}" y="{bottom + 18}"'
+            yield f'<text {at} text-anchor="middle">{escape(name)}</text>'
     yield f'<text x="{LEFT}" y="{HEIGHT - 12}" fill="#666666">allocations and releases →</text>'
+
+
+def _spans(time: Timeline) -> Iterator[tuple[str, int, int]]:
+    """Each phase's name, its first event and its end."""
+    starts = [(p, next(ms).event) for p, ms in groupby(time.moments, key=lambda m: m.phase)]
+    ends = [event for _, event in [*starts, ("", time.num_events)][1:]]
+    for (phase, start), end in zip(starts, ends, strict=True):
+        yield time.phases[phase], start, end
 
 
 def _hover(time: Timeline, scale: _Scale) -> Iterator[str]:
@@ -186,31 +191,41 @@ def _said(time: Timeline, moment: Moment) -> str:
 
 
 def _peak(step: SimulatedStep, scale: _Scale) -> Iterator[str]:
-    moments = step.timeline.moments
-    if not moments:
+    top = _top(step.timeline)
+    if top is None:
         return
-    top = max(moments, key=lambda m: sum(m.live_bytes))
     x, y = scale.x(top.event), scale.y(sum(top.live_bytes))
     anchor = "end" if x > WIDTH / 2 else "start"
-    said = f"peak {format_bytes(step.allocated_bytes)}: {step.peak_phase}"
-    where = f"{step.peak_operation} in {step.peak_module}"
     yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="none" stroke="#000000"/>'
     yield (
         f'<text x="{x:.1f}" y="{max(38, y - 10):.1f}" text-anchor="{anchor}" font-weight="600">'
-        f"{escape(f'{said}, {where}')}</text>"
+        f"{escape(_said_of_peak(step))}</text>"
     )
+
+
+def _top(time: Timeline) -> Moment | None:
+    return max(time.moments, key=lambda m: sum(m.live_bytes), default=None)
+
+
+def _said_of_peak(step: SimulatedStep) -> str:
+    said = f"peak {format_bytes(step.allocated_bytes)}: {step.peak_phase}"
+    return f"{said}, {step.peak_operation} in {step.peak_module}"
 
 
 def _key(time: Timeline) -> Iterator[str]:
     x, y = WIDTH - RIGHT + 18, TOP + 10
-    for at in reversed(range(len(time.kinds))):
-        if not any(m.live_bytes[at] for m in time.moments):
-            continue
-        kind = time.kinds[at]
-        most = max(m.live_bytes[at] for m in time.moments)
-        yield f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{_colour(kind)}"/>'
-        yield f'<text x="{x + 18}" y="{y}">{escape(kind)}, ≤ {format_bytes(most)}</text>'
+    for at, said in reversed(_shown(time)):
+        fill = _colour(time.kinds[at])
+        yield f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{fill}"/>'
+        yield f'<text x="{x + 18}" y="{y}">{escape(said)}</text>'
         y += 20
+
+
+def _shown(time: Timeline) -> list[tuple[int, str]]:
+    """The kinds that hold anything, by their place, and what the key says of each."""
+    places = range(len(time.kinds))
+    most = [max((m.live_bytes[at] for m in time.moments), default=0) for at in places]
+    return [(at, f"{time.kinds[at]}, ≤ {format_bytes(n)}") for at, n in enumerate(most) if n]
 
 
 def _colour(kind: str) -> str:
@@ -232,24 +247,53 @@ def _write_png(file: str, step: SimulatedStep, title: str) -> None:
     matplotlib = _matplotlib()
     matplotlib.use("Agg")
     pyplot: Any = import_module("matplotlib.pyplot")
-    time = step.timeline
     figure, axes = pyplot.subplots(figsize=(WIDTH / 100, HEIGHT / 100), dpi=150)
-    at = [m.event for m in time.moments]
-    layers = [[m.live_bytes[k] / GIB for m in time.moments] for k in range(len(time.kinds))]
-    shown = [k for k, sizes in enumerate(layers) if any(sizes)]
-    axes.stackplot(
-        at,
-        *(layers[k] for k in shown),
-        labels=[time.kinds[k] for k in shown],
-        colors=[_colour(time.kinds[k]) for k in shown],
-    )
-    for phase, moments in groupby(time.moments, key=lambda m: m.phase):
-        axes.axvline(next(moments).event, color="#888888", linestyle=":", linewidth=0.8)
-        del phase
-    top = max(time.moments, key=lambda m: sum(m.live_bytes))
-    peak = f"peak {format_bytes(step.allocated_bytes)}: {step.peak_phase}"
-    axes.annotate(peak, (top.event, sum(top.live_bytes) / GIB), ha="right", va="bottom")
-    axes.set(title=title, xlabel="allocations and releases", ylabel="live memory [GiB]")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
+    top = _top(step.timeline)
+    if top is not None:
+        _stack(axes, step, top)
+    axes.margins(x=0)
+    axes.set(xlabel="allocations and releases →", ylabel="live memory [GiB]")
+    axes.set_title(title, loc="left", weight="bold", fontsize=11)
+    axes.grid(axis="y", color="#e4e4e4")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, bbox_inches="tight")
     pyplot.close(figure)
+
+
+def _stack(axes: Any, step: SimulatedStep, top: Moment) -> None:
+    """What is alive, by kind, with its peak."""
+    time = step.timeline
+    shown = _shown(time)
+    axes.stackplot(
+        [m.event for m in time.moments],
+        *([m.live_bytes[at] / GIB for m in time.moments] for at, _ in shown),
+        labels=[said for _, said in shown],
+        colors=[_colour(time.kinds[at]) for at, _ in shown],
+    )
+    _name_phases(axes, time)
+    peak = (top.event, sum(top.live_bytes) / GIB)
+    axes.plot(*peak, "o", markersize=6, markerfacecolor="none", color="#000000")
+    right = top.event > time.num_events / 2
+    axes.annotate(
+        _said_of_peak(step),
+        peak,
+        xytext=(-6 if right else 6, 8),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        weight="bold",
+        fontsize=9,
+    )
+    axes.set_ylim(0, 1.08 * peak[1])
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), reverse=True, frameon=False)
+
+
+def _name_phases(axes: Any, time: Timeline) -> None:
+    """Phases in the place of numbers of events, where there is room."""
+    named: list[tuple[float, str]] = []
+    for name, start, end in _spans(time):
+        axes.axvline(start, color="#888888", linestyle=":", linewidth=0.8)
+        if (end - start) * (WIDTH - LEFT - RIGHT) >= LETTER * len(name) * time.num_events:
+            named.append(((start + end) / 2, name))
+    axes.set_xticks([at for at, _ in named], [name for _, name in named])
+    axes.tick_params(axis="x", length=0, labelsize=9)

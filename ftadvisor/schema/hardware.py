@@ -39,6 +39,10 @@ class Gpu:
     memory_bandwidth_bytes_per_second: float
     l2_cache_bytes: float | None
     """None: unknown, or apart for each die [bytes]."""
+    multiprocessors: int | None
+    """None: unknown, or another vendor's."""
+    resident_threads: int | None
+    """At most, on one multiprocessor; None: another vendor's."""
     flops_per_second: dict[str, float]
     """Dense matrix rate by compute dtype [FLOP/s]: fp32 (tf32 not used), tf32, fp16, bf16, fp8,
     fp4. A dtype that is missing does not exist on this GPU."""

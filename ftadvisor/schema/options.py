@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     attn_implementation: str
     loss_kernel: str
     fused_norm: bool
+    fused_mlp: bool
     gradient_checkpointing: str | bool
     strategy: str
     offload_optimizer: bool

@@ -10,6 +10,7 @@ from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.stack import torch, transformers
 from ftadvisor.sources.architectures import read_model
+from ftadvisor.sources.models import CODE
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CLASSES = {
@@ -32,6 +33,11 @@ DEPTHS = (
 
 def transformers_config(config: dict[str, Any]) -> Any:
     """The configuration object. Raises UnsupportedError where Transformers knows no such type."""
+    code = config.get(CODE)
+    if code:
+        return transformers.AutoConfig.from_pretrained(
+            code["folder"], trust_remote_code=True, local_files_only=True
+        )
     values = {key: value for key, value in config.items() if not key.startswith("_")}
     values.pop("quantization_config", None)
     if "auto_map" in values:
@@ -99,16 +105,17 @@ def build_model(config: dict[str, Any], settings: Settings, trainer: Trainer, la
     cls: Any = CLASSES.get(settings.objective, FAMILIES[family])
     asked = attn_implementation(made, settings, trainer)
     dtype = DTYPES[settings.weights_dtype]
+    options = {"dtype": dtype, "trust_remote_code": bool(config.get(CODE))}
     with torch.device("meta"):
         try:
-            return cls.from_config(made, dtype=dtype, attn_implementation=asked)
+            return cls.from_config(made, attn_implementation=asked, **options)
         except ValueError as error:
             if "attention" not in str(error) or asked == "eager":
                 raise UnsupportedError.of(
                     f"model_type {quoted(made.model_type)}", _first_line(error)
                 ) from None
             # Types without an SDPA form run eagerly, as from_pretrained does unasked.
-            return cls.from_config(made, dtype=dtype, attn_implementation="eager")
+            return cls.from_config(made, attn_implementation="eager", **options)
         except (ImportError, NotImplementedError, RuntimeError) as error:
             reason = f"it cannot be built without its weights ({_first_line(error)})"
             raise UnsupportedError.of(f"model_type {quoted(made.model_type)}", reason) from None

@@ -28,8 +28,9 @@ def quantize(model: Any, settings: Settings, trainer: Trainer) -> Any:
     """
     how = settings.quantization
     if how not in ("nf4", "nf4-dq", "int8"):
-        reason = "only bitsandbytes' layers (nf4, nf4-dq, int8) are simulated"
-        raise UnsupportedError.of(f"quantization {how}", reason, ["nf4"])
+        # GPTQModel and AutoAWQ choose theirs by GPU, group size and version.
+        reason = "only bitsandbytes' kernels (nf4, nf4-dq, int8) are simulated"
+        raise UnsupportedError.of(f"quantization {how}", reason, ["nf4", "the closed form"])
     compute = DTYPES["bf16" if settings.autocast == "none" else settings.autocast]
     if settings.autocast == "none" and settings.weights_dtype != "fp32":
         compute = DTYPES[settings.weights_dtype]

@@ -11,6 +11,8 @@ from unittest import mock
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
+from ftadvisor.simulation.autocast import STATE
+from ftadvisor.simulation.autocast import enabled as autocast_enabled
 from ftadvisor.simulation.litgpt import LitgptForward
 from ftadvisor.simulation.stack import loaded, torch, trl_utils
 
@@ -125,7 +127,9 @@ def _fused_head(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
 class _LigerLoss(torch.autograd.Function):
     """Liger's fused linear cross-entropy: logits of a chunk at a time, gradients in forward.
 
-    Ref: liger_kernel/ops/fused_linear_cross_entropy.py.
+    Ref: liger_kernel/ops/fused_linear_cross_entropy.py of 0.8.5, on compute capability 8.0 or
+    later: one buffer for all chunks' logits where the products need no cast, and gradients added in
+    place.
     """
 
     @staticmethod
@@ -133,17 +137,23 @@ class _LigerLoss(torch.autograd.Function):
         rows, width = hidden.shape
         vocab = weight.shape[0]
         num_chunks = max(1, -(-vocab // width))
-        size = 1 << max(0, (-(-rows // num_chunks) - 1).bit_length())
+        size = min(rows, 1 << max(0, (-(-rows // num_chunks) - 1).bit_length()))
+        one_buffer = hidden.dtype == weight.dtype and hidden.dtype in _products_in(hidden)
         grad_hidden = torch.zeros_like(hidden)
         grad_weight = torch.zeros_like(weight) if weight.requires_grad else None
         losses = torch.zeros(rows, dtype=torch.float32, device=hidden.device)
+        buffer = hidden.new_empty((size, vocab)) if one_buffer else None
         for start in range(0, rows, size):
             part = hidden[start : start + size]
-            logits = part @ weight.t()
+            if buffer is None:
+                logits = part @ weight.t()
+                grad_hidden[start : start + size] = logits @ weight
+            else:
+                logits = torch.mm(part, weight.t(), out=buffer[: len(part)])
+                torch.mm(logits, weight, out=grad_hidden[start : start + size])
             # The kernel turns them into their own gradient in place.
-            grad_hidden[start : start + size] = logits @ weight
             if grad_weight is not None:
-                grad_weight += (logits.t() @ part).to(grad_weight.dtype)
+                _added_in_place(grad_weight, logits.t(), part.to(logits.dtype))
             del logits
         ctx.save_for_backward(grad_hidden, grad_weight)
         return losses.sum()
@@ -152,6 +162,11 @@ class _LigerLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         grad_hidden, grad_weight = ctx.saved_tensors
         return grad_hidden, grad_weight
+
+
+def _products_in(hidden: Any) -> tuple[Any, ...]:
+    """The dtypes that a product does not cast: autocast's own, or all where it is off."""
+    return (torch.get_autocast_dtype(STATE),) if autocast_enabled() else (hidden.dtype,)
 
 
 def _liger(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:

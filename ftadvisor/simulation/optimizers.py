@@ -45,6 +45,11 @@ def make_optimizer(name: str, model: Any) -> Any:
         return bnb.optim.AdamW8bit(groups, lr=LEARNING_RATE)
     if name in PAGED:
         return bnb.optim.AdamW32bit(groups, lr=LEARNING_RATE)
+    if name.startswith("galore"):
+        # galore_torch/galore_projector.py, get_orthogonal_matrix
+        reason = "its projections are a singular value decomposition, whose cuSOLVER workspace no"
+        reason += " source states"
+        raise UnsupportedError.of(f"optimizer {name}", reason, ["the closed form"])
     if name not in makers:
         raise UnsupportedError.of(f"optimizer {name}", "its step needs values", ["adamw_torch"])
     return makers[name]()

@@ -19,10 +19,19 @@ class Pattern(NamedTuple):
     period: int
 
     @property
-    def fewest(self) -> int:
-        """The fewest layers that begin and end as all of them do, a period on either side."""
-        rest = (self.num_layers - self.prefix) % self.period
-        return self.prefix + rest + 2 * self.period
+    def middle(self) -> range:
+        """The period that stands for all others: behind one layer, which the embedding precedes."""
+        return range(self.prefix + 1, self.prefix + 1 + self.period)
+
+    @property
+    def recorded(self) -> int:
+        """Layers of the shallow model: up to the middle, it, and as all of them end, one at least.
+
+        What a layer hands to the next is gone before the one after that, so one neighbour on either
+        side is enough.
+        """
+        behind = self.num_layers - self.middle.start - 1
+        return min(self.middle.stop + 1 + behind % self.period, self.num_layers)
 
 
 def layer_pattern(config: Any) -> Pattern | None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from ftadvisor.simulation.accumulation import adds_in_place, from_engine
 from ftadvisor.simulation.allocator import rounded
 from ftadvisor.simulation.counting import Count, count
+from ftadvisor.simulation.grids import Grid, grid_of
 from ftadvisor.simulation.pattern import layer_of
 from ftadvisor.simulation.recording import Allocation, Kind, Phase, Recording, Work
 from ftadvisor.simulation.shapes import answered
@@ -30,15 +31,22 @@ class Recorder(TorchDispatchMode):
         padded: the batch has padding, so a question whether all of a mask is True is denied.
         compute_capability: of the GPU that the step stands for.
         flash: attention is flash-attn's, whatever SDPA would choose.
+        grid: the GPU's; None: of the largest with its compute capability.
     """
 
     def __init__(
-        self, *, padded: bool, compute_capability: tuple[int, int], flash: bool = False
+        self,
+        *,
+        padded: bool,
+        compute_capability: tuple[int, int],
+        flash: bool = False,
+        grid: Grid | None = None,
     ) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.padded = padded
         self.compute_capability = compute_capability
         self.flash = flash
+        self.grid = grid or grid_of(None, compute_capability)
         self.attention: Counter[str] = Counter()
         self.live_bytes = 0
         self._allocations: list[list[Any]] = []
@@ -144,7 +152,7 @@ class Recorder(TorchDispatchMode):
             out = func(*args, **kwargs)
         outputs = list(_tensors(out))
         order = reversed(range(len(outputs))) if name in MASK_FIRST else range(len(outputs))
-        sizes = kernel_workspaces(func, args, out, self.compute_capability)
+        sizes = kernel_workspaces(func, args, out, self.grid)
         held: list[int] = []
         if name in BEFORE_RESULT:
             held = [self._allocate(size, name, "workspace") for size in sizes]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Kind = Literal[
-    "weights", "buffers", "adapters", "gradients", "optimizer", "activations", "temporaries",
+    "weights", "buffers", "adapters", "optimizer", "gradients", "activations", "temporaries",
     "workspace", "batch",
 ]  # fmt: skip
+"""From what lives longest to what is soon gone: how they are stacked."""
 Category = Literal[
     "linear", "attention", "elementwise", "logits", "dequantisation", "optimizer", "none"
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ftadvisor.simulation.grids import Grid
 from ftadvisor.simulation.stack import torch
 
 THREADS = 512
@@ -22,30 +23,6 @@ SMALLEST_VECTORIZED = 128
 ACCUMULATOR = 4
 """Bytes of a partial sum: fp32, for half precision too."""
 
-
-class Multiprocessors(NamedTuple):
-    """What a GPU's grid is sized by."""
-
-    number: int
-    warps: int
-
-    @property
-    def threads(self) -> int:
-        """At most, on one of them."""
-        return WARP * self.warps
-
-
-BY_CAPABILITY: dict[tuple[int, int], Multiprocessors] = {
-    (7, 0): Multiprocessors(80, 64),
-    (7, 5): Multiprocessors(40, 32),
-    (8, 0): Multiprocessors(108, 64),
-    (8, 6): Multiprocessors(84, 48),
-    (8, 9): Multiprocessors(142, 48),
-    (9, 0): Multiprocessors(132, 64),
-    (10, 0): Multiprocessors(148, 64),
-    (12, 0): Multiprocessors(188, 48),
-}
-"""Of the largest card of each architecture."""
 
 REDUCTIONS = frozenset({
     "sum", "mean", "amax", "amin", "max", "min", "prod", "any", "all", "logsumexp", "argmax",
@@ -65,12 +42,11 @@ class _Shape(NamedTuple):
     unit_stride: bool
 
 
-def reduction_buffer(source: Any, out: Any, compute_capability: tuple[int, int]) -> int:
+def reduction_buffer(source: Any, out: Any, grid: Grid) -> int:
     """Bytes of the buffer; 0: no sum is divided between blocks."""
     if source.numel() == 0 or out.numel() == 0 or out.numel() == source.numel():
         return 0
-    cards = BY_CAPABILITY.get(compute_capability, BY_CAPABILITY[8, 0])
-    return _buffer(_shape(source, out), cards)
+    return _buffer(_shape(source, out), grid)
 
 
 def _shape(source: Any, out: Any) -> _Shape:
@@ -99,7 +75,7 @@ def _kept(source: Any, out: Any) -> list[bool]:
     return kept
 
 
-def _buffer(shape: _Shape, cards: Multiprocessors) -> int:
+def _buffer(shape: _Shape, card: Grid) -> int:
     vector = 1
     if shape.along_fastest:
         wide, high = shape.inputs, shape.outputs
@@ -117,7 +93,7 @@ def _buffer(shape: _Shape, cards: Multiprocessors) -> int:
     step_input *= height
     per_thread = _up(shape.inputs, step_input)
     grid = _up(shape.outputs // vector, step_output)
-    target = cards.number * (cards.threads // (width * height))
+    target = card.multiprocessors * (card.resident_threads // (width * height))
     if per_thread < MOST_PER_THREAD or grid > target:
         return 0
     blocks = max(

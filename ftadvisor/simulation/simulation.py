@@ -17,13 +17,12 @@ from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.simulation import SimulatedStep
 from ftadvisor.schema.trainer import Trainer
+from ftadvisor.simulation.grids import USUAL_CAPABILITY, assumed_grid, grid_of
 from ftadvisor.simulation.versions import library_versions, untested, warn_of_untested
 from ftadvisor.sources.answers import keep, kept, key_of
 from ftadvisor.sources.data_files import read_json
 
 ROOM = "simulations"
-USUAL_CAPABILITY = (8, 0)
-"""Of the GPU that is simulated where none is named: an A100."""
 MOST_PIECES = 4_000
 """Pieces of a loss that are gone through one by one: from here on it takes minutes."""
 
@@ -51,6 +50,7 @@ def simulate_step(
         "settings": asdict(settings),
         "trainer": asdict(trainer),
         "capability": capability,
+        "grid": grid_of(gpu, capability),
         "usable_bytes": gpu.usable_bytes if gpu else None,
         "context_bytes": context_bytes,
         "versions": versions,
@@ -65,6 +65,8 @@ def simulate_step(
     assumed = [*made.assumptions, *said]
     if gpu is None:
         assumed.append("simulated for compute capability 8.0 (A100): no GPU was named")
+    grid = assumed_grid(gpu, capability)
+    assumed += [grid] if grid else []
     made = replace(made, versions=versions, assumptions=tuple(assumed))
     keep(ROOM, key, made.as_dict())
     return made

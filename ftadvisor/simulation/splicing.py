@@ -18,11 +18,6 @@ Place = int | None
 """The layer that an event belongs to; None: outside of all."""
 
 
-def layers_to_record(pattern: Pattern) -> int:
-    """Layers of the shallow model: a period before, one in the middle, and the end."""
-    return pattern.fewest + pattern.period
-
-
 def spliced(shallow: Recording, pattern: Pattern) -> Recording:
     """The recording of all the pattern's layers."""
     copies = (pattern.num_layers - shallow.num_layers) // pattern.period
@@ -41,8 +36,6 @@ class _Splice:
     phases: list[Phase] = field(default_factory=list[Phase])
 
     def __post_init__(self) -> None:
-        self.first = self.pattern.prefix + self.pattern.period
-        """The first layer in the middle."""
         self.numbers: dict[tuple[int, int], int] = {}
         """A source allocation's number and its copy to the number here; freed ones are gone."""
         self.owners: dict[int, Place] = {}
@@ -120,7 +113,7 @@ class _Splice:
         return _filled(places) if streaming else places
 
     def _in_middle(self, place: Place) -> bool:
-        return place is not None and self.first <= place < self.first + self.pattern.period
+        return place is not None and place in self.pattern.middle
 
     def _pair(self) -> None:
         """Match the allocations of the layers beside the middle with the middle's own."""
@@ -131,7 +124,7 @@ class _Splice:
             if place is None or abs(self._shift(place)) > 1:
                 continue
             a = self.source.allocations[number - 1]
-            relative = (place - self.first) % self.pattern.period
+            relative = (place - self.pattern.middle.start) % self.pattern.period
             key = (self._shift(place), a.phase, relative, a.operation, a.size)
             seen[key] += 1
             rest = (*key[1:], seen[key])
@@ -143,7 +136,7 @@ class _Splice:
 
     def _shift(self, place: int) -> int:
         """Periods between a layer and the middle."""
-        return (place - self.first) // self.pattern.period
+        return (place - self.pattern.middle.start) // self.pattern.period
 
     def _emit(self, phase: Phase, places: list[Place]) -> None:
         backwards = phase.name.startswith("backward")
@@ -192,7 +185,7 @@ class _Splice:
             for copy in range(self.copies + 1):
                 self._free(-event, copy)
         else:
-            self._free(-event, 0 if place < self.first else self.copies)
+            self._free(-event, 0 if place < self.pattern.middle.start else self.copies)
 
     def _allocate(self, number: int, copy: int) -> None:
         self.allocations.append(self.source.allocations[number - 1])

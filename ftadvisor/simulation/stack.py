@@ -30,6 +30,7 @@ flop_registry: Any = _library("torch.utils.flop_counter").flop_registry
 masking_utils = _library("transformers.masking_utils")
 foreach = _library("torch.utils._foreach_utils")
 optimizer_module = _library("torch.optim.optimizer")
+torch_checkpoint = _library("torch.utils.checkpoint")
 torch_library = _library("torch.library")
 """torch.library: kernels for the dispatcher."""
 

@@ -16,7 +16,10 @@ from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.adapting import adapt
 from ftadvisor.simulation.attention import flash_masks
 from ftadvisor.simulation.building import build_model, depth
+from ftadvisor.simulation.checkpointing import checkpoint_options
 from ftadvisor.simulation.cuda import as_cuda
+from ftadvisor.simulation.fused import fuse_layers
+from ftadvisor.simulation.grids import Grid
 from ftadvisor.simulation.kbit import hidden_tensors, quantize
 from ftadvisor.simulation.litgpt import litgpt_model
 from ftadvisor.simulation.loop import has_mask, is_hugging_face, run_steps
@@ -36,6 +39,7 @@ def record_step(
     *,
     compute_capability: tuple[int, int],
     num_layers: int | None = None,
+    grid: Grid | None = None,
 ) -> Recording:
     """Two optimizer steps of the real model, PEFT wrapper, loss and optimizer, on meta tensors.
 
@@ -45,25 +49,22 @@ def record_step(
         trainer: whose loop runs.
         compute_capability: of the GPU, (9, 0) for an H100.
         num_layers: only so many of the model's layers; None: all.
+        grid: the GPU's; None: of the largest with its compute capability.
     Raises UnsupportedError for what cannot be run without weights, with the reason.
     """
     check_supported(settings, trainer)
     began = time.perf_counter()
     transformers.logging.set_verbosity_error()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    flash = settings.attn_implementation == "flash_attention_2"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = prepared_model(config, settings, trainer, num_layers)
-        recorder = Recorder(
-            padded=has_mask(settings, trainer),
-            compute_capability=compute_capability,
-            flash=flash,
-        )
+        recorder = _recorder(settings, trainer, compute_capability, grid)
+        fuse_layers(model, settings, recorder.grid.multiprocessors)
         with ExitStack() as stack:
             for context in (steps_on_meta(), triton_kernels(), as_cuda(recorder)):
                 stack.enter_context(context)
-            if flash:
+            if settings.attn_implementation == "flash_attention_2":
                 stack.enter_context(flash_masks())
             adopt_model(model, recorder)
             stack.callback(recorder.watch_modules(model))
@@ -84,16 +85,26 @@ def record_step(
     return recording
 
 
+def _recorder(
+    settings: Settings, trainer: Trainer, compute_capability: tuple[int, int], grid: Grid | None
+) -> Recorder:
+    return Recorder(
+        padded=has_mask(settings, trainer),
+        compute_capability=compute_capability,
+        flash=settings.attn_implementation == "flash_attention_2",
+        grid=grid,
+    )
+
+
 def check_supported(settings: Settings, trainer: Trainer) -> None:
     """Raise UnsupportedError for what this room does not simulate."""
     refused = {
         "strategy": settings.strategy not in ("none",) or int(settings.num_gpus) > 1,
         "fp8": settings.fp8,
         "offloading": settings.offload_optimizer or settings.offload_params,
-        "selective checkpointing": settings.gradient_checkpointing == "selective",
-        "fused kernels of Liger or unsloth": settings.fused_norm
-        or settings.fused_mlp
-        or settings.fused_lora,
+        "fused LoRA (unsloth's or foak's kernels)": settings.fused_lora,
+        "Liger's kernels in a program's own layers": (settings.fused_norm or settings.fused_mlp)
+        and trainer.model_code != "transformers",
         f"objective {settings.objective}": settings.objective
         in ("distillation", "dpo", "kto", "orpo", "grpo", "rloo", "ppo"),
         f"{trainer.framework}'s own model code": trainer.model_code
@@ -128,9 +139,9 @@ def prepared_model(
             _adapters_to_half(model)
     if is_hugging_face(trainer) or settings.gradient_checkpointing != "none":
         model.config.use_cache = False
-    if settings.gradient_checkpointing == "full":
-        reentrant = {"use_reentrant": trainer.reentrant_checkpointing}
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=reentrant)
+    if settings.gradient_checkpointing != "none":
+        options = checkpoint_options(settings, trainer)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         if hasattr(model, "peft_config"):
             model.enable_input_require_grads()
     if settings.loss_kernel == "chunked":

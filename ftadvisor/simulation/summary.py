@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from ftadvisor.errors import UnsupportedError, quoted
 from ftadvisor.schema.hardware import Gpu
@@ -25,17 +25,14 @@ from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.allocator import OutOfMemoryError, rounded
 from ftadvisor.simulation.building import depth, transformers_config
 from ftadvisor.simulation.depth import deep_recording
+from ftadvisor.simulation.grids import grid_of
 from ftadvisor.simulation.pattern import layer_pattern
-from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Recording, Replay
+from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Kind, Recording, Replay
 from ftadvisor.simulation.replaying import live_at, parts_at, replay
-from ftadvisor.simulation.splicing import layers_to_record
 from ftadvisor.simulation.stack import transformers
+from ftadvisor.sources.models import CODE
 
-KINDS = (
-    "weights", "buffers", "adapters", "optimizer", "gradients", "activations", "temporaries",
-    "workspace", "batch",
-)  # fmt: skip
-"""From what lives longest to what is soon gone: how they are stacked."""
+KINDS: tuple[str, ...] = get_args(Kind)
 MOST_CONSUMERS = 12
 MOMENTS = 480
 """Points of a timeline that is shown."""
@@ -59,7 +56,8 @@ def summarized(
     began = time.perf_counter()
     check_code(config)
     _check_layers(config)
-    recording = deep_recording(config, settings, trainer, compute_capability=capability)
+    grid = grid_of(gpu, capability)
+    recording = deep_recording(config, settings, trainer, compute_capability=capability, grid=grid)
     found = on_card(recording, None if gpu is None else int(gpu.usable_bytes - context_bytes))
     peak = max(found.phases, key=lambda phase: phase.live_bytes)
     cause = recording.allocations[recording.events[peak.event] - 1]
@@ -92,17 +90,23 @@ def summarized(
 
 
 def check_code(config: dict[str, Any]) -> None:
-    """Raise UnsupportedError for code that comes with a checkpoint: it is never executed."""
+    """Raise UnsupportedError for code that comes with a checkpoint, unless it is trusted."""
     name = config.get("model_type")
-    if "auto_map" in config and name not in transformers.CONFIG_MAPPING:
-        reason = "its code comes with the checkpoint (auto_map), and such code is never executed"
-        raise UnsupportedError.of(f"model_type {quoted(name)}", reason, ["the closed form"])
+    if "auto_map" not in config or name in transformers.CONFIG_MAPPING or config.get(CODE):
+        return
+    reason, instead = "its code comes with the checkpoint (auto_map), and ", "--trust-remote-code"
+    if CODE in config:
+        reason += "that is not on this machine"
+        instead = "--model DIRECTORY, which holds config.json and the code"
+    else:
+        reason += "such code is executed only where you say so"
+    raise UnsupportedError.of(f"model_type {quoted(name)}", reason, [instead])
 
 
 def _check_layers(config: dict[str, Any]) -> None:
     made = transformers_config(config)
     pattern = layer_pattern(made)
-    layers = depth(made) if pattern is None else min(layers_to_record(pattern), pattern.num_layers)
+    layers = depth(made) if pattern is None else pattern.recorded
     if layers > MOST_LAYERS:
         reason = f"{layers} of its layers differ, and to run them all would take minutes"
         raise UnsupportedError.of(f"model_type {quoted(made.model_type)}", reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ftadvisor.simulation.grids import Grid
 from ftadvisor.simulation.reductions import is_reduction, reduction_buffer
 from ftadvisor.simulation.stack import torch
 from ftadvisor.units import KIB
@@ -38,13 +39,11 @@ def cublas_workspace(compute_capability: tuple[int, int]) -> int:
     return CUBLAS_WORKSPACE_HOPPER if hopper else CUBLAS_WORKSPACE
 
 
-def kernel_workspaces(
-    func: Any, args: tuple[Any, ...], out: Any, compute_capability: tuple[int, int]
-) -> tuple[int, ...]:
+def kernel_workspaces(func: Any, args: tuple[Any, ...], out: Any, grid: Grid) -> tuple[int, ...]:
     """Temporaries that an operation's kernel allocates and frees before it returns [bytes]."""
     name = func._opname
     if is_reduction(name, args, out):
-        size = reduction_buffer(args[0], out, compute_capability)
+        size = reduction_buffer(args[0], out, grid)
         return (size,) if size else ()
     formula = _FORMULAS.get(name)
     return () if formula is None else formula(args)

@@ -29,7 +29,15 @@ _TEXTS: dict[str, Kind] = {
     ),
 }  # fmt: skip
 _NUMBERS = ("memory_gib", "memory_bandwidth_gb_per_second", "link_gb_per_second")
-_UNKNOWABLE = ("torch_total_gib", "l2_cache_mib", "power_watts", *_RATES.values())
+_UNKNOWABLE = (
+    "torch_total_gib",
+    "l2_cache_mib",
+    "multiprocessors",
+    "power_watts",
+    *_RATES.values(),
+)
+_WARP = 32
+"""Threads that run in step, on every GPU of NVIDIA's."""
 _CONFIDENCES = ("high", "medium", "low")
 _FIELDS = frozenset(
     (
@@ -230,6 +238,8 @@ def _gpu(row: dict[str, Any]) -> Gpu:
         usable_assumed=assumed,
         memory_bandwidth_bytes_per_second=row["memory_bandwidth_gb_per_second"] * GB,
         l2_cache_bytes=_bytes(row["l2_cache_mib"], MIB),
+        multiprocessors=row["multiprocessors"],
+        resident_threads=_resident_threads(row),
         flops_per_second={
             dtype: row[key] * TERA for dtype, key in _RATES.items() if row[key] is not None
         },
@@ -242,6 +252,18 @@ def _gpu(row: dict[str, Any]) -> Gpu:
 
 def _bytes(value: float | None, unit: int) -> float | None:
     return None if value is None else value * unit
+
+
+def _resident_threads(row: dict[str, Any]) -> int | None:
+    """On one multiprocessor, by compute capability."""
+    capability = row["compute_capability"]
+    if not capability:
+        return None
+    warps = _object(_file().get("resident_warps"))
+    if not isinstance(warps.get(capability), int):
+        known = " or ".join(list(warps)[1:])
+        raise _wrong(row["id"], "compute_capability", f"is {quoted(capability)}", known)
+    return _WARP * warps[capability]
 
 
 def _host_link(row: dict[str, Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -81,6 +82,29 @@ def model_config(name: str) -> dict[str, Any]:
     if row is None:
         return _config_outside(name)[0]
     return {"_name_or_path": row["id"], **row["config"]}
+
+
+CODE = "_remote_code"
+"""The key under which `with_code` leaves where a model's own code lies."""
+
+
+def with_code(name: str) -> dict[str, Any]:
+    """The config.json of a model whose user trusts the code that it names (auto_map).
+
+    Its directory and a digest of its code are added; None, where it is not on this machine.
+    """
+    config = model_config(name)
+    named = config.get("auto_map")
+    if not isinstance(named, dict):
+        return config
+    path = Path(name)
+    folder = path.parent if path.is_file() else path
+    files = sorted(folder.glob("*.py")) if folder.is_dir() else []
+    elsewhere = "--" in str(cast("object", named))  # repository--module.Class
+    if not files or elsewhere:
+        return {**config, CODE: None}
+    digest = sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return {**config, CODE: {"folder": str(folder.resolve()), "digest": digest}}
 
 
 def catalogue_row(name: str) -> dict[str, Any] | None:
