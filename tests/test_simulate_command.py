@@ -72,7 +72,7 @@ def test_what_cannot_be_simulated_says_so(home: Path):
     (home / "config.json").write_text(json.dumps(remote))
     assert simulate(str(home)).step is not None
     for question in (
-        {"model": "llama-7b", "objective": "dpo"},
+        {"model": "llama-7b", "objective": "ppo"},
         {"model": "llama-7b", "num_gpus": 2, "strategy": "fsdp", "gpu": "l40s"},
         {"model": "Qwen/Qwen-7B"},
         {"model": "llama-7b", "gpu": "mi300x"},

@@ -101,6 +101,8 @@ def build_model(config: dict[str, Any], settings: Settings, trainer: Trainer, la
     if layers is not None:
         made = with_layers(made, layers)
     _name_special_tokens(made)
+    if settings.objective == "reward":
+        made.num_labels = 1  # reward_trainer.py: one score a sequence
     family = read_model(config, str(config.get("_name_or_path", "the model")))[0].family
     cls: Any = CLASSES.get(settings.objective, FAMILIES[family])
     asked = attn_implementation(made, settings, trainer)

@@ -10,7 +10,9 @@ from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.autocast import STATE
 from ftadvisor.simulation.building import DTYPES
+from ftadvisor.simulation.generation import generated_batches
 from ftadvisor.simulation.losses import Forward, forward_of, holding
+from ftadvisor.simulation.objectives import GENERATING, Objective, num_sequences
 from ftadvisor.simulation.optimizers import make_optimizer
 from ftadvisor.simulation.recorder import Recorder
 from ftadvisor.simulation.stack import torch
@@ -69,7 +71,11 @@ def has_mask(settings: Settings, trainer: Trainer) -> bool:
     """
     if settings.packing:
         return packing_needs_mask(settings, trainer)
-    padded = settings.micro_batch_size > 1 and settings.typical_length > 0
+    rows, varying = num_sequences(settings), settings.typical_length > 0
+    if settings.objective in GENERATING:
+        # Whatever is generated together has one width, and completions end where they will.
+        rows, varying = rows * int(settings.gradient_accumulation_steps), True
+    padded = rows > 1 and varying
     if settings.attn_implementation == "flash_attention_2":
         return False
     return bool(padded) and trainer.model_code != "litgpt"
@@ -92,7 +98,7 @@ def make_batch(model: Any, settings: Settings, trainer: Trainer, length: int) ->
         elif not settings.packing and trainer.model_code != "litgpt":
             batch["attention_mask"] = torch.empty(shape, dtype=torch.long)
         label_shape: tuple[int, ...] = shape
-        if settings.objective in ("seq_cls", "reward"):
+        if settings.objective == "seq_cls":
             label_shape = (rows,)
         elif model.config.is_encoder_decoder:
             label_shape = (rows, int(settings.max_target_length))
@@ -100,29 +106,35 @@ def make_batch(model: Any, settings: Settings, trainer: Trainer, length: int) ->
     return batch
 
 
-def run_steps(model: Any, recorder: Recorder, settings: Settings, trainer: Trainer) -> None:
+def run_steps(
+    model: Any,
+    recorder: Recorder,
+    settings: Settings,
+    trainer: Trainer,
+    objective: Objective | None = None,
+) -> None:
     """Forward, backward, clipping and step, a few times."""
     forward = forward_of(settings, trainer)
     optimizer = make_optimizer(settings.optim, model)
     accumulated = min(int(settings.gradient_accumulation_steps), NUM_MICRO_BATCHES)
-    upcast = is_hugging_face(trainer) and settings.autocast != "none"
     held: Any = None
     last = num_steps(settings, trainer)
     for step in range(1, last + 1):
         if trainer.empties_cache:
             # PEFT's run.py: gradients live until the next step begins, the emptying included.
             optimizer.zero_grad(set_to_none=True)
+        made: list[dict[str, Any]] = []
         for part in range(1, accumulated + 1):
             name = f"{step}" if accumulated == 1 else f"{step}.{part}"
-            recorder.mark(f"forward {name}")
             first = step == part == 1
             longest = first if trainer.longest_first else step == last
             length = sequence_length(settings, trainer, step, longest=longest)
-            batch = make_batch(model, settings, trainer, length)
-            with holding(_cached(model, trainer)) as cache:
-                loss, outputs = _forward(model, recorder, settings, forward, batch, upcast=upcast)
-            cache.clear()
-            del batch
+            if objective is not None:
+                made = made or generated_batches(objective, settings, length, step)
+                loss, outputs = objective.loss(name, length, made[part - 1 :]), None
+            else:
+                recorder.mark(f"forward {name}")
+                loss, outputs = _forward(model, recorder, settings, trainer, forward, length)
             held = outputs if trainer.holds_outputs else None
             del outputs
             recorder.mark(f"backward {name}")
@@ -148,17 +160,19 @@ def _forward(
     model: Any,
     recorder: Recorder,
     settings: Settings,
+    trainer: Trainer,
     forward: Forward,
-    batch: dict[str, Any],
-    *,
-    upcast: bool,
+    length: int,
 ) -> tuple[Any, Any]:
+    batch = make_batch(model, settings, trainer, length)
     for tensor in batch.values():
         recorder.adopt(tensor, "batch")
-    with _autocast(settings):
-        loss, outputs = forward(model, batch)
-    if upcast and outputs is not None:
-        _upcast_outputs(outputs)
+    with holding(_cached(model, trainer)) as cache:
+        with _autocast(settings):
+            loss, outputs = forward(model, batch)
+        if is_hugging_face(trainer) and settings.autocast != "none" and outputs is not None:
+            _upcast_outputs(outputs)
+    cache.clear()
     return loss, outputs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -30,7 +30,7 @@ def forward_of(settings: Settings, trainer: Trainer) -> Forward:
     """
     if trainer.model_code == "litgpt":
         return LitgptForward(settings, trainer)
-    if settings.objective in ("seq_cls", "token_cls", "seq2seq", "reward"):
+    if settings.objective in ("seq_cls", "token_cls", "seq2seq"):
         return _own_loss
     if settings.loss_kernel == "chunked":
         return _fused_head
@@ -199,6 +199,17 @@ def _added_in_place(accumulated: Any, first: Any, second: Any) -> None:
         product(accumulated, first, second, out=accumulated)
 
 
+def _projected(
+    tile: Any, hidden: Any, weight: Any, bias: Any, start: int, end: int, dtype: Any
+) -> None:
+    """`_project` on CUDA: cuBLAS writes the product of half-precision matrices in fp32."""
+    with torch.no_grad():
+        product = torch.ops.aten.addmm.out
+        product(tile, hidden, weight[start:end].to(dtype).t(), beta=0, out=tile)
+        if bias is not None:
+            tile.add_(bias[start:end].float())
+
+
 def _ceiling(a: int, b: int) -> int:
     return -(-a // b)
 
@@ -207,21 +218,29 @@ def _on_gpu(_: Any) -> bool:
     return True
 
 
+_AS_ON_GPU: dict[str, Any] = {
+    "_use_triton": _on_gpu,
+    "_forward_kernel": _NoKernel(),
+    "_stats_kernel": _NoKernel(),
+    "_jsd_kernel": _NoKernel(),
+    "_backward_kernel": _NoKernel(),
+    "_addmm_fp32": _added_in_place,
+    "_project": _projected,
+}
+_KERNELS = ("trl.kernels.chunked_logprob", "trl.kernels.chunked_divergence")
+_CALLERS = ("trl.trainer.utils", "trl.trainer.distillation_trainer")
+
+
 @contextmanager
 def triton_kernels() -> Generator[None]:
-    """TRL's fused head as on a GPU, with its Triton kernels' allocations: none."""
-    kernels = loaded("trl.kernels.chunked_logprob")
-    if kernels is None:
-        yield
-        return
-    trainer_utils = trl_utils()
-    stub = SimpleNamespace(cdiv=_ceiling)
-    with (
-        mock.patch.object(kernels, "_use_triton", _on_gpu),
-        mock.patch.object(trainer_utils, "_use_triton", _on_gpu),
-        mock.patch.object(kernels, "_forward_kernel", _NoKernel()),
-        mock.patch.object(kernels, "_backward_kernel", _NoKernel()),
-        mock.patch.object(kernels, "_addmm_fp32", _added_in_place),
-        mock.patch.object(kernels, "triton", stub, create=True),
-    ):
+    """TRL's fused heads as on a GPU, with their Triton kernels' allocations: none."""
+    with ExitStack() as stack:
+        for name in (*_KERNELS, *_CALLERS):
+            module = loaded(name)
+            for function, ours in _AS_ON_GPU.items():
+                if hasattr(module, function):
+                    stack.enter_context(mock.patch.object(module, function, ours))
+            if module is not None and name in _KERNELS:
+                stub = SimpleNamespace(cdiv=_ceiling)
+                stack.enter_context(mock.patch.object(module, "triton", stub, create=True))
         yield

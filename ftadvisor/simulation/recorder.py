@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import Any, cast
 
 from ftadvisor.simulation.accumulation import adds_in_place, from_engine
@@ -48,6 +49,8 @@ class Recorder(TorchDispatchMode):
         self.flash = flash
         self.grid = grid or grid_of(None, compute_capability)
         self.attention: Counter[str] = Counter()
+        self.selected: dict[int, int] = {}
+        """How many a boolean mask selects, by its size; one that is not here selects all."""
         self.live_bytes = 0
         self._allocations: list[list[Any]] = []
         self._events: list[int] = []
@@ -59,6 +62,7 @@ class Recorder(TorchDispatchMode):
         self._modules: list[str] = [""]
         self._module_of_node: dict[int, str] = {}
         self._stepping = False
+        self._made: Kind = "temporaries"
         self._handles: set[bool] = set()
         """Of cuBLAS: the forward's thread has one, autograd's another."""
 
@@ -69,9 +73,16 @@ class Recorder(TorchDispatchMode):
         a forward.
         """
         self._stepping = phase.startswith(("clip", "step"))
+        # A cache of keys and values is renewed with every token, and lives on as a whole.
+        self._made = "activations" if phase.startswith("generate") else "temporaries"
         if self._phases[-1].name.startswith("forward"):
             self._relabel("temporaries", "activations", len(self._phases) - 1)
         self._phases.append(Phase(phase, len(self._events)))
+
+    @property
+    def phase(self) -> str:
+        """The phase that runs."""
+        return self._phases[-1].name
 
     def adopt(self, tensor: Any, kind: Kind, module: str = "") -> None:
         """Record a tensor that was made before recording began."""
@@ -98,11 +109,20 @@ class Recorder(TorchDispatchMode):
         """The program calls torch.cuda.empty_cache."""
         self._events.append(0)
 
-    def watch_modules(self, model: Any) -> Callable[[], None]:
+    @contextmanager
+    def inside(self, module: str) -> Generator[None]:
+        """What is made meanwhile is the module's."""
+        self._modules.append(module)
+        try:
+            yield
+        finally:
+            self._modules.pop()
+
+    def watch_modules(self, model: Any, prefix: str = "") -> Callable[[], None]:
         """Know at each operation which module runs; returns what ends it."""
         handles: list[Any] = []
         for name, module in model.named_modules():
-            enter = self._entering(name)
+            enter = self._entering(prefix + name)
             handles.append(module.register_forward_pre_hook(enter))
             handles.append(module.register_forward_hook(self._leave, always_call=True))
 
@@ -147,7 +167,10 @@ class Recorder(TorchDispatchMode):
         elif name == "index_put" and from_engine():
             # index_backward writes in place, except under a dispatch mode.
             func = aten.index_put_.default
-        found, out = answered(func, args, kwargs, padded=self.padded)
+        elif name == "scatter_add" and from_engine():
+            # So does gather_backward (torch/csrc/autograd/FunctionsManual.cpp).
+            func = aten.scatter_add_.default
+        found, out = answered(func, args, kwargs, padded=self.padded, selected=self.selected)
         if not found:
             out = func(*args, **kwargs)
         outputs = list(_tensors(out))
@@ -159,7 +182,7 @@ class Recorder(TorchDispatchMode):
             sizes = ()
         for at in order:
             owner = self._owner(args, at, len(outputs)) if self._stepping else None
-            self._track(outputs[at], name, "temporaries", owner)
+            self._track(outputs[at], name, self._made, owner)
         if name in PRODUCTS:
             self._use_cublas()
         held += [self._allocate(size, name, "workspace") for size in sizes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ftadvisor.simulation.stack import TorchDispatchMode, aten, torch
@@ -17,12 +18,18 @@ _IN_PLACE = frozenset(
 
 
 def answered(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, padded: bool
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    padded: bool,
+    selected: Mapping[int, int] | None = None,
 ) -> tuple[bool, Any]:
     """Whether an operation is answered here, and its result.
 
     A mask is all True exactly where nothing is padded; every index of `nonzero` is one that counts,
-    so a selection by a mask keeps all tokens: the most that it can keep.
+    so a selection by a mask keeps all tokens: the most that it can keep. `selected` says how many
+    it keeps where that is known, by the mask's size.
     """
     if func in _IN_PLACE:
         return True, None
@@ -33,7 +40,7 @@ def answered(
         indices = torch.empty((tensor.dim(), tensor.numel()), dtype=torch.long, device="meta")
         return True, indices.t()
     if func is aten.index.Tensor and any(_is_mask(index) for index in args[1]):
-        return True, aten.index.Tensor(args[0], _as_positions(args[1]))
+        return True, aten.index.Tensor(args[0], _as_positions(args[1], selected or {}))
     if func is aten.bincount.default:
         least = int(args[2]) if len(args) > 2 else 1
         return True, torch.empty((max(least, 1),), dtype=torch.long, device="meta")
@@ -87,15 +94,16 @@ def _is_mask(index: Any) -> bool:
     return index is not None and index.device.type == "meta" and index.dtype == torch.bool
 
 
-def _as_positions(indices: Any) -> list[Any]:
-    """Boolean indices as the positions that they select, which are all."""
+def _as_positions(indices: Any, selected: Mapping[int, int]) -> list[Any]:
+    """Boolean indices as the positions that they select, which are all unless `selected` says."""
     positions: list[Any] = []
     for index in indices:
         if not _is_mask(index):
             positions.append(index)
             continue
         # CUDA finds them by nonzero, so they are a storage of their own.
-        found = torch.empty((index.dim(), index.numel()), dtype=torch.long, device="meta")
+        number = selected.get(index.numel(), index.numel())
+        found = torch.empty((index.dim(), number), dtype=torch.long, device="meta")
         positions.extend(found.unbind(0))
     return positions
 

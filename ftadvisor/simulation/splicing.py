@@ -99,7 +99,7 @@ class _Splice:
     def _places(self, phase: Phase, end: int) -> list[Place]:
         """Where each event of a phase belongs."""
         source = self.source
-        streaming = phase.name.startswith(("forward", "backward"))
+        streaming = phase.name.startswith(("forward", "backward", "generate"))
         places: list[Place] = []
         running: Place = None
         for event in source.events[phase.start : end]:

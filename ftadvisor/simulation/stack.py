@@ -40,6 +40,16 @@ def trl_utils() -> Any:
     return _library("trl.trainer.utils")
 
 
+def trl_module(name: str) -> Any:
+    """A module of TRL by its full name; its trainers take seconds to import."""
+    return _library(name)
+
+
+def accelerate_operations() -> Any:
+    """accelerate's utils.operations, which TRL's trainers bring."""
+    return _library("accelerate.utils.operations")
+
+
 def loaded(name: str) -> Any:
     """A module that has been imported; None: it has not."""
     return sys.modules.get(name)

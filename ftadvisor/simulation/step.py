@@ -24,6 +24,7 @@ from ftadvisor.simulation.kbit import hidden_tensors, quantize
 from ftadvisor.simulation.litgpt import litgpt_model
 from ftadvisor.simulation.loop import has_mask, is_hugging_face, run_steps
 from ftadvisor.simulation.losses import add_fused_head, triton_kernels
+from ftadvisor.simulation.objectives import PROGRAMS, check_objective, held_models, objective_of
 from ftadvisor.simulation.optimizers import steps_on_meta
 from ftadvisor.simulation.pattern import layer_of
 from ftadvisor.simulation.recorder import Recorder
@@ -61,15 +62,17 @@ def record_step(
         model = prepared_model(config, settings, trainer, num_layers)
         recorder = _recorder(settings, trainer, compute_capability, grid)
         fuse_layers(model, settings, recorder.grid.multiprocessors)
+        objective = objective_of(model, config, settings, trainer, num_layers, recorder)
         with ExitStack() as stack:
             for context in (steps_on_meta(), triton_kernels(), as_cuda(recorder)):
                 stack.enter_context(context)
             if settings.attn_implementation == "flash_attention_2":
                 stack.enter_context(flash_masks())
-            adopt_model(model, recorder)
-            stack.callback(recorder.watch_modules(model))
+            for prefix, each in held_models(model, objective).items():
+                adopt_model(each, recorder, prefix)
+                stack.callback(recorder.watch_modules(each, prefix))
             try:
-                run_steps(model, recorder, settings, trainer)
+                run_steps(model, recorder, settings, trainer, objective)
             except FtadvisorError:
                 raise
             except (NotImplementedError, RuntimeError) as error:
@@ -80,7 +83,7 @@ def record_step(
         **trained_facts(model),
         seconds=time.perf_counter() - began,
     )
-    del model
+    del model, objective
     gc.collect()
     return recording
 
@@ -105,14 +108,13 @@ def check_supported(settings: Settings, trainer: Trainer) -> None:
         "fused LoRA (unsloth's or foak's kernels)": settings.fused_lora,
         "Liger's kernels in a program's own layers": (settings.fused_norm or settings.fused_mlp)
         and trainer.model_code != "transformers",
-        f"objective {settings.objective}": settings.objective
-        in ("distillation", "dpo", "kto", "orpo", "grpo", "rloo", "ppo"),
         f"{trainer.framework}'s own model code": trainer.model_code
         not in ("transformers", "litgpt"),
     }
     for what, asked in refused.items():
         if asked:
             raise UnsupportedError.of(what, "it is not simulated", ["the closed form"])
+    check_objective(settings, trainer)
 
 
 def prepared_model(
@@ -129,13 +131,16 @@ def prepared_model(
     if settings.quantization != "none":
         model = quantize(model, settings, trainer)
         asked = settings.prepare_kbit
-        if trainer.prepares_kbit if asked is None else asked:
+        # orpo_trainer.py, unlike TRL 1.16's other trainers, prepares k-bit models.
+        prepares = trainer.prepares_kbit or settings.objective == "orpo"
+        if prepares if asked is None else asked:
             peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
             if not (trainer.kbit_embeddings_fp32 or asked):
                 _embeddings_to_half(model)
     if technique.id != "full" and not technique.trains_base:
         model = adapt(model, settings, ranks_train=trainer.moves_model)
-        if settings.quantization != "none" and trainer.kbit_adapters_half:
+        half = trainer.kbit_adapters_half and settings.objective != "orpo"
+        if settings.quantization != "none" and half:
             _adapters_to_half(model)
     if is_hugging_face(trainer) or settings.gradient_checkpointing != "none":
         model.config.use_cache = False
@@ -144,7 +149,7 @@ def prepared_model(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         if hasattr(model, "peft_config"):
             model.enable_input_require_grads()
-    if settings.loss_kernel == "chunked":
+    if settings.loss_kernel == "chunked" and settings.objective not in PROGRAMS:
         add_fused_head(model)
     model.train()
     return model
@@ -180,16 +185,16 @@ def trained_facts(model: Any) -> dict[str, Any]:
     }
 
 
-def adopt_model(model: Any, recorder: Recorder) -> None:
+def adopt_model(model: Any, recorder: Recorder, prefix: str = "") -> None:
     """Record what the model holds, each storage once, with its module's name."""
     for name, parameter in model.named_parameters(remove_duplicate=False):
         kind = "weights" if _of_base(name, parameter, model) else "adapters"
-        recorder.adopt(parameter, kind, name.rpartition(".")[0])
+        recorder.adopt(parameter, kind, prefix + name.rpartition(".")[0])
     for name, buffer in model.named_buffers(remove_duplicate=False):
-        recorder.adopt(buffer, "buffers", name.rpartition(".")[0])
+        recorder.adopt(buffer, "buffers", prefix + name.rpartition(".")[0])
     for name, module in model.named_modules():
         for tensor in hidden_tensors(module):
-            recorder.adopt(tensor, "weights", name)
+            recorder.adopt(tensor, "weights", prefix + name)
 
 
 def _of_base(name: str, parameter: Any, model: Any) -> bool:

@@ -26,6 +26,7 @@ from ftadvisor.simulation.allocator import OutOfMemoryError, rounded
 from ftadvisor.simulation.building import depth, transformers_config
 from ftadvisor.simulation.depth import deep_recording
 from ftadvisor.simulation.grids import grid_of
+from ftadvisor.simulation.objectives import GENERATING
 from ftadvisor.simulation.pattern import layer_pattern
 from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Kind, Recording, Replay
 from ftadvisor.simulation.replaying import live_at, parts_at, replay
@@ -85,7 +86,7 @@ def summarized(
         num_retries=found.num_retries,
         seconds=time.perf_counter() - began,
         versions=read_only({}),
-        assumptions=_assumed(settings, trainer),
+        assumptions=_assumed(settings, trainer, gpu),
     )
 
 
@@ -212,7 +213,7 @@ def _moments(recording: Recording, spans: list[tuple[int, int]]) -> Iterator[Mom
         index = end
 
 
-def _assumed(settings: Settings, trainer: Trainer) -> tuple[str, ...]:
+def _assumed(settings: Settings, trainer: Trainer, gpu: Gpu | None) -> tuple[str, ...]:
     longest = int(settings.longest_length or settings.max_length)
     typical = int(settings.typical_length) or longest
     said = [f"simulated: two optimizer steps of {longest} tokens a sequence"]
@@ -228,4 +229,11 @@ def _assumed(settings: Settings, trainer: Trainer) -> tuple[str, ...]:
         ]
     if settings.gradient_accumulation_steps > 2:
         said.append("simulated: two micro-batches of each step; later ones are like the second")
+    if settings.objective in GENERATING:
+        said.append(
+            "reserved memory: a cache that grows token by token leaves blocks of all sizes behind,"
+            f" which torch gives back where the card ends{'' if gpu else '; none was named'}"
+        )
+    if settings.objective == "distillation":
+        said.append("simulated: a teacher like the student, in its checkpoint's dtype")
     return tuple(said)
