@@ -63,9 +63,7 @@ def record_step(
         recorder = _recorder(settings, trainer, compute_capability, grid)
         fuse_layers(model, settings, recorder.grid.multiprocessors)
         objective = objective_of(model, config, settings, trainer, num_layers, recorder)
-        with ExitStack() as stack:
-            for context in (steps_on_meta(), triton_kernels(), as_cuda(recorder)):
-                stack.enter_context(context)
+        with steps_on_meta(), triton_kernels(), as_cuda(recorder), ExitStack() as stack:
             if settings.attn_implementation == "flash_attention_2":
                 stack.enter_context(flash_masks())
             for prefix, each in held_models(model, objective).items():
