@@ -76,11 +76,9 @@ def record_step(
             except (NotImplementedError, RuntimeError) as error:
                 reason = f"its step needs values, not only shapes ({_first_line(error)})"
                 raise UnsupportedError.of(settings.technique, reason) from error
-    recording = recorder.recording(
-        num_layers=depth(model.config),
-        **trained_facts(model),
-        seconds=time.perf_counter() - began,
-    )
+    seconds = time.perf_counter() - began
+    layers = depth(model.config)
+    recording = recorder.recording(num_layers=layers, **trained_facts(model), seconds=seconds)
     del model, objective
     gc.collect()
     return recording
