@@ -9,7 +9,7 @@ from typing import Any, Unpack, cast
 
 from ftadvisor.api.estimator import estimate, fits_on, memory_record
 from ftadvisor.errors import FtadvisorError, UnsupportedError
-from ftadvisor.estimation.ladder import needed_bytes, variation
+from ftadvisor.estimation.ladder import needed_bytes, outside_allocator_bytes, variation
 from ftadvisor.estimation.prediction import Bounded, MemoryPrediction, on_card, verdict
 from ftadvisor.schema.coefficients import Interval
 from ftadvisor.schema.estimate import Estimate, MemoryEstimate
@@ -58,11 +58,16 @@ def simulated(closed: Estimate, config: Mapping[str, Any]) -> Simulation:
         return Simulation(estimate=analytic, step=None, reason=error.message)
     memory = prediction(step, settings, trainer, closed.memory)
     said: list[str] = []
-    if variation(settings, trainer)[0] > 0:
+    if settings.num_gpus > 1:
         said = [
+            "upper ends of reserved and device memory are at least the closed form's: what"
+            " communication streams keep apart in the cache is not replayed"
+        ]
+    if variation(settings, trainer)[0] > 0:
+        said.append(
             "upper ends of reserved and device memory are at least the closed form's: two steps do"
             " not show how the cache grows while lengths vary"
-        ]
+        )
     if closed.gpu_usable_bytes:
         memory = on_card(memory, closed.gpu_usable_bytes)
     answer = replace(
@@ -85,7 +90,7 @@ def simulated_step(
     """
     from ftadvisor.simulation.simulation import simulate_step
 
-    context = memory_coefficients().context_bytes
+    context = float(outside_allocator_bytes(settings, memory_coefficients()))
     try:
         return simulate_step(config, settings, trainer, find_gpu(gpu) if gpu else None, context)
     except FtadvisorError:
@@ -110,16 +115,16 @@ def prediction(
 ) -> MemoryPrediction:
     """The simulated figures with their intervals.
 
-    `closed`: the closed form's figures. Where lengths vary the cache grows over many steps, and
-    where nobody has read the trainer's loop nobody knows how far off it is: the interval is then
-    at least as wide as theirs.
+    `closed`: the closed form's figures. Where lengths vary the cache grows over many steps, with
+    several GPUs it is kept apart by stream, and where nobody has read the trainer's loop nobody
+    knows how far off it is: the interval is then at least as wide as theirs.
     """
     table = simulated_intervals()
     allocated = _around(step.allocated_bytes, table["allocated"])
     reserved = _around(step.reserved_bytes, table["reserved"])
     device = _around(step.device_bytes, table["device"])
     needed = _around(needed_bytes(step.allocated_bytes, settings), table["needed"])
-    if closed is not None and variation(settings, trainer)[0] > 0:
+    if closed is not None and (settings.num_gpus > 1 or variation(settings, trainer)[0] > 0):
         reserved = _reaching(reserved, closed.reserved_high_bytes)
         device = _reaching(device, closed.device_high_bytes)
     if closed is not None and trainer.stand_in:

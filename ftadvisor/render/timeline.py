@@ -18,7 +18,7 @@ FORMATS = (".svg", ".html", ".png")
 COLOURS = {
     "weights": "#4c78a8", "buffers": "#9ecae9", "adapters": "#f58518", "optimizer": "#72b7b2",
     "gradients": "#b279a2", "activations": "#eeca3b", "temporaries": "#e45756",
-    "workspace": "#bab0ac", "batch": "#9d755d",
+    "workspace": "#bab0ac", "batch": "#9d755d", "gathered": "#54a24b",
 }  # fmt: skip
 WIDTH, HEIGHT = 1000, 460
 LEFT, RIGHT, TOP, BOTTOM = 70, 200, 60, 60

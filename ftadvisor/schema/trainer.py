@@ -67,6 +67,8 @@ class Trainer:
     """Targets of one fused projection share one dropped-out input."""
     adapter_dtype: Literal["fp32", "weights"] = "fp32"
     """Dtype of adapters by default: fp32, or that of the base's weights."""
+    fsdp_version: int = 1
+    """Of torch's FSDP: 1 flattens a unit's parameters, 2 cuts each along its first dimension."""
     sharded_trainable_fp32: bool = False
     """Mixed precision under FSDP keeps trained parameters in fp32."""
     sharded_accumulation_unsharded: bool = False

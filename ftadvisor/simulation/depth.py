@@ -6,11 +6,13 @@ from typing import Any
 
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
+from ftadvisor.simulation.buckets import with_buckets
 from ftadvisor.simulation.building import transformers_config
 from ftadvisor.simulation.grids import Grid
 from ftadvisor.simulation.litgpt import prompt_of
 from ftadvisor.simulation.pattern import Pattern, layer_pattern
 from ftadvisor.simulation.recording import Recording
+from ftadvisor.simulation.sharding import FSDP, prefetches_flat
 from ftadvisor.simulation.splicing import spliced
 from ftadvisor.simulation.step import record_step
 
@@ -34,11 +36,18 @@ def deep_recording(
         num_layers=layers,
         grid=grid,
     )
-    return recording if pattern is None else spliced(recording, pattern)
+    if pattern is not None:
+        recording = spliced(recording, pattern)
+    return with_buckets(recording, settings) if settings.strategy == "ddp" else recording
 
 
 def _pattern(config: dict[str, Any], settings: Settings, trainer: Trainer) -> Pattern | None:
-    """None too where adapters sit in some layers only, which no few layers stand for."""
+    """None too where adapters sit in some layers only, which no few layers stand for, and where
+    FSDP1 prefetches: a frozen unit that one layer asks for is freed two layers later, and splicing
+    follows what a layer leaves to the next one only.
+    """
+    if settings.strategy in FSDP and prefetches_flat(trainer):
+        return None
     options = settings.peft_config
     some = settings.technique == "adaption_prompt" or options.get("layers_to_transform")
     found = None if some else layer_pattern(transformers_config(config))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftadvisor.estimation.activations import packing_needs_mask
 from ftadvisor.schema.settings import Settings
@@ -16,6 +16,9 @@ from ftadvisor.simulation.objectives import GENERATING, Objective, num_sequences
 from ftadvisor.simulation.optimizers import make_optimizer
 from ftadvisor.simulation.recorder import Recorder
 from ftadvisor.simulation.stack import torch
+
+if TYPE_CHECKING:
+    from ftadvisor.simulation.sharding import Rank
 
 HUGGING_FACE_LOOPS = ("Trainer", "TRL")
 """In a trainer's framework: Transformers' Trainer runs it, through accelerate."""
@@ -107,7 +110,7 @@ def make_batch(model: Any, settings: Settings, trainer: Trainer, length: int) ->
 
 
 def run_steps(
-    model: Any,
+    rank: Rank,
     recorder: Recorder,
     settings: Settings,
     trainer: Trainer,
@@ -115,7 +118,8 @@ def run_steps(
 ) -> None:
     """Forward, backward, clipping and step, a few times."""
     forward = forward_of(settings, trainer)
-    optimizer = make_optimizer(settings.optim, model)
+    model = rank.model
+    optimizer = make_optimizer(settings.optim, rank)
     accumulated = min(int(settings.gradient_accumulation_steps), NUM_MICRO_BATCHES)
     held: Any = None
     last = num_steps(settings, trainer)
@@ -134,20 +138,24 @@ def run_steps(
                 loss, outputs = objective.loss(name, length, made[part - 1 :]), None
             else:
                 recorder.mark(f"forward {name}")
+                reduces = part == accumulated or not trainer.sharded_accumulation_unsharded
+                rank.begin_forward(synchronised=reduces)
                 loss, outputs = _forward(model, recorder, settings, trainer, forward, length)
+                rank.end_forward(loss)
             held = outputs if trainer.holds_outputs else None
             del outputs
             recorder.mark(f"backward {name}")
             loss.backward()
             del loss
-            label_gradients(model, recorder)
+            rank.end_backward()
+            label_gradients(rank, recorder)
         recorder.mark(f"clip {step}")
         if settings.max_grad_norm:
-            trained = [p for p in model.parameters() if p.requires_grad]
+            trained = [p for _, p in rank.named_parameters() if p.requires_grad]
             torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         recorder.mark(f"step {step}")
         optimizer.step()
-        _label_states(model, optimizer, recorder)
+        _label_states(rank, optimizer, recorder)
         if not trainer.empties_cache:
             optimizer.zero_grad(set_to_none=True)
         elif step == last - 1:
@@ -197,15 +205,15 @@ def _autocast(settings: Settings) -> AbstractContextManager[Any]:
     return torch.autocast(STATE, DTYPES[settings.autocast])
 
 
-def label_gradients(model: Any, recorder: Recorder) -> None:
+def label_gradients(rank: Rank, recorder: Recorder) -> None:
     """Name the gradients among what backward has left."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in rank.named_parameters():
         if parameter.grad is not None:
             recorder.label(parameter.grad, "gradients", name.rpartition(".")[0])
 
 
-def _label_states(model: Any, optimizer: Any, recorder: Recorder) -> None:
-    names = {id(p): name.rpartition(".")[0] for name, p in model.named_parameters()}
+def _label_states(rank: Rank, optimizer: Any, recorder: Recorder) -> None:
+    names = {id(p): name.rpartition(".")[0] for name, p in rank.named_parameters()}
     for parameter, states in optimizer.state.items():
         for value in states.values():
             if isinstance(value, torch.Tensor):

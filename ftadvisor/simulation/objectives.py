@@ -85,6 +85,9 @@ def check_objective(settings: Settings, trainer: Trainer) -> None:
         )
     if settings.packing and objective != "sft":
         raise UnsupportedError.of(f"packing with {objective}", "TRL 1.16 does not pack its pairs")
+    if settings.strategy not in ("none", "ddp"):
+        reason = "its models in FSDP's units are not simulated"
+        raise UnsupportedError.of(f"{objective} with {settings.strategy}", reason, ["strategy ddp"])
     virtual = settings.technique in ("prompt_tuning", "prefix_tuning", "p_tuning")
     if virtual and objective in GENERATING:
         reason = "generation with virtual tokens is not simulated"

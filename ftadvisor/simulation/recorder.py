@@ -97,6 +97,18 @@ class Recorder(TorchDispatchMode):
             self._allocations[number - 1][2] = module
             self._allocations[number - 1][4] = kind
 
+    def cover(self, tensor: Any, by: Any) -> None:
+        """A tensor that costs nothing: it stands for another, which has been adopted."""
+        there = self._numbers[by.untyped_storage()._cdata]
+        self._numbers[tensor.untyped_storage()._cdata] = there
+
+    def buffer(self, numel: int, dtype: Any, operation: str, kind: Kind, module: str) -> Any:
+        """A tensor that a library makes, under the name of what it makes it for."""
+        made = torch.empty(numel, dtype=dtype, device="meta")
+        number = self._numbers[made.untyped_storage()._cdata]
+        self._allocations[number - 1][2:] = [module, operation, kind]
+        return made
+
     def hold(self, size: int, operation: str) -> int:
         """A block of a library that no tensor shows; give the number to `release`."""
         return self._allocate(size, operation, "workspace")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Kind = Literal[
-    "weights", "buffers", "adapters", "optimizer", "gradients", "activations", "temporaries",
-    "workspace", "batch",
+    "weights", "buffers", "adapters", "optimizer", "gathered", "gradients", "activations",
+    "temporaries", "workspace", "batch",
 ]  # fmt: skip
 """From what lives longest to what is soon gone: how they are stacked."""
 Category = Literal[
@@ -66,6 +66,8 @@ class Recording:
     num_trainable_params: int = 0
     trainable_params: tuple[tuple[int | None, int], ...] = ()
     """How many of them each layer has; None: what lies outside of all."""
+    trainable_bytes: tuple[tuple[int | None, int], ...] = ()
+    """Each trained parameter's layer and gradient [bytes], in the model's order."""
     seconds: float = 0.0
     """How long the simulation took [s]."""
     attention: tuple[tuple[str, int], ...] = ()

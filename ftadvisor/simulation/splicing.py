@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 from ftadvisor.simulation.pattern import Pattern, layer_of
@@ -76,12 +77,21 @@ class _Splice:
             num_trainable_params=sum(
                 n * self._times(layer) for layer, n in source.trainable_params
             ),
+            trainable_bytes=self._in_order(),
             trainable_params=tuple((p, n * self._times(p)) for p, n in source.trainable_params),
             work=tuple(self._repeated(work) for work in source.work),
         )
 
     def _times(self, layer: Place) -> int:
         return self.copies + 1 if self._in_middle(layer) else 1
+
+    def _in_order(self) -> tuple[tuple[Place, int], ...]:
+        """All layers' trained parameters, the middle's as often as it is repeated."""
+        found: list[tuple[Place, int]] = []
+        grouped = groupby(self.source.trainable_bytes, lambda pair: self._in_middle(pair[0]))
+        for inside, group in grouped:
+            found += list(group) * (self.copies + 1 if inside else 1)
+        return tuple(found)
 
     def _repeated(self, work: Work) -> Work:
         """Clipping and the optimizer work on lists of all trained tensors, whosever they are."""

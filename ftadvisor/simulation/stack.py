@@ -50,6 +50,16 @@ def accelerate_operations() -> Any:
     return _library("accelerate.utils.operations")
 
 
+def accelerate_fsdp() -> Any:
+    """accelerate's own code for FSDP2."""
+    return _library("accelerate.utils.fsdp_utils")
+
+
+def peft_policy() -> Any:
+    """PEFT's policy of what FSDP1 wraps."""
+    return _library("peft.utils.other").fsdp_auto_wrap_policy
+
+
 def loaded(name: str) -> Any:
     """A module that has been imported; None: it has not."""
     return sys.modules.get(name)

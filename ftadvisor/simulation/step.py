@@ -24,11 +24,18 @@ from ftadvisor.simulation.kbit import hidden_tensors, quantize
 from ftadvisor.simulation.litgpt import litgpt_model
 from ftadvisor.simulation.loop import has_mask, is_hugging_face, run_steps
 from ftadvisor.simulation.losses import add_fused_head, triton_kernels
-from ftadvisor.simulation.objectives import PROGRAMS, check_objective, held_models, objective_of
+from ftadvisor.simulation.objectives import (
+    PROGRAMS,
+    Objective,
+    check_objective,
+    held_models,
+    objective_of,
+)
 from ftadvisor.simulation.optimizers import steps_on_meta
 from ftadvisor.simulation.pattern import layer_of
 from ftadvisor.simulation.recorder import Recorder
 from ftadvisor.simulation.recording import Recording
+from ftadvisor.simulation.sharding import FSDP, Rank, check_sharding, rank_of
 from ftadvisor.simulation.stack import peft, torch, transformers
 from ftadvisor.sources.techniques import find_technique
 
@@ -55,31 +62,26 @@ def record_step(
     """
     check_supported(settings, trainer)
     began = time.perf_counter()
-    transformers.logging.set_verbosity_error()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    _be_quiet()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = prepared_model(config, settings, trainer, num_layers)
         recorder = _recorder(settings, trainer, compute_capability, grid)
         fuse_layers(model, settings, recorder.grid.multiprocessors)
+        rank = rank_of(model, recorder, settings, trainer)
         objective = objective_of(model, config, settings, trainer, num_layers, recorder)
         with steps_on_meta(), triton_kernels(), as_cuda(recorder), ExitStack() as stack:
             if settings.attn_implementation == "flash_attention_2":
                 stack.enter_context(flash_masks())
+            rank.adopt()
             for prefix, each in held_models(model, objective).items():
                 adopt_model(each, recorder, prefix)
                 stack.callback(recorder.watch_modules(each, prefix))
-            try:
-                run_steps(model, recorder, settings, trainer, objective)
-            except FtadvisorError:
-                raise
-            except (NotImplementedError, RuntimeError) as error:
-                reason = f"its step needs values, not only shapes ({_first_line(error)})"
-                raise UnsupportedError.of(settings.technique, reason) from error
+            _run(rank, recorder, settings, trainer, objective)
     seconds = time.perf_counter() - began
     layers = depth(model.config)
     recording = recorder.recording(num_layers=layers, **trained_facts(model), seconds=seconds)
-    del model, objective
+    del model, rank, objective
     gc.collect()
     return recording
 
@@ -98,7 +100,6 @@ def _recorder(
 def check_supported(settings: Settings, trainer: Trainer) -> None:
     """Raise UnsupportedError for what this room does not simulate."""
     refused = {
-        "strategy": settings.strategy not in ("none",) or int(settings.num_gpus) > 1,
         "fp8": settings.fp8,
         "offloading": settings.offload_optimizer or settings.offload_params,
         "fused LoRA (unsloth's or foak's kernels)": settings.fused_lora,
@@ -107,6 +108,7 @@ def check_supported(settings: Settings, trainer: Trainer) -> None:
         f"{trainer.framework}'s own model code": trainer.model_code
         not in ("transformers", "litgpt"),
     }
+    check_sharding(settings, trainer)
     for what, asked in refused.items():
         if asked:
             raise UnsupportedError.of(what, "it is not simulated", ["the closed form"])
@@ -129,7 +131,8 @@ def prepared_model(
         asked = settings.prepare_kbit
         # orpo_trainer.py, unlike TRL 1.16's other trainers, prepares k-bit models.
         prepares = trainer.prepares_kbit or settings.objective == "orpo"
-        if prepares if asked is None else asked:
+        prepares = prepares if asked is None else asked
+        if prepares and settings.strategy not in FSDP:
             peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
             if not (trainer.kbit_embeddings_fp32 or asked):
                 _embeddings_to_half(model)
@@ -172,10 +175,13 @@ def _adapters_to_half(model: Any) -> None:
 def trained_facts(model: Any) -> dict[str, Any]:
     """How many parameters train, in all and by layer (None: outside of all)."""
     trained: Counter[int | None] = Counter()
+    gradients: list[tuple[int | None, int]] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             trained[layer_of(name)] += parameter.numel()
+            gradients.append((layer_of(name), parameter.nbytes))
     return {
+        "trainable_bytes": tuple(gradients),
         "num_trainable_params": trained.total(),
         "trainable_params": tuple(trained.items()),
     }
@@ -196,6 +202,27 @@ def adopt_model(model: Any, recorder: Recorder, prefix: str = "") -> None:
 def _of_base(name: str, parameter: Any, model: Any) -> bool:
     adapted = hasattr(model, "peft_config") or getattr(model, "adapted", False)
     return not (adapted and parameter.requires_grad)
+
+
+def _run(
+    rank: Rank,
+    recorder: Recorder,
+    settings: Settings,
+    trainer: Trainer,
+    objective: Objective | None,
+) -> None:
+    try:
+        run_steps(rank, recorder, settings, trainer, objective)
+    except FtadvisorError:
+        raise
+    except (NotImplementedError, RuntimeError) as error:
+        reason = f"its step needs values, not only shapes ({_first_line(error)})"
+        raise UnsupportedError.of(settings.technique, reason) from error
+
+
+def _be_quiet() -> None:
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _first_line(error: Exception) -> str:

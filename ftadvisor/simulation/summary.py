@@ -30,6 +30,7 @@ from ftadvisor.simulation.objectives import GENERATING
 from ftadvisor.simulation.pattern import layer_pattern
 from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Kind, Recording, Replay
 from ftadvisor.simulation.replaying import live_at, parts_at, replay
+from ftadvisor.simulation.sharding import sharding_assumed
 from ftadvisor.simulation.stack import transformers
 from ftadvisor.sources.models import CODE
 
@@ -86,7 +87,7 @@ def summarized(
         num_retries=found.num_retries,
         seconds=time.perf_counter() - began,
         versions=read_only({}),
-        assumptions=_assumed(settings, trainer, gpu),
+        assumptions=(*_assumed(settings, trainer, gpu), *sharding_assumed(settings, trainer)),
     )
 
 
