@@ -14,8 +14,8 @@ pytest.importorskip("trl")
 from test_simulation import AMPERE, CONFIGS, LLAMA, recorded, run  # noqa: E402
 
 from ftadvisor.errors import UnsupportedError  # noqa: E402
-from ftadvisor.simulation.buckets import bucket_sizes  # noqa: E402
-from ftadvisor.simulation.depth import deep_recording, deep_step  # noqa: E402
+from ftadvisor.simulation.buckets import bucket_sizes, with_buckets  # noqa: E402
+from ftadvisor.simulation.depth import deep_recording  # noqa: E402
 from ftadvisor.simulation.recording import Recording  # noqa: E402
 from ftadvisor.simulation.replaying import live_at, parts_at, phase_peaks, replay  # noqa: E402
 from ftadvisor.simulation.step import check_supported, record_step  # noqa: E402
@@ -168,11 +168,10 @@ def test_few_layers_stand_for_all(name: str, options: dict[str, Any]):
         options = {**options, "lora_target_modules": ("c_attn",)}
     config, settings, found, _ = run(deeper, **options)
     spliced = replay(deep_recording(config, settings, found, compute_capability=AMPERE))
-    deep = deep_step(config, settings, found, compute_capability=AMPERE)
-    assert deep.live_bytes == spliced.live_bytes
+    recording = record_step(config, settings, found, compute_capability=AMPERE)
     if options["strategy"] == "ddp":
-        return
-    whole = replay(record_step(config, settings, found, compute_capability=AMPERE))
+        recording = with_buckets(recording, settings)
+    whole = replay(recording)
     assert spliced.live_bytes == whole.live_bytes
     assert spliced.allocated_bytes == whole.allocated_bytes
     assert spliced.reserved_bytes == whole.reserved_bytes

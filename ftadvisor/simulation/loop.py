@@ -149,10 +149,7 @@ def run_steps(
             del loss
             rank.end_backward()
             label_gradients(rank, recorder)
-        recorder.mark(f"clip {step}")
-        if settings.max_grad_norm:
-            trained = [p for _, p in rank.named_parameters() if p.requires_grad]
-            torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
+        _clip(rank, settings, recorder, step)
         recorder.mark(f"step {step}")
         optimizer.step()
         _label_states(rank, optimizer, recorder)
@@ -162,6 +159,13 @@ def run_steps(
             recorder.empty_cache()
     recorder.mark("end")
     del held
+
+
+def _clip(rank: Rank, settings: Settings, recorder: Recorder, step: int) -> None:
+    recorder.mark(f"clip {step}")
+    if settings.max_grad_norm:
+        trained = [p for _, p in rank.named_parameters() if p.requires_grad]
+        torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
 
 
 def _forward(
