@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ftadvisor.api import compare, estimate, fit, recommend, simulate
+    from ftadvisor.api import compare, estimate, fit, recommend, run, simulate
     from ftadvisor.errors import (
         AmbiguousNameError,
         DataFileError,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ftadvisor.schema.estimate import Estimate
     from ftadvisor.schema.fit import Fit
     from ftadvisor.schema.plan import Plan, Recommendation
+    from ftadvisor.schema.report import Report
     from ftadvisor.schema.simulation import Simulation
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "ModelUnavailableError",
     "Plan",
     "Recommendation",
+    "Report",
     "Simulation",
     "UnknownNameError",
     "UnsupportedError",
@@ -52,6 +54,7 @@ __all__ = [
     "estimate",
     "fit",
     "recommend",
+    "run",
     "simulate",
 ]
 
@@ -61,11 +64,13 @@ _HOMES = {
     "Fit": "ftadvisor.schema.fit",
     "Plan": "ftadvisor.schema.plan",
     "Recommendation": "ftadvisor.schema.plan",
+    "Report": "ftadvisor.schema.report",
     "Simulation": "ftadvisor.schema.simulation",
     "compare": "ftadvisor.api.comparison",
     "estimate": "ftadvisor.api.estimator",
     "fit": "ftadvisor.api.fitting",
     "recommend": "ftadvisor.api.recommender",
+    "run": "ftadvisor.api.running",
     "simulate": "ftadvisor.api.simulating",
 }
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ftadvisor.api.recommender import recommend
     from ftadvisor.api.remedies import ways_to_fit
     from ftadvisor.api.rules import explain_rule, list_rules
+    from ftadvisor.api.running import run
     from ftadvisor.api.selfchecking import selfcheck
     from ftadvisor.api.simulating import simulate
     from ftadvisor.api.validating import validate
@@ -48,6 +49,7 @@ __all__ = [
     "list_trainers",
     "model_config",
     "recommend",
+    "run",
     "selfcheck",
     "show_gpu",
     "show_model",
@@ -65,6 +67,7 @@ _HOMES = {
     "explain_rule": "ftadvisor.api.rules",
     "list_rules": "ftadvisor.api.rules",
     "recommend": "ftadvisor.api.recommender",
+    "run": "ftadvisor.api.running",
     "selfcheck": "ftadvisor.api.selfchecking",
     "simulate": "ftadvisor.api.simulating",
     "validate": "ftadvisor.api.validating",

@@ -56,7 +56,14 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 
     Raises DataFileError (file, field, what to write), InvalidSettingError where there is no file.
     """
-    draft = read_draft(path)
+    return complete_plan(read_draft(path))
+
+
+def complete_plan(draft: PlanDraft) -> Plan:
+    """The plan of a draft, with what the rules say for all that it leaves open.
+
+    Raises DataFileError (file, field, what to write).
+    """
     technique, objective = _task(draft)
     with located(draft.file, "model"):
         find_model(draft.model)

@@ -24,6 +24,7 @@ COMMANDS = {
     "recommend": "ftadvisor.cli.recommend",
     "estimate": "ftadvisor.cli.estimate",
     "simulate": "ftadvisor.cli.simulate",
+    "run": "ftadvisor.cli.run",
     "fit": "ftadvisor.cli.fit",
     "compare": "ftadvisor.cli.compare",
     "list": "ftadvisor.cli.listing",

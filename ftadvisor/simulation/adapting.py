@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from typing import Any
 
-from ftadvisor.configuration.peft_config import AS_SETTINGS
+from ftadvisor.configuration.adapter_config import adapter_config
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.simulation.building import DTYPES
 from ftadvisor.simulation.shapes import Answers
 from ftadvisor.simulation.stack import peft, torch
-from ftadvisor.sources.techniques import default_target_modules, find_technique, peft_own_options
-
-PEFT_TYPES = {"qlora": "LORA", "dora": "LORA", "rslora": "LORA", "bone": "MISS"}
-"""Techniques that PEFT has under another name."""
-SWITCHES = {"dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
-TASKS = {"seq_cls": "SEQ_CLS", "reward": "SEQ_CLS", "token_cls": "TOKEN_CLS"}
-NO_TARGETS = frozenset({"prompt_tuning", "prefix_tuning", "p_tuning", "adaption_prompt"})
-
+from ftadvisor.sources.techniques import find_technique
 
 UNBUILDABLE = (
     NotImplementedError, RuntimeError, ValueError, TypeError, AttributeError, ImportError,
@@ -65,39 +57,17 @@ def adapt(model: Any, settings: Settings, *, ranks_train: bool = True) -> Any:
 
 def peft_config(model: Any, settings: Settings) -> Any:
     """The configuration that these settings are in PEFT."""
-    technique = find_technique(settings.technique)
-    name = PEFT_TYPES.get(technique.id, technique.id.upper())
+    of_model = model.config
+    found = adapter_config(
+        settings, of_model.model_type, encoder_decoder=of_model.is_encoder_decoder
+    )
+    name = found.peft_type
     cls: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(getattr(peft.PeftType, name, name))
     if cls is None:
-        raise UnsupportedError.of(technique.name, "PEFT has no such technique")
-    fields = {field.name for field in dataclasses.fields(cls)}
-    options: dict[str, Any] = dict(technique.settings.get("peft_config", {}))
-    own = {option for option, setting in AS_SETTINGS.items() if setting in technique.settings}
-    # A setting of all that are LoRA, whose default is none of a technique's own.
-    own |= {"lora_dropout"} if "lora_alpha" in own else set()
-    for option in own & fields:
-        options[option] = getattr(settings, AS_SETTINGS[option])
-    options |= {key: value for key, value in settings.peft_config.items() if value is not None}
-    options |= SWITCHES.get(technique.id, {})
-    options = {k: v for k, v in options.items() if k in fields and k not in peft_own_options()}
-    if technique.id not in NO_TARGETS and "target_modules" in fields:
-        options["target_modules"] = _targets(model, settings, options)
-    if options.get("oft_block_size"):
-        # The two are the matrix's width together; PEFT takes one of them.
-        options.pop("r", None)
-    options["task_type"] = TASKS.get(settings.objective, _task(model))
-    return cls(**{key: value for key, value in options.items() if value is not None})
-
-
-def _targets(model: Any, settings: Settings, options: dict[str, Any]) -> list[str] | str | None:
-    if settings.lora_target_modules:
-        names = list(settings.lora_target_modules)
-        return names[0] if names == ["all-linear"] else names
-    given = options.get("target_modules")
-    if given:
-        return given
-    found = default_target_modules(settings.technique, model.config.model_type)
-    return list(found) if found else None
+        raise UnsupportedError.of(
+            find_technique(settings.technique).name, "PEFT has no such technique"
+        )
+    return cls(**found.options)
 
 
 def _train_ranks(model: Any) -> None:
@@ -108,12 +78,6 @@ def _train_ranks(model: Any) -> None:
     for name, parameter in model.named_parameters():
         if ".ranknum." in name:
             parameter.requires_grad = True
-
-
-def _task(model: Any) -> str:
-    if model.config.is_encoder_decoder:
-        return "SEQ_2_SEQ_LM"
-    return "CAUSAL_LM"
 
 
 def _to_meta(model: Any) -> None:

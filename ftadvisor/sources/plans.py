@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +24,7 @@ from ftadvisor.sources.field_checks import (
     table,
     whole,
 )
+from ftadvisor.sources.text_files import replace_text
 from ftadvisor.sources.training_settings import PLAN_SETTINGS, TRAINING
 from ftadvisor.sources.yaml_files import dump_yaml, read_yaml
 
@@ -94,32 +93,12 @@ def write_plan(plan: Plan, path: str | os.PathLike[str], *, overwrite: bool = Fa
     content = plan.as_dict()
     text = dump_yaml({name: content[name] for name in _ORDER})
     try:
-        _replace(place, text)
+        replace_text(place, text)
     except OSError as error:
         raise InvalidSettingError(
             f"{quoted(str(path))} cannot be written: {error.strerror or error}.",
             ["a place that can be written"],
         ) from None
-
-
-def _replace(place: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if place.exists():
-            os.chmod(temporary, place.stat().st_mode & 0o777)
-        else:
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, place)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def _holds_plan(place: Path) -> bool:
@@ -137,8 +116,11 @@ def read_draft(path: str | os.PathLike[str]) -> PlanDraft:
     Raises DataFileError (file, field, what to write), InvalidSettingError where there is no file.
     """
     place = Path(path).expanduser()
-    file = place.name
-    content: Any = read_yaml(place, "plan", LEAST_PLAN)
+    return draft_of(place.name, read_yaml(place, "plan", LEAST_PLAN))
+
+
+def draft_of(file: str, content: Any) -> PlanDraft:
+    """The draft that a file's content is; `file` is what errors call it."""
     if type(content) is not dict or not content:
         raise DataFileError(file, None, None, "is no plan", LEAST_PLAN)
     _check_version(file, cast("dict[str, Any]", content))

@@ -1,0 +1,145 @@
+"""`run`: a plan, or options that are one, to a trained model and its report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Unpack
+
+from ftadvisor.api.plan_files import complete_plan, estimate_plan
+from ftadvisor.api.simulating import settings_of
+from ftadvisor.errors import FtadvisorError, InvalidSettingError, near_misses, quoted
+from ftadvisor.schema.estimate import Estimate
+from ftadvisor.schema.options import Options
+from ftadvisor.schema.plan import Plan, PlanHardware
+from ftadvisor.schema.report import Report
+from ftadvisor.schema.run import RunOptions, RunSettings
+from ftadvisor.sources.gpus import match_gpu
+from ftadvisor.sources.plans import PlanDraft, draft_of, read_draft
+from ftadvisor.sources.training_settings import PLAN_SETTINGS
+
+OPTIONS = "the options"
+"""What errors call a plan that no file holds."""
+ELSEWHERE = ("num_gpus", "reference_model", "num_tokens")
+_RUN = tuple(RunOptions.__annotations__)
+
+
+class PlanOptions(Options, RunOptions, total=False):
+    """What a run takes without a plan."""
+
+    learning_rate: float
+    lr_scheduler_type: str
+    warmup_steps: float
+    weight_decay: float
+    global_batch_size: int
+    beta: float
+    seed: int
+
+
+def run(
+    plan: Plan | str | os.PathLike[str] | None = None,
+    *,
+    model: str | None = None,
+    technique: str | None = None,
+    objective: str | None = None,
+    gpu: str | None = None,
+    **options: Unpack[PlanOptions],
+) -> Report:
+    """Train, and return what came of it; `report.json` of the output directory says the same.
+
+    `plan` is a record, a file that `recommend` wrote, or one written by hand. Without it `model`,
+    `technique` and `dataset` make the plan, with every setting of `estimate`; rules fill in the
+    others. Without a `gpu` it trains on what is here. Needs the `run` extra.
+
+    Raises FtadvisorError for what cannot be run, before anything expensive starts.
+    """
+    given: dict[str, Any] = dict(options)
+    of_run = {name: given.pop(name) for name in _RUN if name in given}
+    named = {"model": model, "technique": technique, "objective": objective, "gpu": gpu}
+    given |= {name: value for name, value in named.items() if value is not None}
+    if plan is not None and given:
+        name = next(iter(given))
+        raise InvalidSettingError(
+            f"{name} and a plan both say what is trained.",
+            [f"{name} in the plan", "no plan"],
+        )
+    if not isinstance(plan, Plan):
+        draft = read_draft(plan) if plan is not None else _draft(given)
+        plan = complete_plan(_with_data(draft))
+    from ftadvisor.execution.run import execute
+
+    return execute(
+        plan, settings_of(plan.estimate), _run_settings(plan, of_run), _estimate_on(plan)
+    )
+
+
+def _draft(given: dict[str, Any]) -> PlanDraft:
+    """The options as a plan file would say them."""
+    for name, example in (("model", "--model llama3.2-1b"), ("dataset", "--dataset train.jsonl")):
+        if name not in given:
+            raise InvalidSettingError(f"{name} is missing.", [example, "a plan file"])
+    settings = {k: v for k, v in given.items() if k in PLAN_SETTINGS}
+    known = {"model", "technique", "objective", "gpu", "dataset", "seed", *ELSEWHERE}
+    for name in given.keys() - known - settings.keys():
+        raise InvalidSettingError(
+            f"{quoted(name)} is no option of run.", near_misses(name, [*PLAN_SETTINGS, *_RUN])
+        )
+    content: dict[str, Any] = {
+        "model": given["model"],
+        "technique": given.get("technique", "lora"),
+        "objective": given.get("objective"),
+        "dataset": str(given["dataset"]),
+        "hardware": {"gpu": given.get("gpu"), "num_gpus": given.get("num_gpus", 1)},
+        "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
+        "seed": given.get("seed", 0),
+    }
+    return draft_of(OPTIONS, content)
+
+
+def _with_data(draft: PlanDraft) -> PlanDraft:
+    """The draft with what its dataset is like, where it does not say and the file is here."""
+    data = draft.dataset
+    if data is None or draft.workload is not None:
+        return draft
+    # The readers cost a start-up that only a dataset should pay.
+    from ftadvisor.sources.datasets import profile_dataset, read_workload
+
+    path = Path(data.path).expanduser()
+    epochs = float(draft.settings.get("num_train_epochs", 1.0))
+    workload = read_workload(path, epochs)
+    found = data.format or profile_dataset(path).format
+    return replace(draft, workload=workload, dataset=replace(data, format=found))
+
+
+def _run_settings(plan: Plan, given: dict[str, Any]) -> RunSettings:
+    """How it is run, each value checked alone."""
+    values = dict(given)
+    name = plan.model.rstrip("/").rpartition("/")[2]
+    values["output_dir"] = os.fspath(values.get("output_dir", f"{name}-{plan.technique}"))
+    for name in ("max_steps", "eval_steps", "save_steps"):
+        value = values.get(name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InvalidSettingError.of(name, value, "be a whole number from 1 on")
+    share = values.get("eval_share", 0.0)
+    if not isinstance(share, int | float) or not 0 <= share < 1:
+        raise InvalidSettingError.of("eval_share", share, "be a number from 0 to below 1")
+    if values.get("eval_dataset") is not None:
+        values["eval_dataset"] = os.fspath(values["eval_dataset"])
+    values["report_to"] = tuple(values.get("report_to", ()))
+    return RunSettings(**values)
+
+
+def _estimate_on(plan: Plan) -> Callable[[str], Estimate | None]:
+    """What estimates the plan for the GPU that a driver calls by a name; None: not known."""
+
+    def estimated(driver_name: str) -> Estimate | None:
+        try:
+            gpu = match_gpu(driver_name).gpu.id
+        except FtadvisorError:
+            return None
+        here = PlanHardware(gpu=gpu, num_gpus=plan.hardware.num_gpus)
+        return estimate_plan(replace(plan, hardware=here))
+
+    return estimated

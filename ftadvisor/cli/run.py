@@ -1,0 +1,87 @@
+"""`ftadvisor run`: trains what a plan says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftadvisor.cli.command import Argument, Command, Group, Option
+from ftadvisor.cli.options import JSON, SETTINGS
+from ftadvisor.cli.printing import print_answer
+from ftadvisor.cli.values import number, text, whole
+from ftadvisor.cli.warned import warnings_to_stderr
+from ftadvisor.cli.wishes import FIXED
+
+RUN = Group(
+    "How it is run",
+    (
+        Option(
+            "output_dir", text, "DIR",
+            "Where everything goes; a new or an empty directory (default: MODEL-TECHNIQUE).",
+            short="o", also=("output", "out", "save_dir"),
+        ),
+        Option("max_steps", whole, "N", "Stop after so many optimizer steps.", also=("steps",)),
+        Option(
+            "eval_dataset", text, "FILE",
+            "What is evaluated on (default: the data's own other splits, else a share of it).",
+            also=("eval_file", "validation_file"),
+        ),
+        Option(
+            "eval_share", number, "X",
+            "The share of the rows that is held out for it (default: 0.05, at most 200 rows).",
+            also=("val_size", "test_size", "validation_split"),
+        ),
+        Option("eval_steps", whole, "N", "Evaluate every N steps, not only before and after."),
+        Option("save_steps", whole, "N", "A checkpoint every N steps."),
+        Option(
+            "report_to", text, "NAME", "Reporters of Transformers' own: tensorboard, wandb ...",
+            many=True,
+        ),
+        Option(
+            "force", None, "",
+            "Run what the checks refuse that may be wrong: another GPU, too little memory or disk.",
+        ),
+    ),
+)  # fmt: skip
+
+
+def run(given: dict[str, Any]) -> int:
+    """Train and print the report; 0 when it is done, else 1."""
+    from ftadvisor import api
+    from ftadvisor.render.run import run_document
+
+    as_json = given.pop("json", False)
+    with warnings_to_stderr():
+        report = api.run(**given)
+    print_answer(report, lambda: run_document(report), as_json=as_json)
+    return 0 if report.status == "done" else 1
+
+
+COMMAND = Command(
+    name="run",
+    summary="Train: what a plan says, or what the options say. Needs pip install 'ftadvisor[run]'.",
+    usage="run [PLAN.yaml] [--model MODEL --technique T --dataset FILE] [--output-dir DIR] "
+    "[options]",
+    arguments=(
+        Argument(
+            "plan",
+            "PLAN.yaml",
+            "A plan that `ftadvisor recommend --output` wrote, or one written by hand: model, "
+            "technique, dataset.",
+        ),
+    ),
+    groups=(RUN, *SETTINGS, FIXED, Group("Output", (JSON,))),
+    examples=(
+        ("ftadvisor run plan.yaml --output-dir out", "train what was recommended"),
+        (
+            "ftadvisor run --model qwen3-0.6b --technique lora --dataset train.jsonl "
+            "--max-steps 50 --output-dir out",
+            "both in one go",
+        ),
+    ),
+    run=run,
+    details="Transformers, PEFT, TRL and bitsandbytes train; ftadvisor maps the plan to their own "
+    "objects. Everything that can be checked is checked before anything expensive starts. The "
+    "directory then holds plan.yaml, report.json, log.jsonl and the adapter or the model with its "
+    "tokenizer.\n\nThe exit code is 0 when the run is done, 1 when it diverged or stopped, 2 when "
+    "it cannot be run.",
+)

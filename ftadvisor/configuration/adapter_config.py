@@ -1,0 +1,82 @@
+"""Settings to what PEFT is given: the name of its class and the class's own options.
+
+Said once, for the simulated step and the run alike. PEFT itself is not imported: that the options
+known here are its classes' fields is tested.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ftadvisor.configuration.peft_config import AS_SETTINGS
+from ftadvisor.errors import UnsupportedError
+from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.techniques import (
+    default_target_modules,
+    find_technique,
+    peft_options,
+    peft_own_options,
+)
+
+PEFT_TYPES = {"qlora": "LORA", "dora": "LORA", "rslora": "LORA", "bone": "MISS"}
+"""Techniques that PEFT has under another name."""
+SWITCHES = {"dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
+TASKS = {"seq_cls": "SEQ_CLS", "reward": "SEQ_CLS", "token_cls": "TOKEN_CLS"}
+NO_TARGETS = frozenset({"prompt_tuning", "prefix_tuning", "p_tuning", "adaption_prompt"})
+NOT_PEFT = frozenset({"full", "galore", "llamapro", "adapter", "adapter_v2"})
+
+
+class AdapterConfig(NamedTuple):
+    """What PEFT is given."""
+
+    peft_type: str
+    """A key of PEFT_TYPE_TO_CONFIG_MAPPING, as text: LORA."""
+    options: dict[str, Any]
+
+
+def adapter_config(
+    settings: Settings, model_type: str, *, encoder_decoder: bool, total_steps: int | None = None
+) -> AdapterConfig:
+    """The class and the options that these settings are in PEFT.
+
+    `model_type` is the checkpoint's, whose default target modules are taken where none are named;
+    `total_steps` are the optimizer steps of the run, which AdaLoRA's schedule asks for.
+    Raises UnsupportedError for a technique that PEFT has not.
+    """
+    technique = find_technique(settings.technique)
+    if technique.id in NOT_PEFT:
+        raise UnsupportedError.of(technique.name, "PEFT has no such technique")
+    fields = peft_options(technique.id).keys() | peft_own_options()
+    options: dict[str, Any] = dict(technique.settings.get("peft_config", {}))
+    own = {option for option, setting in AS_SETTINGS.items() if setting in technique.settings}
+    # A setting of all that are LoRA, whose default is none of a technique's own.
+    own |= {"lora_dropout"} if "lora_alpha" in own else set()
+    for option in own & fields:
+        options[option] = getattr(settings, AS_SETTINGS[option])
+    options |= {key: value for key, value in settings.peft_config.items() if value is not None}
+    options |= SWITCHES.get(technique.id, {})
+    options = {k: v for k, v in options.items() if k in fields and k not in peft_own_options()}
+    if technique.id not in NO_TARGETS and "target_modules" in fields:
+        options["target_modules"] = _targets(settings, options, model_type)
+    if options.get("oft_block_size"):
+        # The two are the matrix's width together; PEFT takes one of them.
+        options.pop("r", None)
+    if total_steps is not None and "total_step" in fields:
+        options.setdefault("total_step", total_steps)
+    usual = "SEQ_2_SEQ_LM" if encoder_decoder else "CAUSAL_LM"
+    options["task_type"] = TASKS.get(settings.objective, usual)
+    kept = {key: value for key, value in options.items() if value is not None}
+    return AdapterConfig(PEFT_TYPES.get(technique.id, technique.id.upper()), kept)
+
+
+def _targets(
+    settings: Settings, options: dict[str, Any], model_type: str
+) -> list[str] | str | None:
+    if settings.lora_target_modules:
+        names = list(settings.lora_target_modules)
+        return names[0] if names == ["all-linear"] else names
+    given = options.get("target_modules")
+    if given:
+        return given
+    found = default_target_modules(settings.technique, model_type)
+    return list(found) if found else None

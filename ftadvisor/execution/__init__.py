@@ -1,0 +1,1 @@
+"""The run itself: a plan becomes the libraries' own objects, which train."""

@@ -1,0 +1,68 @@
+"""What is trained: the whole model, or an adapter of PEFT's on a frozen base."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftadvisor.configuration.adapter_config import adapter_config
+from ftadvisor.errors import UnsupportedError
+from ftadvisor.execution import stack
+from ftadvisor.execution.loading import DTYPES
+from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.techniques import find_technique
+
+
+def adapt(model: Any, settings: Settings, total_steps: int) -> Any:
+    """The model as it will be trained.
+
+    Raises UnsupportedError for a technique that PEFT has not, or refuses for this model.
+    """
+    technique = find_technique(settings.technique)
+    if technique.trains_base:
+        return model
+    if settings.prepare_kbit:
+        model = stack.peft.prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=settings.gradient_checkpointing != "none"
+        )
+    config = peft_config(model, settings, total_steps)
+    try:
+        adapted = stack.peft.get_peft_model(
+            model, config, autocast_adapter_dtype=settings.adapter_dtype == "fp32"
+        )
+    except (ValueError, TypeError, NotImplementedError) as error:
+        what = str(error).strip().partition("\n")[0][:200].rstrip(".")
+        raise UnsupportedError.of(technique.name, f"PEFT refuses it ({what})") from error
+    set_adapter_dtype(adapted, settings)
+    return adapted
+
+
+def peft_config(model: Any, settings: Settings, total_steps: int) -> Any:
+    """PEFT's configuration object. Raises UnsupportedError where it has none."""
+    name, options = adapter_config(
+        settings,
+        model.config.model_type,
+        encoder_decoder=model.config.is_encoder_decoder,
+        total_steps=total_steps,
+    )
+    technique = find_technique(settings.technique)
+    kind = getattr(stack.peft.PeftType, name, name)
+    cls = stack.peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
+    if cls is None:
+        raise UnsupportedError.of(technique.name, "PEFT has no such technique", ["lora"])
+    try:
+        return cls(**options)
+    except (ImportError, ValueError, TypeError) as error:
+        what = str(error).strip().partition("\n")[0][:200].rstrip(".")
+        raise UnsupportedError.of(technique.name, f"PEFT's class refuses it ({what})") from error
+
+
+def set_adapter_dtype(model: Any, settings: Settings) -> None:
+    """Trained parameters in the plan's dtype, whatever a trainer made of them: TRL stores adapters
+    of a quantised base in bf16 unasked (trl 1.16 trainer/sft_trainer.py line 911; study 2.7).
+    """
+    if find_technique(settings.technique).trains_base:
+        return
+    dtype = getattr(stack.torch, DTYPES[settings.adapter_dtype])
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)

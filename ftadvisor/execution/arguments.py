@@ -1,0 +1,81 @@
+"""The plan's settings as keyword arguments of TrainingArguments and of TRL's configurations.
+
+TRL's own defaults differ (bf16 where it can, gradient checkpointing, logging every 10 steps, other
+learning rates: trl 1.16 trainer/base_config.py), so that all of them are said.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ftadvisor.execution.device import Device
+from ftadvisor.schema.plan import Plan
+from ftadvisor.schema.run import RunSettings
+from ftadvisor.schema.settings import Settings
+
+CHECKPOINTS = "checkpoints"
+
+
+def common(
+    plan: Plan, settings: Settings, run: RunSettings, device: Device, *, evaluates: bool
+) -> dict[str, Any]:
+    """What every trainer is given; `evaluates`: there are rows held out."""
+    of_plan = plan.settings
+    return {
+        "output_dir": str(Path(run.output_dir) / CHECKPOINTS),
+        "per_device_train_batch_size": settings.micro_batch_size,
+        "per_device_eval_batch_size": settings.micro_batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "learning_rate": of_plan["learning_rate"],
+        "lr_scheduler_type": of_plan["lr_scheduler_type"],
+        "warmup_steps": of_plan["warmup_steps"],
+        "weight_decay": of_plan["weight_decay"],
+        "num_train_epochs": of_plan["num_train_epochs"],
+        "max_steps": run.max_steps or -1,
+        "optim": settings.optim,
+        "max_grad_norm": settings.max_grad_norm,
+        "bf16": settings.autocast == "bf16",
+        "fp16": settings.autocast == "fp16",
+        **_checkpointing(settings),
+        "seed": plan.seed,
+        "data_seed": plan.seed,
+        "use_cpu": device.is_cpu,
+        "dataloader_pin_memory": not device.is_cpu,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        # True, the default, logs a loss that is no number as 0.0 (study 2.3).
+        "logging_nan_inf_filter": False,
+        "report_to": list(run.report_to),
+        "disable_tqdm": True,
+        "eval_strategy": "steps" if run.eval_steps and evaluates else "no",
+        "eval_steps": run.eval_steps,
+        "save_strategy": "steps" if run.save_steps else "no",
+        "save_steps": run.save_steps or 500,
+        # Else the loss of a batch in evaluation is not computed for PEFT's wrapper.
+        "label_names": ["labels"],
+        # A sum over each batch's ids: what tokens_per_second is made of.
+        "include_num_input_tokens_seen": "non_padding",
+    }
+
+
+def _checkpointing(settings: Settings) -> dict[str, Any]:
+    # Transformers 5.23's name is activation_checkpointing; TRL's default of the old one is True,
+    # which the new one outranks (training_args.py line 1533).
+    if settings.gradient_checkpointing == "none":
+        return {"activation_checkpointing": False}
+    options: dict[str, Any] = {"use_reentrant": False}
+    if settings.gradient_checkpointing == "selective":
+        # TRL's own key (trl 1.16 trainer/sft_trainer.py line 1163).
+        options["selective"] = True
+    return {"activation_checkpointing": True, "activation_checkpointing_kwargs": options}
+
+
+def total_steps(plan: Plan, settings: Settings, run: RunSettings, num_examples: int) -> int:
+    """Optimizer steps of the run, as the Trainer will count them for unpacked examples."""
+    if run.max_steps:
+        return run.max_steps
+    batches = math.ceil(num_examples / (settings.micro_batch_size * settings.num_gpus))
+    a_pass = math.ceil(batches / settings.gradient_accumulation_steps)
+    return max(1, math.ceil(a_pass * float(plan.settings["num_train_epochs"])))

@@ -1,0 +1,1 @@
+"""What is done around each step. These modules import Transformers: `run` imports them late."""

@@ -1,0 +1,41 @@
+"""log.jsonl: what the trainer logs, one object a line, as it comes."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from ftadvisor.execution import stack
+from ftadvisor.execution.journal import Journal
+
+
+class LogCallback(stack.transformers.TrainerCallback):
+    """Writes each logged row to the file, and training rows to the journal."""
+
+    def __init__(self, path: Path, journal: Journal) -> None:
+        self._path = path
+        self._journal = journal
+        self._start = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """One row: the step, the seconds since the start, the trainer's own names."""
+        if not state.is_world_process_zero or not logs:
+            return
+        row = {"step": state.global_step, **{k: _plain(v) for k, v in logs.items()}}
+        if "loss" in row:
+            self._journal.losses.append(row)
+        seconds = round(time.monotonic() - self._start, 3)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"seconds": seconds, **row}) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of torch's and texts that are numbers as Python's; None: no number that JSON has."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,88 @@
+"""Rows of classification: a text with a class, or tokens with a class each."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from ftadvisor.errors import DataFileError, quoted
+from ftadvisor.sources.datasets.blocks import Fault
+from ftadvisor.sources.datasets.formats import Layout
+
+Row = dict[str, Any]
+CLASSIFYING = ("seq_cls", "token_cls")
+TOKENS = ("tokens", "words")
+TAGS = ("ner_tags", "tags", "pos_tags", "labels")
+MOST_CLASSES = 1000
+"""More of them are no classes but numbers or names."""
+
+
+def labelled(row: Row, layout: Layout) -> Row | None:
+    """`text`, `label`, and `second` where two texts are compared."""
+    if layout.format != "labelled" or layout.label is None:
+        return None
+    label = row[layout.label]
+    if isinstance(label, list | dict):
+        return None
+    return {**{part.role: row.get(part.column) for part in layout.parts}, "label": _name(label)}
+
+
+def tagged(row: Row) -> Row | Fault:
+    """`tokens` and `labels`, as many of each."""
+    tokens = next((row[name] for name in TOKENS if name in row), None)
+    tags = next((row[name] for name in TAGS if name in row), None)
+    if not isinstance(tokens, list) or not isinstance(tags, list):
+        return Fault(f"has the columns {', '.join(map(quoted, row))}")
+    words, names = cast("list[Any]", tokens), cast("list[Any]", tags)
+    if not words or len(words) != len(names):
+        return Fault(f"has {len(words)} tokens and {len(names)} tags")
+    return {"tokens": [str(word) for word in words], "labels": [_name(tag) for tag in names]}
+
+
+def seen_only(train: list[Row], held_out: list[Row]) -> tuple[list[Row], list[Row]]:
+    """The split with rows of classes that only the held-out part has moved to the other."""
+    known = {name for row in train for name in _names(row)}
+    unseen = [row for row in held_out if not known.issuperset(_names(row))]
+    return train + unseen, [row for row in held_out if known.issuperset(_names(row))]
+
+
+def classes_of(train: list[Row], held_out: list[Row], file: str) -> tuple[str, ...]:
+    """The classes in the order of their numbers, or of the alphabet.
+
+    Raises DataFileError where they cannot be classes, or held-out rows have others.
+    """
+    found = {name for row in train for name in _names(row)}
+    if len(found) < 2:
+        raise DataFileError(
+            file, None, "label", f"is {quoted(next(iter(found)))} in all rows",
+            "rows of at least two classes",
+        )  # fmt: skip
+    if any("." in name and _is_number(name) for name in found) or len(found) > MOST_CLASSES:
+        raise DataFileError(
+            file, None, "label", f"has {len(found):,} values, as numbers have that are measured",
+            "classes: regression is not supported",
+        )  # fmt: skip
+    unseen = {name for row in held_out for name in _names(row)} - found
+    if unseen:
+        raise DataFileError(
+            file, None, "label", f"is {quoted(min(unseen))} in rows that are held out, in none that"
+            " is trained on", "more rows of that class, or none",
+        )  # fmt: skip
+    return tuple(sorted(found, key=lambda name: (int(name) if name.isdigit() else 0, name)))
+
+
+def _names(row: Row) -> list[str]:
+    return row["labels"] if "labels" in row else [row["label"]]
+
+
+def _name(label: Any) -> str:
+    """1, 1.0 and "1" are one class."""
+    whole = isinstance(label, float) and label == int(label)
+    return str(int(label) if whole else label)
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True

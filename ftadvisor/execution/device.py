@@ -1,0 +1,38 @@
+"""The hardware that a run finds."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from ftadvisor.execution import stack
+
+
+class Device(NamedTuple):
+    """Where this process trains."""
+
+    kind: str
+    """cuda or cpu."""
+    name: str
+    """As the driver calls it; of a CPU: cpu."""
+    memory_bytes: int | None
+    """Of one GPU; None: a CPU."""
+    place: str
+    """This process's device as torch names it: cuda:0, cpu."""
+    world_size: int
+    """Processes that train together, one a GPU."""
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether no GPU was found."""
+        return self.kind == "cpu"
+
+
+def find_device() -> Device:
+    """What is here. torchrun tells each process its place (LOCAL_RANK, WORLD_SIZE)."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if not stack.torch.cuda.is_available():
+        return Device("cpu", "cpu", None, "cpu", world_size)
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    found = stack.torch.cuda.get_device_properties(index)
+    return Device("cuda", found.name, found.total_memory, f"cuda:{index}", world_size)

@@ -1,0 +1,165 @@
+"""The plan's data in the form that the trainers document, what cannot be used left out.
+
+Rows and layouts are `sources.datasets`'; here each becomes a trainer's example. Nothing heavy is
+imported: columns are checked against the objective before anything expensive starts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from ftadvisor.errors import DataFileError, InvalidSettingError, quoted
+from ftadvisor.execution import classes, conversation
+from ftadvisor.schema.dataset import Problem
+from ftadvisor.schema.plan import PlanDataset
+from ftadvisor.schema.run import RunSettings
+from ftadvisor.sources.datasets.blocks import Fault, Meter
+from ftadvisor.sources.datasets.examples import Example, example_of
+from ftadvisor.sources.datasets.files import Split, find_splits
+from ftadvisor.sources.datasets.formats import Layout, layout_of
+from ftadvisor.sources.datasets.readers import rows_of
+
+Row = dict[str, Any]
+Converter = Callable[[Row, Layout], Row | None]
+"""From a usable row to a trainer's example; None: the row's format is not the objective's."""
+
+FEWEST_HELD_OUT = 1
+MOST_HELD_OUT = 200
+"""More rows than these only make the evaluation slow: the interval is narrow enough."""
+SHOWN = 3
+
+CONVERTERS: dict[str, Converter] = {
+    "sft": conversation.supervised,
+    "clm": conversation.supervised,
+    "cpt": conversation.supervised,
+    "seq_cls": classes.labelled,
+    "seq2seq": conversation.source_target,
+}
+"""By objective. token_cls reads rows that have no layout: see `_tagged`."""
+NEEDED = {
+    "sft": "messages, or a prompt and a completion, or text",
+    "clm": "text, messages, or a prompt and a completion",
+    "cpt": "text, messages, or a prompt and a completion",
+    "seq_cls": "a text and a label",
+    "token_cls": "tokens and ner_tags (or tags, labels): two lists of one length",
+    "seq2seq": "a prompt (or source) and a completion (or target)",
+}
+"""What an objective's rows hold, for its errors."""
+
+
+class Examples(NamedTuple):
+    """What is trained on, and what is held out."""
+
+    train: list[Row]
+    held_out: list[Row]
+    left_out: tuple[Problem, ...]
+    """Rows that cannot be used: all of them."""
+    labels: tuple[str, ...] = ()
+    """The classes, in the order of their numbers; empty: the objective has none."""
+
+
+def read_examples(dataset: PlanDataset, objective: str, run: RunSettings, seed: int) -> Examples:
+    """Everything that the run reads. Raises a FtadvisorError for data that the objective cannot
+    use, naming the columns that it needs.
+    """
+    path = Path(dataset.path).expanduser()
+    other = Path(run.eval_dataset).expanduser() if run.eval_dataset else None
+    training, evaluation = find_splits(path, dataset.split, other)
+    left_out: list[Problem] = []
+    train = _converted(training, dataset, objective, left_out)
+    if evaluation is not None:
+        held_out = _converted(evaluation, dataset, objective, left_out)
+    else:
+        train, held_out = _split(train, run.eval_share, seed)
+        if objective in classes.CLASSIFYING:
+            train, held_out = classes.seen_only(train, held_out)
+    labels: tuple[str, ...] = ()
+    if objective in classes.CLASSIFYING:
+        labels = classes.classes_of(train, held_out, path.name)
+    return Examples(train, held_out, tuple(left_out), labels)
+
+
+def _split(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """A seeded share held out, in the rows' own order."""
+    if share == 0 or len(rows) < 2:
+        return rows, []
+    count = min(max(FEWEST_HELD_OUT, round(share * len(rows))), MOST_HELD_OUT, len(rows) - 1)
+    chosen = set(random.Random(seed).sample(range(len(rows)), count))
+    return (
+        [row for i, row in enumerate(rows) if i not in chosen],
+        [row for i, row in enumerate(rows) if i in chosen],
+    )
+
+
+def _converted(
+    split: Split, dataset: PlanDataset, objective: str, left_out: list[Problem]
+) -> list[Row]:
+    """The split's examples; what cannot be used goes to `left_out`."""
+    found: list[Row] = []
+    faults: list[Problem] = []
+    for number, value in _rows(split):
+        example = _example(value, dataset, objective)
+        if isinstance(example, Fault):
+            faults.append(Problem(number, example.what))
+        else:
+            found.append(example)
+    left_out += faults
+    if not found:
+        why = "; ".join(f"line {p.line} {p.what}" for p in faults[:SHOWN])
+        raise DataFileError(
+            split.files[0].path.name, None, None,
+            f"has no row that {objective} can learn from ({why or 'it is empty'})",
+            f"rows with {NEEDED[objective]}",
+        )  # fmt: skip
+    return found
+
+
+def _rows(split: Split) -> Iterator[tuple[int, Any]]:
+    for file in split.files:
+        yield from rows_of(file, Meter(None, 0))
+
+
+def _example(value: Any, dataset: PlanDataset, objective: str) -> Row | Fault:
+    """The trainer's example of one row, or why there is none."""
+    if value is None:
+        return Fault("is empty")
+    if isinstance(value, Fault):
+        return value
+    if not isinstance(value, dict):
+        return Fault("is not an object")
+    row = _renamed(cast("Row", value), dataset)
+    if isinstance(row, Fault):
+        return row
+    if objective == "token_cls":
+        return classes.tagged(row)
+    layout = layout_of(row)
+    if layout is None:
+        return Fault(f"has the columns {', '.join(map(quoted, row))}")
+    usable = example_of(row, layout)
+    if not isinstance(usable, Example):
+        return usable or Fault("is empty")
+    made = CONVERTERS[objective](row, layout)
+    return made or Fault(f"is {layout.format}, with the columns {', '.join(map(quoted, row))}")
+
+
+def _renamed(row: Row, dataset: PlanDataset) -> Row | Fault:
+    """The row by the roles that the plan gives its columns, where it gives any."""
+    if not dataset.columns:
+        return row
+    found = {role: row[column] for role, column in dataset.columns.items() if column in row}
+    if not found:
+        return Fault(f"has none of the columns {', '.join(map(quoted, dataset.columns.values()))}")
+    if "second" in found:
+        found["sentence2"] = found.pop("second")
+    return found
+
+
+def check_objective(objective: str) -> None:
+    """Raise InvalidSettingError for an objective that no trainer here reads data for."""
+    if objective not in NEEDED:
+        raise InvalidSettingError(
+            f"objective {objective} cannot be run yet.", [f"--objective {o}" for o in NEEDED]
+        )

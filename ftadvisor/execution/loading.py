@@ -1,0 +1,121 @@
+"""The base model: its class by objective and family, its dtype, its quantisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ftadvisor.errors import ModelUnavailableError, UnsupportedError, quoted
+from ftadvisor.execution import stack
+from ftadvisor.execution.device import Device
+from ftadvisor.schema.settings import Settings
+
+CLASSES = {
+    "seq_cls": "AutoModelForSequenceClassification",
+    "reward": "AutoModelForSequenceClassification",
+    "token_cls": "AutoModelForTokenClassification",
+}
+"""Transformers' classes by objective; for any other objective by the model's family."""
+FAMILIES = {
+    "decoder": "AutoModelForCausalLM",
+    "encdec": "AutoModelForSeq2SeqLM",
+    "vlm": "AutoModelForImageTextToText",
+}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+QUANTIZED = ("nf4", "nf4-dq", "int8")
+"""What bitsandbytes makes of a checkpoint as it is loaded."""
+
+
+def load_model(
+    model: str, family: str, settings: Settings, device: Device, labels: Sequence[str] = ()
+) -> Any:
+    """The base model with its weights.
+
+    `labels`: names of the classes that a classification head is made for. Raises
+    ModelUnavailableError where the weights are not at hand and cannot be fetched.
+    """
+    cls = getattr(stack.transformers, CLASSES.get(settings.objective) or FAMILIES[family])
+    options: dict[str, Any] = {
+        "dtype": getattr(stack.torch, DTYPES[settings.weights_dtype]),
+        "attn_implementation": settings.attn_implementation,
+    }
+    if labels:
+        options |= _head(labels)
+    if settings.quantization in QUANTIZED:
+        options |= {
+            "quantization_config": quantization_config(settings),
+            "device_map": {"": device.place},
+        }
+    found = pretrained(cls, model, **options)
+    _keep_gradients(found)
+    # Of no use in training, and packed samples see each other with it (study 2.6).
+    found.config.use_cache = False
+    return found
+
+
+def pretrained(cls: Any, model: str, **options: Any) -> Any:
+    """`cls.from_pretrained` of a directory, a GGUF file, the hub's cache, else the hub.
+
+    Without a network the hub's client tries for half a minute, so the cache is asked first.
+    """
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf":
+        return cls.from_pretrained(str(path.parent), gguf_file=path.name, **options)
+    if path.is_dir() or path.name == "config.json":
+        folder = path if path.is_dir() else path.parent
+        return _loaded(cls, str(folder), {**options, "local_files_only": True})
+    try:
+        return cls.from_pretrained(model, **options, local_files_only=True)
+    except OSError:
+        return _loaded(cls, model, options)
+
+
+def quantization_config(settings: Settings) -> Any:
+    """bitsandbytes' configuration of a quantised base."""
+    config = stack.transformers.BitsAndBytesConfig
+    if settings.quantization == "int8":
+        return config(load_in_8bit=True)
+    # What products are computed in: the autocast dtype, else the weights' own.
+    compute = settings.weights_dtype if settings.autocast == "none" else settings.autocast
+    return config(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=settings.quantization == "nf4-dq",
+        bnb_4bit_compute_dtype=getattr(stack.torch, DTYPES[compute]),
+    )
+
+
+def _loaded(cls: Any, model: str, options: dict[str, Any]) -> Any:
+    try:
+        return cls.from_pretrained(model, **options)
+    except (OSError, ImportError) as error:
+        what = str(error).strip().partition("\n")[0][:200].rstrip(".")
+        raise ModelUnavailableError(
+            f"{quoted(model)} cannot be loaded: {what}.",
+            ["a directory with the model's files", "a hub id that can be reached"],
+        ) from error
+    except ValueError as error:
+        what = str(error).strip().partition("\n")[0][:200].rstrip(".")
+        raise UnsupportedError.of(f"{cls.__name__} of {quoted(model)}", what) from error
+
+
+def _head(labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: i for i, name in enumerate(labels)},
+        # A head for other classes is made anew: preflight has said so.
+        "ignore_mismatched_sizes": True,
+    }
+
+
+def _keep_gradients(model: Any) -> None:
+    """bitsandbytes 0.50.2 packs 4-bit weights anew for AVX512-BF16 at the first evaluation and
+    never unpacks them: no gradient passes afterwards, and merging reads packed bytes (study 2.1).
+    """
+    if not getattr(model, "is_loaded_in_4bit", False):
+        return
+    for layer in model.modules():
+        if isinstance(layer, stack.bitsandbytes.nn.Linear4bit):
+            layer.support_avx512bf16_for_cpu = False

@@ -1,0 +1,232 @@
+"""What is checked before anything expensive starts; cheap checks first.
+
+A check is a function that raises a FtadvisorError to refuse, and yields what the report's reader
+should know. `EARLY` imports nothing heavy; `LATE` knows the device.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from ftadvisor.errors import InvalidSettingError, MissingExtraError, UnsupportedError, quoted
+from ftadvisor.execution.device import Device
+from ftadvisor.execution.examples import Examples
+from ftadvisor.schema.estimate import Estimate
+from ftadvisor.schema.plan import Plan
+from ftadvisor.schema.report import Event
+from ftadvisor.schema.run import RunSettings
+from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.models import model_config
+from ftadvisor.sources.techniques import find_technique
+from ftadvisor.sources.trainers import DEFAULT_TRAINER, TRAINERS_OF_OBJECTIVES
+from ftadvisor.units import format_bytes
+
+EXTRA = "run"
+FORCED = "--force runs it all the same"
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+MOMENTS_BYTES = 8
+"""AdamW's two states of a trained parameter in fp32: what a checkpoint holds beside it."""
+
+
+class Subject(NamedTuple):
+    """What there is to check."""
+
+    plan: Plan
+    settings: Settings
+    run: RunSettings
+    examples: Examples
+    estimate_on: Callable[[str], Estimate | None]
+    """The plan's estimate on the GPU that a driver calls by this name."""
+
+
+def libraries(of: Subject) -> Iterator[Event]:
+    """The versions that the `run` extra pins: older ones lack what is used here."""
+    try:
+        stated = metadata.requires("ftadvisor") or []
+    except metadata.PackageNotFoundError:
+        return
+    for line in stated:
+        match = re.match(r"([\w-]+)==([\d.]+)\.\*\s*;.*extra == ['\"]run['\"]", line)
+        if match is None:
+            continue
+        name, wanted = match.groups()
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            raise MissingExtraError("run", EXTRA) from None
+        if _numbers(found)[: len(_numbers(wanted))] == _numbers(wanted):
+            continue
+        if _numbers(found) < _numbers(wanted):
+            raise InvalidSettingError(
+                f"{name} {found} is too old: {wanted} is needed.",
+                [f"pip install --upgrade 'ftadvisor[{EXTRA}]'"],
+            )
+        yield Event("libraries", 0, f"{name} {found} is newer than {wanted}, which was tested")
+
+
+def output_dir(of: Subject) -> Iterator[Event]:
+    """The directory must be new or empty: nothing is overwritten."""
+    place = Path(of.run.output_dir)
+    try:
+        if place.exists() and not place.is_dir():
+            raise InvalidSettingError(
+                f"output_dir {quoted(str(place))} is a file.", ["another one"]
+            )
+        holds = [path.name for path in place.iterdir()] if place.is_dir() else []
+        if holds:
+            what = "another run" if {"plan.yaml", "report.json"} & {*holds} else "other files"
+            raise InvalidSettingError(
+                f"output_dir {quoted(str(place))} holds {what}: nothing is overwritten.",
+                ["--output-dir with another name"],
+            )
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSettingError(
+            f"output_dir {quoted(str(place))} cannot be written: {error.strerror or error}.",
+            ["a place that can be written"],
+        ) from None
+    yield from ()
+
+
+def disk(of: Subject) -> Iterator[Event]:
+    """Room for what is saved, and for two checkpoints while one replaces the other."""
+    trained = of.plan.estimate.num_trainable_params
+    whole = find_technique(of.plan.technique).trains_base
+    dtype = of.settings.weights_dtype if whole else of.settings.adapter_dtype
+    needed = trained * DTYPE_BYTES[dtype]
+    if of.run.save_steps:
+        needed += 2 * trained * (DTYPE_BYTES[dtype] + MOMENTS_BYTES)
+    free = shutil.disk_usage(of.run.output_dir).free
+    if needed > free and not of.run.force:
+        raise InvalidSettingError(
+            f"output_dir {quoted(of.run.output_dir)} has {format_bytes(free)} free, and"
+            f" {format_bytes(needed)} will be written.",
+            ["--output-dir on another disk", FORCED],
+        )
+    yield from ()
+
+
+def settings(of: Subject) -> Iterator[Event]:
+    """Settings that the libraries' trainers cannot do here are refused, not left out."""
+    s, objective = of.settings, of.plan.objective
+    usual = TRAINERS_OF_OBJECTIVES.get(objective, DEFAULT_TRAINER)
+    if of.plan.estimate.trainer != usual:
+        raise UnsupportedError.of(
+            f"Running with {of.plan.estimate.trainer}", f"{objective} is run by {usual}",
+            [f"trainer {usual}"],
+        )  # fmt: skip
+    kernel = "chunked" if usual == DEFAULT_TRAINER else "torch"
+    refused = {
+        f"loss_kernel {s.loss_kernel}": (s.loss_kernel != kernel, f"--loss-kernel {kernel}"),
+        "fp8": (s.fp8, "--precision bf16"),
+        f"quantization {s.quantization}": (
+            s.quantization not in ("none", "nf4", "nf4-dq", "int8"), "--quantization nf4",
+        ),
+        "fused_norm": (s.fused_norm, "--no-fused-norm"),
+        "fused_mlp": (s.fused_mlp, "without it"),
+        "fused_lora": (s.fused_lora, "without it"),
+        "selective checkpointing": (
+            s.gradient_checkpointing == "selective" and usual != DEFAULT_TRAINER,
+            "--gradient-checkpointing full",
+        ),
+        "packing of this objective": (
+            s.packing and objective not in ("sft", "clm", "cpt"), "--no-packing",
+        ),
+    }  # fmt: skip
+    for what, (is_set, instead) in refused.items():
+        if is_set:
+            raise UnsupportedError.of(what, f"{usual} has it not for {objective}", [instead])
+    if of.plan.technique == "prefix_tuning" and s.gradient_checkpointing != "none":
+        raise UnsupportedError.of(
+            "prefix_tuning with gradient checkpointing", "PEFT refuses it",
+            ["--gradient-checkpointing none"],
+        )  # fmt: skip
+    yield from ()
+
+
+def classes(of: Subject) -> Iterator[Event]:
+    """Labels that a checkpoint's own head has not are outside its range."""
+    labels = of.examples.labels
+    if not labels:
+        return
+    config = model_config(of.plan.model)
+    head = {"seq_cls": "ForSequenceClassification", "token_cls": "ForTokenClassification"}
+    made_for = str(next(iter(config.get("architectures") or []), ""))
+    if not made_for.endswith(head[of.plan.objective]):
+        return
+    own = {str(name) for name in (config.get("label2id") or {"LABEL_0": 0, "LABEL_1": 1})}
+    numbers = {str(i) for i in range(len(own))}
+    if not {*labels} <= own and not {*labels} <= numbers:
+        strange = sorted({*labels} - own - numbers) or sorted({*labels} - own)
+        raise InvalidSettingError(
+            f"label {quoted(strange[0])} is outside the checkpoint's {len(own)} classes"
+            f" ({', '.join(sorted(own)[:5])}).",
+            ["a base model without a head of its own", "labels of that range"],
+        )
+    yield from ()
+
+
+def data(of: Subject) -> Iterator[Event]:
+    """What was left out, and what is held out."""
+    e = of.examples
+    if e.left_out:
+        first = "; ".join(f"line {p.line} {p.what}" for p in e.left_out[:3])
+        yield Event("data", 0, f"{len(e.left_out):,} rows left out ({first})")
+    held = f"{len(e.held_out):,} held out" if e.held_out else "none held out: nothing is evaluated"
+    yield Event("data", 0, f"{len(e.train):,} examples to train on, {held}")
+
+
+def hardware(of: Subject, device: Device) -> Iterator[Event]:
+    """The device is the plan's, or the plan names none."""
+    wanted, count = of.plan.hardware.gpu, of.plan.hardware.num_gpus
+    if device.is_cpu and wanted is not None and not of.run.force:
+        raise InvalidSettingError(
+            f"The plan is for {count} × {wanted}, and there is no GPU here.",
+            ["hardware: {gpu: null} in the plan", "--force, which trains on the CPU"],
+        )
+    if device.world_size != count:
+        raise InvalidSettingError(
+            f"The plan is for {count} processes, one a GPU, and this is one of"
+            f" {device.world_size}.",
+            [f"torchrun --nproc-per-node {count}", "num_gpus 1"],
+        )
+    if device.is_cpu and of.settings.autocast == "fp16":
+        raise UnsupportedError.of(
+            "fp16 on a CPU", "Transformers takes it and computes in fp32", ["--precision amp-bf16"]
+        )
+    if device.is_cpu and of.settings.attn_implementation == "flash_attention_2":
+        raise UnsupportedError.of(
+            "flash_attention_2 on a CPU", "its kernels are a GPU's", ["--attn-implementation sdpa"]
+        )
+    yield Event("device", 0, f"trains on {device.name}")
+
+
+def memory(of: Subject, device: Device) -> Iterator[Event]:
+    """The plan's estimate against the GPU that is here."""
+    if device.memory_bytes is None:
+        return
+    estimate = of.estimate_on(device.name) or of.plan.estimate
+    needed = estimate.memory.device_bytes
+    if estimate.gpu != of.plan.hardware.gpu:
+        yield Event("device", 0, f"on {estimate.gpu} it needs {format_bytes(needed)}")
+    if needed > device.memory_bytes and not of.run.force:
+        raise InvalidSettingError(
+            f"The run needs {format_bytes(needed)}, and {device.name} has"
+            f" {format_bytes(device.memory_bytes)}.",
+            ["ftadvisor recommend for this GPU", FORCED],
+        )
+
+
+EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
+    libraries, settings, classes, output_dir, disk, data,
+)  # fmt: skip
+LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))

@@ -1,0 +1,158 @@
+"""The order of a run: check, data, tokenizer, model, adapter, trainer, evaluate, train, save."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ftadvisor.errors import InvalidSettingError
+from ftadvisor.execution import preflight, stack
+from ftadvisor.execution.adapting import adapt, set_adapter_dtype
+from ftadvisor.execution.arguments import total_steps
+from ftadvisor.execution.classes import CLASSIFYING
+from ftadvisor.execution.device import Device, find_device
+from ftadvisor.execution.examples import check_objective, read_examples
+from ftadvisor.execution.journal import Journal
+from ftadvisor.execution.loading import load_model
+from ftadvisor.execution.saving import save_model
+from ftadvisor.execution.tokenizing import load_tokenizer
+from ftadvisor.execution.trainers import BUILDERS
+from ftadvisor.execution.training import Training
+from ftadvisor.schema.estimate import Estimate
+from ftadvisor.schema.plan import Plan
+from ftadvisor.schema.report import Metric, Report
+from ftadvisor.schema.run import RunSettings
+from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.models import find_model
+from ftadvisor.sources.plans import write_plan
+from ftadvisor.sources.text_files import replace_text
+
+LOG, PLAN, REPORT = "log.jsonl", "plan.yaml", "report.json"
+LIBRARIES = (
+    "ftadvisor", "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets",
+    "tokenizers", "safetensors",
+)  # fmt: skip
+
+
+EstimateOn = Callable[[str], Estimate | None]
+
+
+def execute(plan: Plan, settings: Settings, run: RunSettings, estimate_on: EstimateOn) -> Report:
+    """Train what the plan says; the output directory holds everything that came of it.
+
+    Raises FtadvisorError before anything expensive starts for what cannot be run.
+    """
+    journal = Journal()
+    of = prepare(plan, settings, run, estimate_on, journal)
+    trainer = BUILDERS[plan.objective](of)
+    set_adapter_dtype(trainer.model, settings)
+    before = evaluate(trainer, plan.objective)
+    trainer.train()
+    after = evaluate(trainer, plan.objective) if journal.status != "diverged" else {}
+    if journal.status != "diverged":
+        save_model(trainer, of.tokenizer, Path(run.output_dir))
+    report = report_of(of, before, after)
+    text = json.dumps(report.as_dict(), indent=2)
+    replace_text(Path(run.output_dir) / REPORT, text + "\n")
+    return report
+
+
+def prepare(
+    plan: Plan, settings: Settings, run: RunSettings, estimate_on: EstimateOn, journal: Journal
+) -> Training:
+    """Checks, and everything that the trainer is built of."""
+    check_objective(plan.objective)
+    if plan.dataset is None:
+        raise InvalidSettingError("The plan names no dataset.", ["--dataset train.jsonl"])
+    examples = read_examples(plan.dataset, plan.objective, run, plan.seed)
+    subject = preflight.Subject(plan, settings, run, examples, estimate_on)
+    for check in preflight.EARLY:
+        journal.events += check(subject)
+    device = find_device()
+    for check in preflight.LATE:
+        journal.events += check(subject, device)
+    estimate = None if device.is_cpu else estimate_on(device.name)
+    plan = replace(plan, estimate=estimate) if estimate else plan
+    write_plan(plan, Path(run.output_dir) / PLAN)
+    stack.transformers.set_seed(plan.seed)
+    conversational = "text" not in examples.train[0] and "tokens" not in examples.train[0]
+    chat = plan.objective in ("sft", "clm", "cpt") and conversational
+    tokenizing = load_tokenizer(plan.model, chat=chat)
+    for said in tokenizing.said:
+        journal.say("tokenizer", said)
+    family = find_model(plan.model).spec.family
+    model = load_model(plan.model, family, settings, device, examples.labels)
+    steps = total_steps(plan, settings, run, len(examples.train))
+    return Training(
+        plan, settings, run, device, examples, tokenizing, adapt(model, settings, steps),
+        _callbacks(plan, run, device, journal), journal,
+    )  # fmt: skip
+
+
+def evaluate(trainer: Any, objective: str) -> dict[str, float]:
+    """The trainer's own figures on what is held out; nothing where nothing is."""
+    if trainer.eval_dataset is None:
+        return {}
+    found = trainer.evaluate()
+    kept = {k: float(v) for k, v in found.items() if k.startswith("eval_") and _is_metric(k)}
+    if "eval_loss" in kept and objective not in CLASSIFYING:
+        kept["perplexity"] = math.exp(min(kept["eval_loss"], 700.0))
+    return kept
+
+
+def report_of(of: Training, before: dict[str, float], after: dict[str, float]) -> Report:
+    """Everything that is known at the end."""
+    estimate = of.plan.estimate.as_dict()
+    predicted = {**estimate["memory"], **(estimate["time"] or {})}
+    metrics = {
+        name: Metric(before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])
+    }
+    return Report(
+        status=of.journal.status,
+        plan=of.plan,
+        output_dir=of.run.output_dir,
+        predicted={k: v for k, v in predicted.items() if isinstance(v, int | float)},
+        measured=of.journal.measured,
+        losses=tuple(of.journal.losses),
+        metrics=metrics,
+        events=tuple(of.journal.events),
+        versions=versions(),
+        seed=of.plan.seed,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of each library that took part."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _callbacks(plan: Plan, run: RunSettings, device: Device, journal: Journal) -> list[Any]:
+    # They are subclasses of Transformers' own: importing them is expensive.
+    from ftadvisor.execution.callbacks.divergence import DivergenceCallback
+    from ftadvisor.execution.callbacks.log import LogCallback
+    from ftadvisor.execution.callbacks.measuring import MeasuringCallback
+    from ftadvisor.execution.callbacks.ranks import RanksCallback
+
+    found: list[Any] = [
+        MeasuringCallback(device, journal),
+        LogCallback(Path(run.output_dir) / LOG, journal),
+        DivergenceCallback(journal),
+    ]
+    return [*found, RanksCallback()] if plan.technique == "adalora" else found
+
+
+def _is_metric(name: str) -> bool:
+    """Not how long the evaluation took."""
+    return not name.endswith(("runtime", "per_second", "_time", "num_tokens"))

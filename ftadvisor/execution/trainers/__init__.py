@@ -1,0 +1,19 @@
+"""The library's trainer for each objective. Each module imports its trainer when it builds one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ftadvisor.execution.trainers import classification, sequences, supervised
+from ftadvisor.execution.training import Training
+
+BUILDERS: dict[str, Callable[[Training], Any]] = {
+    "sft": supervised.build,
+    "clm": supervised.build,
+    "cpt": supervised.build,
+    "seq_cls": classification.build_sequence,
+    "token_cls": classification.build_token,
+    "seq2seq": sequences.build,
+}
+"""Objective to a function that makes its trainer."""

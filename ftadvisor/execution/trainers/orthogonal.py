@@ -1,0 +1,42 @@
+"""AdaLoRA under TRL's SFTTrainer.
+
+PEFT adds AdaLoRA's regularisation to the loss that the model returns (peft 0.21.2
+tuners/adalora/model.py, AdaLoraModel.forward); SFTTrainer makes its own loss of the log
+probabilities and never looks at that one (trl 1.16 trainer/sft_trainer.py line 1612).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftadvisor.execution import stack
+
+
+class OrthogonalTrainer(stack.trl.SFTTrainer):
+    """SFTTrainer with the term that keeps AdaLoRA's singular vectors orthogonal."""
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss; in training with PEFT's regularisation."""
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not self.model.training:
+            return found
+        loss, *rest = found if return_outputs else (found,)
+        # With num_items_in_batch the Trainer leaves the mean over micro-batches to the loss.
+        steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
+        loss = loss + _regularisation(self.model) / steps
+        return (loss, *rest) if return_outputs else loss
+
+
+def _regularisation(model: Any) -> Any:
+    """Its weight times the mean distance of A Aᵀ and Bᵀ B from the identity, as PEFT has it."""
+    adapter = model.base_model.trainable_adapter_name
+    distances: list[Any] = []
+    for name, parameter in model.base_model.model.named_parameters():
+        if adapter in name and ("lora_A" in name or "lora_B" in name):
+            product = parameter @ parameter.T if "lora_A" in name else parameter.T @ parameter
+            identity = stack.torch.eye(len(product), device=product.device, dtype=product.dtype)
+            distances.append(stack.torch.linalg.norm(product - identity))
+    weight = model.peft_config[adapter].orth_reg_weight
+    return weight * stack.torch.stack(distances).mean()

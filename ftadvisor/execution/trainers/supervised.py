@@ -1,0 +1,87 @@
+"""sft, clm and cpt: TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftadvisor.errors import InvalidSettingError
+from ftadvisor.execution import arguments, conversation, stack
+from ftadvisor.execution.examples import Row
+from ftadvisor.execution.tokenizing import Tokenizing
+from ftadvisor.execution.training import Training
+
+
+def build(of: Training) -> Any:
+    """TRL's trainer of these examples: answers alone are learnt for sft, all text otherwise."""
+    train, answers_alone = rows_of(of.examples.train, of)
+    held_out, _ = rows_of(of.examples.held_out, of)
+    options = arguments.common(of.plan, of.settings, of.run, of.device, evaluates=bool(held_out))
+    args = stack.trl.SFTConfig(
+        **options,
+        max_length=of.settings.max_length,
+        packing=of.settings.packing,
+        # bfd cuts what is longer than a pack; raw text is to be read whole (study 2.6).
+        packing_strategy="wrapped" if of.plan.objective == "cpt" else "bfd",
+        assistant_only_loss=answers_alone and "messages" in train[0],
+        completion_only_loss=answers_alone and "prompt" in train[0],
+    )
+    trainer = _class(of)(
+        model=of.model,
+        args=args,
+        train_dataset=stack.datasets.Dataset.from_list(train),
+        eval_dataset=stack.datasets.Dataset.from_list(held_out) if held_out else None,
+        processing_class=of.tokenizer,
+        callbacks=of.callbacks,
+    )
+    _say_what_was_cut(of, trainer)
+    return trainer
+
+
+def rows_of(rows: list[Row], of: Training) -> tuple[list[Row], bool]:
+    """The rows as TRL masks them, and whether only answers are learnt.
+
+    Where the chat template does not mark answers, a conversation's last answer is its completion.
+    """
+    if of.plan.objective != "sft" or not rows or "text" in rows[0]:
+        return rows, False
+    if marks_answers(of.tokenizing):
+        return rows, True
+    found = [conversation.split_turn(row["messages"]) if "messages" in row else row for row in rows]
+    return [row for row in found if row], True
+
+
+def marks_answers(tokenizing: Tokenizing) -> bool:
+    """Whether TRL can tell answers: by the template's marks, or by one of its own that has them."""
+    if tokenizing.marks_answers:
+        return True
+    try:
+        stack.trl.chat_template_utils.get_training_chat_template(
+            processing_class=tokenizing.tokenizer
+        )
+    except ValueError:
+        return False
+    return True
+
+
+def _say_what_was_cut(of: Training, trainer: Any) -> None:
+    """Examples whose answer max_length cuts away entirely are dropped by TRL without a word."""
+    if of.settings.packing:
+        return
+    dropped = len(of.examples.train) - len(trainer.train_dataset)
+    if not len(trainer.train_dataset):
+        raise InvalidSettingError(
+            f"max_length {of.settings.max_length} cuts away every answer: nothing is left to learn"
+            " from.",
+            [f"--max-length {2 * int(of.settings.max_length)}"],
+        )
+    if dropped > 0:
+        of.journal.say("data", f"{dropped} examples left out: max_length leaves nothing to learn")
+
+
+def _class(of: Training) -> Any:
+    """SFTTrainer; for AdaLoRA with the regularisation that TRL leaves out."""
+    if of.plan.technique != "adalora":
+        return stack.trl.SFTTrainer
+    from ftadvisor.execution.trainers.orthogonal import OrthogonalTrainer
+
+    return OrthogonalTrainer

@@ -1,0 +1,60 @@
+"""What a run did: report.json, and what `run` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, cast
+
+from ftadvisor.schema.plan import Plan
+from ftadvisor.schema.read_only import writable
+
+Status = Literal["done", "stopped", "diverged", "interrupted", "out_of_memory", "failed"]
+"""`stopped`: before its last step, by a rule; `interrupted`: by a person or the system."""
+
+
+class Metric(NamedTuple):
+    """One figure on rows that were not trained on, before and after training."""
+
+    before: float | None
+    after: float | None
+    low: float | None = None
+    """The 90 % interval of `after`; None: not estimated."""
+    high: float | None = None
+
+
+class Event(NamedTuple):
+    """Something that a reader of the report should know."""
+
+    kind: str
+    """data, tokenizer, device, divergence, out_of_memory, ..."""
+    step: int
+    """Optimizer steps done by then."""
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A run that has ended."""
+
+    status: Status
+    plan: Plan
+    output_dir: str
+    predicted: Mapping[str, float]
+    """The plan's estimate by the names of its record: step_seconds, allocated_bytes, ..."""
+    measured: Mapping[str, float]
+    """The same names, as far as the device can tell; `host_bytes` is the process's peak."""
+    losses: tuple[Mapping[str, float], ...]
+    """One row per logged step: `step`, `loss`, and what the trainer logs besides."""
+    metrics: Mapping[str, Metric]
+    events: tuple[Event, ...]
+    versions: Mapping[str, str]
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and numbers, as report.json has them."""
+        found = cast("dict[str, Any]", writable(asdict(self)))
+        found["plan"] = self.plan.as_dict()
+        found["metrics"] = {name: metric._asdict() for name, metric in self.metrics.items()}
+        found["events"] = [event._asdict() for event in self.events]
+        return found

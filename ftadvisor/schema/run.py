@@ -1,0 +1,44 @@
+"""What is said of one run besides its plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from typing import TypedDict
+
+EVAL_SHARE = 0.05
+"""Of the rows, held out where no others are named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """How a plan is run on this machine; a plan is the same wherever it runs."""
+
+    output_dir: str
+    max_steps: int | None = None
+    """Optimizer steps; None: as many as the plan's epochs are."""
+    eval_dataset: str | None = None
+    eval_share: float = EVAL_SHARE
+    """Of the rows, held out where neither eval_dataset nor the data's own splits name others;
+    0: nothing is evaluated."""
+    eval_steps: int | None = None
+    """Evaluate every so many steps; None: before and after training only."""
+    save_steps: int | None = None
+    """A checkpoint every so many steps; None: none."""
+    report_to: tuple[str, ...] = ()
+    """Transformers' reporters: tensorboard, wandb, ..."""
+    force: bool = False
+    """Run what the checks that may be wrong refuse: another GPU, too little memory or disk."""
+
+
+class RunOptions(TypedDict, total=False):
+    """The same as keyword arguments of `run`, and the command's options."""
+
+    output_dir: str | PathLike[str]
+    max_steps: int
+    eval_dataset: str | PathLike[str]
+    eval_share: float
+    eval_steps: int
+    save_steps: int
+    report_to: list[str]
+    force: bool
