@@ -104,12 +104,12 @@ def _with_data(draft: PlanDraft) -> PlanDraft:
     if data is None or draft.workload is not None:
         return draft
     # The readers cost a start-up that only a dataset should pay.
-    from ftadvisor.sources.datasets import profile_dataset, read_workload
+    from ftadvisor.sources.datasets import first_format, read_workload
 
     path = Path(data.path).expanduser()
     epochs = float(draft.settings.get("num_train_epochs", 1.0))
     workload = read_workload(path, epochs)
-    found = data.format or profile_dataset(path).format
+    found = data.format or first_format(path)
     return replace(draft, workload=workload, dataset=replace(data, format=found))
 
 
@@ -127,7 +127,7 @@ def _run_settings(plan: Plan, given: dict[str, Any]) -> RunSettings:
         raise InvalidSettingError.of("eval_share", share, "be a number from 0 to below 1")
     if values.get("eval_dataset") is not None:
         values["eval_dataset"] = os.fspath(values["eval_dataset"])
-    values["report_to"] = tuple(values.get("report_to", ()))
+    values["report_to"] = tuple(map(str, values.get("report_to", ())))
     return RunSettings(**values)
 
 

@@ -63,6 +63,9 @@ def set_adapter_dtype(model: Any, settings: Settings) -> None:
     if find_technique(settings.technique).trains_base:
         return
     dtype = getattr(stack.torch, DTYPES[settings.adapter_dtype])
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
+        if settings.autocast == "none" and ".modules_to_save." in name:
+            # A head takes what the base's layers put out, and nothing casts it.
+            continue
         if parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)

@@ -76,8 +76,7 @@ def _names(row: Row) -> list[str]:
 
 def _name(label: Any) -> str:
     """1, 1.0 and "1" are one class."""
-    whole = isinstance(label, float) and label == int(label)
-    return str(int(label) if whole else label)
+    return str(int(label) if isinstance(label, float) and label.is_integer() else label)
 
 
 def _is_number(name: str) -> bool:

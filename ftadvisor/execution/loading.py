@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ FAMILIES = {
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 QUANTIZED = ("nf4", "nf4-dq", "int8")
 """What bitsandbytes makes of a checkpoint as it is loaded."""
+HEADS = ("classifier", "score")
+"""Of classification, made anew: Transformers 5.23 would store them in 4 bits, untrained."""
 
 
 def load_model(
@@ -44,7 +47,7 @@ def load_model(
         options |= _head(labels)
     if settings.quantization in QUANTIZED:
         options |= {
-            "quantization_config": quantization_config(settings),
+            "quantization_config": quantization_config(settings, HEADS if labels else ()),
             "device_map": {"": device.place},
         }
     found = pretrained(cls, model, **options)
@@ -71,9 +74,11 @@ def pretrained(cls: Any, model: str, **options: Any) -> Any:
         return _loaded(cls, model, options)
 
 
-def quantization_config(settings: Settings) -> Any:
-    """bitsandbytes' configuration of a quantised base."""
-    config = stack.transformers.BitsAndBytesConfig
+def quantization_config(settings: Settings, heads: Sequence[str]) -> Any:
+    """bitsandbytes' configuration of a quantised base; `heads` stay as they are."""
+    config = partial(
+        stack.transformers.BitsAndBytesConfig, llm_int8_skip_modules=list(heads) or None
+    )
     if settings.quantization == "int8":
         return config(load_in_8bit=True)
     # What products are computed in: the autocast dtype, else the weights' own.

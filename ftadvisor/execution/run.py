@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import platform
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
@@ -51,6 +53,8 @@ def execute(plan: Plan, settings: Settings, run: RunSettings, estimate_on: Estim
     journal = Journal()
     of = prepare(plan, settings, run, estimate_on, journal)
     trainer = BUILDERS[plan.objective](of)
+    # It prints each row that is logged: log.jsonl has them, and standard output is the report's.
+    trainer.remove_callback(stack.transformers.PrinterCallback)
     set_adapter_dtype(trainer.model, settings)
     before = evaluate(trainer, plan.objective)
     trainer.train()
@@ -79,7 +83,7 @@ def prepare(
         journal.events += check(subject, device)
     estimate = None if device.is_cpu else estimate_on(device.name)
     plan = replace(plan, estimate=estimate) if estimate else plan
-    write_plan(plan, Path(run.output_dir) / PLAN)
+    _quieten()
     stack.transformers.set_seed(plan.seed)
     conversational = "text" not in examples.train[0] and "tokens" not in examples.train[0]
     chat = plan.objective in ("sft", "clm", "cpt") and conversational
@@ -88,9 +92,11 @@ def prepare(
         journal.say("tokenizer", said)
     family = find_model(plan.model).spec.family
     model = load_model(plan.model, family, settings, device, examples.labels)
-    steps = total_steps(plan, settings, run, len(examples.train))
+    model = adapt(model, settings, total_steps(plan, settings, run, len(examples.train)))
+    # From here on the directory is this run's.
+    write_plan(plan, Path(run.output_dir) / PLAN)
     return Training(
-        plan, settings, run, device, examples, tokenizing, adapt(model, settings, steps),
+        plan, settings, run, device, examples, tokenizing, model,
         _callbacks(plan, run, device, journal), journal,
     )  # fmt: skip
 
@@ -109,7 +115,7 @@ def evaluate(trainer: Any, objective: str) -> dict[str, float]:
 def report_of(of: Training, before: dict[str, float], after: dict[str, float]) -> Report:
     """Everything that is known at the end."""
     estimate = of.plan.estimate.as_dict()
-    predicted = {**estimate["memory"], **(estimate["time"] or {})}
+    predicted: dict[str, Any] = {**estimate["memory"], **(estimate["time"] or {})}
     metrics = {
         name: Metric(before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])
     }
@@ -136,6 +142,17 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _quieten() -> None:
+    """The libraries' own bars and advice; their errors are still raised."""
+    for name in ("bitsandbytes", "trl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    stack.datasets.disable_progress_bars()
+    stack.transformers.logging.set_verbosity_error()
+    stack.transformers.logging.disable_progress_bar()
+    # TRL 1.16 and PEFT 0.21 still use names that Transformers 5.23 calls old.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _callbacks(plan: Plan, run: RunSettings, device: Device, journal: Journal) -> list[Any]:

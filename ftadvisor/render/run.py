@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from ftadvisor.render.document import Block, Bullets, Column, Document, Table, Words, paragraph
+from ftadvisor.render.document import (
+    Block,
+    Bullets,
+    Column,
+    Document,
+    Table,
+    Tone,
+    Words,
+    paragraph,
+)
 from ftadvisor.schema.report import Report
 from ftadvisor.units import format_bytes, format_duration
 
-TOLD = {"done": "good", "stopped": "warn", "interrupted": "warn"}
+TOLD: dict[str, Tone] = {"done": "good", "stopped": "warn", "interrupted": "warn"}
 
 
 def run_document(report: Report) -> Document:
@@ -16,9 +25,7 @@ def run_document(report: Report) -> Document:
     seconds = format_duration(report.measured.get("total_seconds", 0.0))
     head = f"{plan.technique} of {plan.model} for {plan.objective}: {report.status}"
     tone = TOLD.get(report.status, "bad")
-    blocks: list[Block] = [
-        paragraph(f"{head} after {steps}, {seconds}.", tone),  # pyright: ignore[reportArgumentType]
-    ]
+    blocks: list[Block] = [paragraph(f"{head} after {steps}, {seconds}.", tone)]
     if report.metrics:
         blocks.append(_metrics(report))
     blocks.append(_measured(report))

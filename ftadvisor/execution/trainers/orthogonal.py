@@ -11,22 +11,24 @@ from typing import Any
 
 from ftadvisor.execution import stack
 
+SFTTrainer: Any = stack.trl.SFTTrainer
 
-class OrthogonalTrainer(stack.trl.SFTTrainer):
+
+class OrthogonalTrainer(SFTTrainer):
     """SFTTrainer with the term that keeps AdaLoRA's singular vectors orthogonal."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """TRL's loss; in training with PEFT's regularisation."""
-        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if not self.model.training:
             return found
-        loss, *rest = found if return_outputs else (found,)
+        loss: Any = found[0] if return_outputs else found
         # With num_items_in_batch the Trainer leaves the mean over micro-batches to the loss.
         steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
         loss = loss + _regularisation(self.model) / steps
-        return (loss, *rest) if return_outputs else loss
+        return (loss, *found[1:]) if return_outputs else loss
 
 
 def _regularisation(model: Any) -> Any:

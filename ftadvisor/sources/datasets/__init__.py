@@ -6,6 +6,6 @@ duplicates, tokens, statistics → profile and workload, the two records that ar
 
 from ftadvisor.sources.datasets.profile import profile_dataset
 from ftadvisor.sources.datasets.tokens import CHARACTERS_PER_TOKEN
-from ftadvisor.sources.datasets.workload import read_workload
+from ftadvisor.sources.datasets.workload import first_format, read_workload
 
-__all__ = ["CHARACTERS_PER_TOKEN", "profile_dataset", "read_workload"]
+__all__ = ["CHARACTERS_PER_TOKEN", "first_format", "profile_dataset", "read_workload"]
