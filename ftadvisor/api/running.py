@@ -127,7 +127,8 @@ def _run_settings(plan: Plan, given: dict[str, Any]) -> RunSettings:
         raise InvalidSettingError.of("eval_share", share, "be a number from 0 to below 1")
     if values.get("eval_dataset") is not None:
         values["eval_dataset"] = os.fspath(values["eval_dataset"])
-    values["report_to"] = tuple(map(str, values.get("report_to", ())))
+    reporters: list[str] = values.get("report_to", [])
+    values["report_to"] = tuple(reporters)
     return RunSettings(**values)
 
 

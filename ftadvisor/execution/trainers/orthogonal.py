@@ -21,17 +21,19 @@ class OrthogonalTrainer(SFTTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """TRL's loss; in training with PEFT's regularisation."""
-        found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        found: Any = SFTTrainer.compute_loss(
+            self, model, inputs, return_outputs, num_items_in_batch
+        )
         if not self.model.training:
             return found
         loss: Any = found[0] if return_outputs else found
         # With num_items_in_batch the Trainer leaves the mean over micro-batches to the loss.
         steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
-        loss = loss + _regularisation(self.model) / steps
+        loss = loss + regularisation(self.model) / steps
         return (loss, *found[1:]) if return_outputs else loss
 
 
-def _regularisation(model: Any) -> Any:
+def regularisation(model: Any) -> Any:
     """Its weight times the mean distance of A Aᵀ and Bᵀ B from the identity, as PEFT has it."""
     adapter = model.base_model.trainable_adapter_name
     distances: list[Any] = []

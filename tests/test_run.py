@@ -1,0 +1,207 @@
+"""The run itself: small models really train, and what silently spoils a run does not."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from execution_models import rows, write_rows
+
+import ftadvisor
+from ftadvisor.api.plan_files import read_plan
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+torch = pytest.importorskip("torch")
+pytest.importorskip("bitsandbytes")
+pytest.importorskip("trl")
+
+SMALL: dict[str, Any] = {
+    "precision": "fp32", "micro_batch_size": 4, "gradient_accumulation_steps": 1, "max_steps": 4,
+    "max_length": 64, "learning_rate": 1e-2,
+}  # fmt: skip
+KEYS = {"status", "plan", "predicted", "measured", "losses", "metrics", "events", "versions",
+        "seed"}  # fmt: skip
+FAMILIES = {"seq_cls": "encoder", "token_cls": "encoder", "seq2seq": "encdec"}
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def train(
+    models: dict[str, Path], place: Path, technique: str, objective: str = "sft", **options: Any
+) -> ftadvisor.Report:
+    """A few steps of a small model on rows of the objective."""
+    data = options.pop("dataset", None)
+    data = data or write_rows(place / f"{objective}.jsonl", rows(objective))
+    model = options.pop("model", models[FAMILIES.get(objective, "decoder")])
+    return ftadvisor.run(
+        model=str(model), technique=technique, objective=objective, dataset=str(data),
+        **{**SMALL, "output_dir": place / "out", **options},
+    )  # fmt: skip
+
+
+def logged(place: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (place / "out/log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("technique", "objective"),
+    [("lora", "sft"), ("qlora", "sft"), ("full", "sft"), ("lora", "clm"), ("full", "cpt"),
+     ("lora", "seq_cls"), ("qlora", "token_cls"), ("full", "seq2seq")],
+)  # fmt: skip
+def test_trains_and_leaves_everything(
+    models: dict[str, Path], tmp_path: Path, technique: str, objective: str
+):
+    report = train(models, tmp_path, technique, objective)
+    assert report.status == "done"
+    loss = report.metrics["eval_loss"]
+    assert loss.before is not None
+    assert loss.after is not None
+    assert loss.after < loss.before
+    out = tmp_path / "out"
+    written = json.loads((out / "report.json").read_text())
+    assert written.keys() >= KEYS
+    assert written["measured"].keys() >= {"step_seconds", "tokens_per_second", "total_seconds"}
+    assert written["predicted"].keys() >= {"allocated_bytes", "reserved_bytes", "device_bytes"}
+    assert len(written["losses"]) == SMALL["max_steps"]
+    saved = "model.safetensors" if technique == "full" else "adapter_model.safetensors"
+    assert {saved, "tokenizer.json", "plan.yaml"} <= {path.name for path in out.iterdir()}
+    assert len([row for row in logged(tmp_path) if "loss" in row]) == SMALL["max_steps"]
+    again = read_plan(out / "plan.yaml")
+    assert again.settings == report.plan.settings
+
+
+def test_answers_alone_are_learnt(models: dict[str, Path], tmp_path: Path):
+    """Not the question: the labels of a prompt's tokens are masked."""
+    seen: list[Any] = []
+    from ftadvisor.execution.trainers import BUILDERS, supervised
+
+    def spied(of: Any) -> Any:
+        trainer = supervised.build(of)
+        seen.append((trainer.train_dataset[0], of.tokenizer))
+        return trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUILDERS, "sft", spied)
+        train(models, tmp_path, "lora")
+    row, tokenizer = seen[0]
+    learnt = [i for i, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
+    assert tokenizer.decode(learnt).startswith("the sum is")
+    assert tokenizer.decode(learnt).endswith("<|im_end|>")
+
+
+def test_evaluation_leaves_the_gradients_of_four_bits(models: dict[str, Path], tmp_path: Path):
+    """bitsandbytes packs 4-bit weights anew at an evaluation; no gradient passes them after it
+    (study 2.1; only where the CPU has AVX512-BF16)."""
+    norms: list[list[float]] = []
+    for name, options in (("never", {"eval_share": 0.0}), ("often", {"eval_steps": 1})):
+        data = write_rows(tmp_path / f"{name}.jsonl", rows("sft", 24))
+        held_out = write_rows(tmp_path / "held_out.jsonl", rows("sft", 4))
+        place = tmp_path / name
+        place.mkdir()
+        given = {**options, **({"eval_dataset": held_out} if name == "often" else {})}
+        report = train(models, place, "qlora", dataset=data, **given)
+        norms.append([row["grad_norm"] for row in report.losses])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_adapters_of_four_bits_keep_the_dtype_of_the_plan(models: dict[str, Path], tmp_path: Path):
+    """TRL stores them in bf16 unasked (study 2.7)."""
+    from safetensors.torch import load_file
+
+    for dtype, expected in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        place = tmp_path / dtype
+        place.mkdir()
+        train(models, place, "qlora", adapter_dtype=dtype)
+        saved = load_file(place / "out/adapter_model.safetensors")
+        assert {tensor.dtype for tensor in saved.values()} == {expected}
+
+
+def test_packed_samples_do_not_see_each_other(models: dict[str, Path], tmp_path: Path):
+    """A token of the first sample changes nothing in the second (study 2.6)."""
+    from ftadvisor.execution.trainers import BUILDERS, supervised
+
+    found: list[Any] = []
+
+    def kept(of: Any) -> Any:
+        found.append(supervised.build(of))
+        return found[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUILDERS, "sft", kept)
+        train(models, tmp_path, "lora", packing=True, max_length=256, attn_implementation="sdpa")
+    (trainer,) = found
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert "attention_mask" not in batch
+    # Saving sets it again; what matters is what the forward pass is given.
+    trainer.model.config.use_cache = False
+    ends = (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
+    assert len(ends) > 1
+    ids = {k: batch[k] for k in ("input_ids", "position_ids")}
+    trainer.model.eval()
+    with torch.no_grad():
+        before = trainer.model(**ids, use_cache=False).logits[0, ends[1] :]
+        ids["input_ids"] = ids["input_ids"].clone()
+        ids["input_ids"][0, 0] += 1
+        after = trainer.model(**ids, use_cache=False).logits[0, ends[1] :]
+    assert (before - after).abs().max() < 1e-5
+
+
+def test_raw_text_is_packed_whole(models: dict[str, Path], tmp_path: Path):
+    """Best-fit packing cuts what is longer than a pack (study 2.6): no token of it is lost."""
+    from ftadvisor.execution.trainers import BUILDERS, supervised
+
+    found: list[Any] = []
+
+    def kept(of: Any) -> Any:
+        found.append(supervised.build(of))
+        return found[-1]
+
+    texts = [{"text": "one two three four five six seven " * 30}] * 8
+    data = write_rows(tmp_path / "long.jsonl", texts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUILDERS, "cpt", kept)
+        train(models, tmp_path, "lora", "cpt", dataset=data, packing=True, eval_share=0.0)
+    (trainer,) = found
+    tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset)
+    one = len(trainer.processing_class(texts[0]["text"] + "</s>")["input_ids"])
+    assert tokens == len(texts) * one
+
+
+def test_ranks_of_adalora_move(models: dict[str, Path], tmp_path: Path):
+    """Its schedule is called, as long as the run is; TRL's loss has its regularisation."""
+    from ftadvisor.execution.trainers import orthogonal
+
+    terms: list[float] = []
+    real = orthogonal.regularisation
+
+    def spied(model: Any) -> Any:
+        terms.append(real(model).item())
+        return real(model)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(orthogonal, "regularisation", spied)
+        train(models, tmp_path, "adalora", max_steps=8)
+    assert len(terms) == 8
+    assert all(term > 0 for term in terms)
+    saved = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert saved["total_step"] == 8
+    kept = [sum(ranks) for ranks in saved["rank_pattern"].values()]
+    assert sum(kept) < len(kept) * saved["init_r"]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(models: dict[str, Path], tmp_path: Path):
+    report = train(models, tmp_path, "full", learning_rate=10.0, max_grad_norm=0.0, max_steps=30,
+                   optim="sgd")  # fmt: skip
+    assert report.status == "diverged"
+    assert any(event.kind == "divergence" for event in report.events)
+    assert len(report.losses) < 30
+    # No number is written as one.
+    assert all(row["loss"] is None or math.isfinite(row["loss"]) for row in report.losses)
+    assert not (tmp_path / "out/model.safetensors").exists()
+    assert json.loads((tmp_path / "out/report.json").read_text())["status"] == "diverged"
