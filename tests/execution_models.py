@@ -45,7 +45,8 @@ def build(folder: Path) -> dict[str, Path]:
     torch.manual_seed(0)
     ids = {"bos_token_id": 2, "eos_token_id": 3}
     t5 = {"d_model": 64, "d_ff": 128, "d_kv": 16, "num_layers": 2, "num_heads": 4,
-          "vocab_size": 600, "pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 0}  # fmt: skip
+          "vocab_size": 600, "pad_token_id": 0, "eos_token_id": 3,
+          "decoder_start_token_id": 0}  # fmt: skip
     models = {
         "decoder": t.LlamaForCausalLM(
             t.LlamaConfig(**SIZES, **ids, num_key_value_heads=2, max_position_embeddings=1024)

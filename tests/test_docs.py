@@ -16,6 +16,8 @@ import pytest
 from cogapp import Cog
 
 from ftadvisor.calibration.cases import case_of
+from ftadvisor.cli import entry
+from ftadvisor.cli.parsing import parse
 from ftadvisor.sources.measurements import read_measurements
 from ftadvisor.sources.models import model_config
 
@@ -72,7 +74,10 @@ def marked(value: object, text: str, name: str) -> Any:
     return pytest.param(value, id=name, marks=[pytest.mark.slow] if slow else [])
 
 
-COMMANDS = {shown.command: shown for shown in commands()}
+ALL = {shown.command: shown for shown in commands()}
+TRAINING = [command for command in ALL if command.startswith("ftadvisor run ")]
+"""These need weights: the documents' are read, not run."""
+COMMANDS = {command: shown for command, shown in ALL.items() if command not in TRAINING}
 SNIPPETS = [(path.name, code) for path in DOCUMENTS for code in fences(path, "python")]
 
 
@@ -106,6 +111,12 @@ def test_every_command_of_the_documents_runs(shown: Shown):
     code, said = load("docs").run(shown.command)
     assert code in ((2,) if shown.refused else (0, 1)), said
     assert said
+
+
+@pytest.mark.parametrize("command", TRAINING)
+def test_every_run_of_the_documents_is_understood(command: str):
+    _, name, *words = shlex.split(command)
+    assert parse(entry.load(name), words)
 
 
 @pytest.mark.parametrize("snippet", [marked(s, s[1], s[0]) for s in SNIPPETS])

@@ -1,0 +1,220 @@
+"""What cannot be run is refused with one message, before the training stack is imported."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from execution_models import rows, write_rows
+
+from ftadvisor.api.running import run
+from ftadvisor.cli import main
+from ftadvisor.errors import DataFileError, FtadvisorError, InvalidSettingError, UnsupportedError
+from ftadvisor.execution import examples, preflight
+from ftadvisor.execution.device import Device
+from ftadvisor.schema.plan import PlanDataset
+from ftadvisor.schema.run import RunSettings
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+    "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 600,
+    "max_position_embeddings": 1024,
+}  # fmt: skip
+CPU = Device("cpu", "cpu", None, "cpu", 1)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    return folder
+
+
+def refused(model: Path, data: Path, **options: Any) -> FtadvisorError:
+    """What the run is refused with; nothing heavy was imported for it."""
+    before = "transformers" in sys.modules
+    given = {"technique": "lora", "output_dir": model.parent / "out", **options}
+    with pytest.raises(FtadvisorError) as caught:
+        run(model=str(model), dataset=str(data), **given)
+    assert ("transformers" in sys.modules) == before
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("objective", "row", "said"),
+    [
+        ("sft", {"title": "a", "n": 1}, "messages, or a prompt and a completion"),
+        ("seq_cls", {"text": "a text"}, "a text and a label"),
+        ("token_cls", {"text": "a text"}, "tokens and ner_tags"),
+        ("seq2seq", {"text": "a text"}, "a prompt (or source)"),
+        ("token_cls", {"tokens": ["a", "b"], "ner_tags": ["O"]}, "2 tokens and 1 tags"),
+    ],
+)
+def test_columns_must_be_the_objectives(
+    tmp_path: Path, objective: str, row: dict[str, Any], said: str
+):
+    data = write_rows(tmp_path / "rows.jsonl", [row] * 3)
+    wanted = PlanDataset(path=str(data), format=None, columns={}, split="train")
+    with pytest.raises(DataFileError, match="no row") as caught:
+        examples.read_examples(wanted, objective, RunSettings(output_dir=str(tmp_path)), 0)
+    assert said in str(caught.value)
+
+
+def test_empty_and_broken_rows_are_left_out_and_told(tmp_path: Path):
+    data = write_rows(tmp_path / "rows.jsonl", [*rows("sft", 5), {"messages": []}, {"x": 1}])
+    wanted = PlanDataset(path=str(data), format="chat", columns={}, split="train")
+    found = examples.read_examples(wanted, "sft", RunSettings(output_dir=str(tmp_path)), 0)
+    assert len(found.train) + len(found.held_out) == 5
+    assert [problem.line for problem in found.left_out] == [6, 7]
+
+
+def test_the_held_out_share_is_seeded_and_apart(tmp_path: Path):
+    data = write_rows(tmp_path / "rows.jsonl", rows("clm", 100))
+    wanted = PlanDataset(path=str(data), format=None, columns={}, split="train")
+    settings = RunSettings(output_dir=str(tmp_path))
+    first, again = (examples.read_examples(wanted, "clm", settings, 7) for _ in range(2))
+    assert first == again
+    assert len(first.held_out) == 5
+    assert not any(row in first.train for row in first.held_out)
+    assert examples.read_examples(wanted, "clm", settings, 8).held_out != first.held_out
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [(["a", "a", "a"], "in all rows"), ([0.5, 1.5, 2.25], "regression is not supported")],
+)
+def test_labels_must_be_classes(tmp_path: Path, labels: list[Any], said: str):
+    data = write_rows(tmp_path / "r.jsonl", [{"text": "t", "label": label} for label in labels])
+    wanted = PlanDataset(path=str(data), format=None, columns={}, split="train")
+    with pytest.raises(DataFileError, match=said):
+        examples.read_examples(wanted, "seq_cls", RunSettings(output_dir=str(tmp_path)), 0)
+
+
+def test_classes_are_numbered_by_their_own_numbers(tmp_path: Path):
+    data = write_rows(tmp_path / "r.jsonl", [{"text": "t", "label": i % 11} for i in range(44)])
+    wanted = PlanDataset(path=str(data), format=None, columns={}, split="train")
+    found = examples.read_examples(wanted, "seq_cls", RunSettings(output_dir=str(tmp_path)), 0)
+    assert found.labels == tuple(str(i) for i in range(11))
+
+
+def test_labels_outside_the_checkpoints_own_head(model: Path, tmp_path: Path):
+    own = {**LLAMA, "architectures": ["LlamaForSequenceClassification"],
+           "label2id": {"no": 0, "yes": 1}}  # fmt: skip
+    (model / "config.json").write_text(json.dumps(own))
+    data = write_rows(tmp_path / "r.jsonl", rows("seq_cls", 20))
+    error = refused(model, data, objective="seq_cls")
+    assert "'neg' is outside the checkpoint's 2 classes (no, yes)" in str(error)
+
+
+def test_nothing_is_overwritten(model: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.json").write_text("{}")
+    data = write_rows(tmp_path / "r.jsonl", rows("sft", 5))
+    error = refused(model, data)
+    assert "holds another run" in str(error)
+    assert [path.name for path in out.iterdir()] == ["report.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss_kernel": "torch"}, "--loss-kernel chunked"),
+        ({"quantization": "gptq-int4"}, "--quantization nf4"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"eval_share": 1.5}, "eval_share is 1.5"),
+        ({"objective": "dpo"}, "dpo"),
+        ({"gpu": "rtx-1"}, "gpu"),
+        ({"lora_rank": 8}, "lora_r"),
+        ({"eval_dataset": "none.jsonl"}, "none.jsonl"),
+    ],
+)
+def test_settings_that_cannot_be_run(
+    model: Path, tmp_path: Path, options: dict[str, Any], said: str
+):
+    data = write_rows(tmp_path / "r.jsonl", rows("sft", 5))
+    assert said in str(refused(model, data, **options))
+    assert not (tmp_path / "out/plan.yaml").exists()
+
+
+def test_a_plan_with_a_typo(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data = write_rows(tmp_path / "r.jsonl", rows("sft", 5))
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        f"model: {model}\ntechnique: lora\ndataset: {data}\nsettings: {{learnin_rate: 1e-4}}\n"
+    )
+    assert main(["run", str(plan), "--output-dir", str(tmp_path / "out")]) == 2
+    assert "learning_rate" in capsys.readouterr().err
+    assert main(["run", str(plan), "--model", "llama-7b"]) == 2
+    assert "both say what is trained" in capsys.readouterr().err
+
+
+def subject(run_settings: RunSettings, gpu: str | None) -> preflight.Subject:
+    from ftadvisor.api.plan_files import complete_plan
+    from ftadvisor.api.simulating import settings_of
+    from ftadvisor.sources.plans import draft_of
+
+    content = {"model": "llama3.2-1b", "technique": "lora", "hardware": {"gpu": gpu}}
+    plan = complete_plan(draft_of("a plan", content))
+    nothing = examples.Examples([], [], ())
+    return preflight.Subject(
+        plan, settings_of(plan.estimate), run_settings, nothing, lambda _: plan.estimate
+    )
+
+
+def test_a_plan_for_a_gpu_where_there_is_none(tmp_path: Path):
+    settings = RunSettings(output_dir=str(tmp_path))
+    with pytest.raises(InvalidSettingError, match="there is no GPU here"):
+        list(preflight.hardware(subject(settings, "rtx4090"), CPU))
+    forced = RunSettings(output_dir=str(tmp_path), force=True)
+    assert list(preflight.hardware(subject(forced, "rtx4090"), CPU))
+    assert list(preflight.hardware(subject(settings, None), CPU))
+
+
+def test_a_gpu_that_is_too_small(tmp_path: Path):
+    small = Device("cuda", "NVIDIA Small", 10**9, "cuda:0", 1)
+    settings = RunSettings(output_dir=str(tmp_path))
+    with pytest.raises(InvalidSettingError, match="The run needs"):
+        list(preflight.memory(subject(settings, "rtx4090"), small))
+
+
+def test_half_precision_that_a_cpu_only_claims(tmp_path: Path):
+    of = subject(RunSettings(output_dir=str(tmp_path)), None)
+    from dataclasses import replace
+
+    with pytest.raises(UnsupportedError, match="computes in fp32"):
+        list(preflight.hardware(of._replace(settings=replace(of.settings, autocast="fp16")), CPU))
+
+
+def test_a_library_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    of = subject(RunSettings(output_dir=str(tmp_path)), None)
+    monkeypatch.setattr(
+        preflight.metadata, "requires", lambda _: ["trl==1.16.*; extra == 'run'", "rich>=13"]
+    )
+    for version, refuses in (("1.9.2", True), ("1.16.0", False), ("2.0.1", False)):
+        monkeypatch.setattr(preflight.metadata, "version", lambda _, v=version: v)
+        if refuses:
+            with pytest.raises(InvalidSettingError, match=r"trl 1.9.2 is too old: 1.16 is needed"):
+                list(preflight.libraries(of))
+        else:
+            assert bool(list(preflight.libraries(of))) == (version == "2.0.1")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_every_option_is_a_field_of_its_class():
+    """configuration/adapter_config.py goes by the data's names; PEFT's classes have the same."""
+    peft = pytest.importorskip("peft")
+    import dataclasses
+
+    from ftadvisor.configuration.adapter_config import NOT_PEFT, PEFT_TYPES
+    from ftadvisor.sources.techniques import peft_options, technique_ids
+
+    for id_ in {*technique_ids()} - NOT_PEFT - {"bottleneck"}:
+        name = PEFT_TYPES.get(id_, id_.upper())
+        cls = peft.PEFT_TYPE_TO_CONFIG_MAPPING[getattr(peft.PeftType, name)]
+        assert {field.name for field in dataclasses.fields(cls)} == {*peft_options(id_)}
