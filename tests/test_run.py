@@ -12,6 +12,8 @@ from execution_models import rows, write_rows
 
 import ftadvisor
 from ftadvisor.api.plan_files import read_plan
+from ftadvisor.errors import InvalidSettingError
+from ftadvisor.execution.tokenizing import load_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch")
@@ -206,3 +208,24 @@ def test_a_loss_that_is_no_number_ends_the_run(models: dict[str, Path], tmp_path
     assert all(row["loss"] is None or math.isfinite(row["loss"]) for row in report.losses)
     assert not (tmp_path / "out/model.safetensors").exists()
     assert json.loads((tmp_path / "out/report.json").read_text())["status"] == "diverged"
+
+
+def test_a_tokenizer_without_template_and_padding(models: dict[str, Path], tmp_path: Path):
+    """Both get a named default that is said; one without an end token is refused."""
+    from transformers import AutoTokenizer
+
+    bare = AutoTokenizer.from_pretrained(models["decoder"])
+    bare.chat_template = bare.pad_token = None
+    bare.save_pretrained(tmp_path / "bare")
+    found = load_tokenizer(str(tmp_path / "bare"), chat=True)
+    assert [said.partition(":")[0] for said in found.said] == ["no pad token", "no chat template"]
+    assert found.tokenizer.pad_token == "</s>"
+    assert found.marks_answers
+    turn = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    assert found.tokenizer.apply_chat_template(turn, tokenize=False) == (
+        "User: Why?\nAssistant: Because.</s>\n"
+    )
+    bare.eos_token = None
+    bare.save_pretrained(tmp_path / "endless")
+    with pytest.raises(InvalidSettingError, match="neither a pad token nor an end token"):
+        load_tokenizer(str(tmp_path / "endless"), chat=True)

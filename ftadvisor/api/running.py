@@ -92,7 +92,7 @@ def _draft(given: dict[str, Any]) -> PlanDraft:
         "objective": given.get("objective"),
         "dataset": str(given["dataset"]),
         "hardware": {"gpu": given.get("gpu"), "num_gpus": given.get("num_gpus", 1)},
-        "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items()},
+        "settings": settings,
         "seed": given.get("seed", 0),
     }
     return draft_of(OPTIONS, content)

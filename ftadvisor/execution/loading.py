@@ -58,13 +58,11 @@ def load_model(
 
 
 def pretrained(cls: Any, model: str, **options: Any) -> Any:
-    """`cls.from_pretrained` of a directory, a GGUF file, the hub's cache, else the hub.
+    """`cls.from_pretrained` of a directory, the hub's cache, else the hub.
 
     Without a network the hub's client tries for half a minute, so the cache is asked first.
     """
     path = Path(model).expanduser()
-    if path.suffix == ".gguf":
-        return cls.from_pretrained(str(path.parent), gguf_file=path.name, **options)
     if path.is_dir() or path.name == "config.json":
         folder = path if path.is_dir() else path.parent
         return _loaded(cls, str(folder), {**options, "local_files_only": True})

@@ -10,9 +10,11 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from ftadvisor.configuration.adapter_config import NOT_PEFT
 from ftadvisor.errors import InvalidSettingError, MissingExtraError, UnsupportedError, quoted
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
@@ -27,6 +29,13 @@ from ftadvisor.sources.trainers import DEFAULT_TRAINER, TRAINERS_OF_OBJECTIVES
 from ftadvisor.units import format_bytes
 
 EXTRA = "run"
+NOT_RUN = NOT_PEFT - {"full", "galore"}
+PACKAGES = {
+    "galore": "galore_torch", "apollo": "apollo_torch", "schedule_free": "schedulefree",
+    "lomo": "lomo_optim", "adalomo": "lomo_optim", "grokadamw": "grokadamw", "stable": "optimi",
+    "adamw_torch_4bit": "torchao", "adamw_torch_8bit": "torchao",
+}  # fmt: skip
+"""Optimizers of Transformers' that are other packages': transformers 5.23 trainer_optimizer.py."""
 FORCED = "--force runs it all the same"
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 MOMENTS_BYTES = 8
@@ -149,6 +158,20 @@ def settings(of: Subject) -> Iterator[Event]:
     yield from ()
 
 
+def technique(of: Subject) -> Iterator[Event]:
+    """A technique that nothing here trains, or an optimizer whose package is missing."""
+    if of.plan.technique in NOT_RUN:
+        name = find_technique(of.plan.technique).name
+        raise UnsupportedError.of(f"Running {name}", "PEFT has it not", ["lora", "full"])
+    for prefix, package in PACKAGES.items():
+        if of.settings.optim.startswith(prefix) and find_spec(package) is None:
+            raise InvalidSettingError(
+                f"optim {of.settings.optim} needs the package {package}, which is not installed.",
+                [f"pip install {package.replace('_', '-')}", "--optim adamw_torch_fused"],
+            )
+    yield from ()
+
+
 def classes(of: Subject) -> Iterator[Event]:
     """Labels that a checkpoint's own head has not are outside its range."""
     labels = of.examples.labels
@@ -223,7 +246,7 @@ def memory(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, classes, output_dir, disk, data,
+    libraries, settings, technique, classes, output_dir, disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory)
 

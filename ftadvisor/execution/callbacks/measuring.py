@@ -11,8 +11,9 @@ from typing import Any
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.journal import Journal
+from ftadvisor.units import KIB
 
-MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+MAXRSS_BYTES = 1 if sys.platform == "darwin" else KIB
 """ru_maxrss is in kilobytes on Linux, in bytes on macOS (getrusage(2))."""
 
 
