@@ -129,7 +129,7 @@ def test_nothing_is_overwritten(model: Path, tmp_path: Path):
         ({"eval_share": 1.5}, "eval_share is 1.5"),
         ({"objective": "dpo"}, "dpo"),
         ({"technique": "llamapro"}, "PEFT has it not"),
-        ({"optim": "galore_adamw", "technique": "full"}, "galore_torch"),
+        ({"technique": "galore"}, "galore_torch"),
         ({"gpu": "rtx-1"}, "gpu"),
         ({"lora_rank": 8}, "lora_r"),
         ({"eval_dataset": "none.jsonl"}, "none.jsonl"),
