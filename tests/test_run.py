@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -199,15 +198,49 @@ def test_ranks_of_adalora_move(models: dict[str, Path], tmp_path: Path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run(models: dict[str, Path], tmp_path: Path):
-    report = train(models, tmp_path, "full", learning_rate=10.0, max_grad_norm=0.0, max_steps=30,
-                   optim="sgd")  # fmt: skip
+    """Transformers would log it as 0.0 and train on (study 2.3)."""
+    from ftadvisor.execution.trainers import BUILDERS, supervised
+
+    def poisoned(of: Any) -> Any:
+        of.model.get_input_embeddings().weight.data[:] = float("nan")
+        return supervised.build(of)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUILDERS, "sft", poisoned)
+        report = train(models, tmp_path, "full")
     assert report.status == "diverged"
-    assert any(event.kind == "divergence" for event in report.events)
-    assert len(report.losses) < 30
-    # No number is written as one.
-    assert all(row["loss"] is None or math.isfinite(row["loss"]) for row in report.losses)
+    assert [event.what for event in report.events if event.kind == "divergence"] == [
+        "the loss is nan"
+    ]
+    assert [row["loss"] for row in report.losses] == [None]
     assert not (tmp_path / "out/model.safetensors").exists()
-    assert json.loads((tmp_path / "out/report.json").read_text())["status"] == "diverged"
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    written = (tmp_path / "out/report.json").read_text()
+    assert json.loads(written, parse_constant=refuse)["status"] == "diverged"
+
+
+def test_a_loss_that_has_grown_ends_the_run():
+    from types import SimpleNamespace
+
+    from ftadvisor.execution.callbacks.divergence import DivergenceCallback
+    from ftadvisor.execution.journal import Journal
+
+    ended: dict[str, int] = {}
+    for name, losses in (("wavers", [2.0, 3.0, 1.5, 2.5] * 8), ("grows", [2.0] * 8 + [9.0] * 8)):
+        journal = Journal()
+        callback = DivergenceCallback(journal)
+        for step, loss in enumerate(losses):
+            control = SimpleNamespace(should_training_stop=False)
+            callback.on_log(None, SimpleNamespace(global_step=step), control, {"loss": loss})
+            if control.should_training_stop:
+                ended[name] = step
+                break
+        assert (journal.status == "diverged") == (name == "grows")
+    # Three of the last five are 9: their mean is 6.2, over three times 2.
+    assert ended == {"grows": 10}
 
 
 def test_a_tokenizer_without_template_and_padding(models: dict[str, Path], tmp_path: Path):

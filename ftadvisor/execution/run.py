@@ -106,7 +106,9 @@ def evaluate(trainer: Any, objective: str) -> dict[str, float]:
     if trainer.eval_dataset is None:
         return {}
     found = trainer.evaluate()
-    kept = {k: float(v) for k, v in found.items() if k.startswith("eval_") and _is_metric(k)}
+    figures = {k: float(v) for k, v in found.items() if k.startswith("eval_") and _is_metric(k)}
+    # JSON has no others; where the loss is none the callbacks end the run.
+    kept = {name: value for name, value in figures.items() if math.isfinite(value)}
     if "eval_loss" in kept and objective not in CLASSIFYING:
         kept["perplexity"] = math.exp(min(kept["eval_loss"], 700.0))
     return kept
