@@ -12,7 +12,8 @@ from ftadvisor.execution.loading import pretrained
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
-    "Assistant: {% generation %}{{ message['content'] }}{{ eos_token }}{% endgeneration %}{{ '\n' }}"
+    "Assistant: {% generation %}{{ message['content'] }}{{ eos_token }}{% endgeneration %}"
+    "{{ '\n' }}"
     "{% else %}{{ message['role'].capitalize() }}: {{ message['content'] }}\n{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}Assistant: {% endif %}"
