@@ -47,7 +47,7 @@ PACKED_TOKENS = 1800
 PEFT = "PEFT MetaMathQA"
 PEFT_LONGEST = 690.0
 """Tokens of the longest padded batch, fitted on the row of LoRA of rank 32 alone."""
-PEFT_REFUSED = {"adamss", "frod", "shira", "osf", "boft", "lily"}
+PEFT_REFUSED = {"adamss", "frod", "shira", "osf"}
 """Techniques that may be refused: what they train or allocate follows from weights' values, or from
 code of their own that no CPU runs."""
 KNOWN_METRICS = ("allocated", "reserved")

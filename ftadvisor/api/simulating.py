@@ -20,7 +20,7 @@ from ftadvisor.schema.simulation import SimulatedStep, Simulation
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.sources.coefficients import memory_coefficients, simulated_intervals
 from ftadvisor.sources.gpus import find_gpu
-from ftadvisor.sources.models import model_config, with_code
+from ftadvisor.sources.models import find_model, model_config, with_code
 from ftadvisor.sources.trainers import find_trainer
 
 NOT_SIMULATED = "memory is the closed form's (analytic), not simulated"
@@ -40,8 +40,15 @@ def simulate(
     Takes what `estimate` takes. Needs the `run` extra (MissingExtraError), but no GPU, no weights
     and no network. `trust_remote_code`: run the modelling code in the model's own directory, which
     is otherwise never executed. What cannot be simulated gets the closed form's answer: `step` is
-    None then, and `reason` says why.
+    None then, and `reason` says why. A model that the closed form does not describe has memory
+    only.
     """
+    try:
+        find_model(model)
+    except UnsupportedError as error:
+        from ftadvisor.api.unseen import simulate_unseen
+
+        return simulate_unseen(error, model, gpu, technique, objective, dict(options))
     found = estimate(model, gpu=gpu, technique=technique, objective=objective, **options)
     return simulated(found, with_code(model) if trust_remote_code else model_config(model))
 

@@ -69,9 +69,7 @@ def adapter_config(
     return AdapterConfig(PEFT_TYPES.get(technique.id, technique.id.upper()), kept)
 
 
-def _targets(
-    settings: Settings, options: dict[str, Any], model_type: str
-) -> list[str] | str | None:
+def _targets(settings: Settings, options: dict[str, Any], model_type: str) -> list[str] | str:
     if settings.lora_target_modules:
         names = list(settings.lora_target_modules)
         return names[0] if names == ["all-linear"] else names
@@ -79,4 +77,5 @@ def _targets(
     if given:
         return given
     found = default_target_modules(settings.technique, model_type)
-    return list(found) if found else None
+    # Where PEFT has no default it refuses; all linear layers are taken instead, as in an estimate.
+    return list(found) if found else "all-linear"

@@ -105,7 +105,8 @@ def check_technique_options(
             ["--peft-config '{\"token_indices\": [0, 1, 2]}'"],
         )
     names = given.get("lora_target_modules", ())
-    if len(names) > 1 and technique.id != "ln_tuning" and trainer.model_code != "litgpt":
+    named = model.blocks and technique.id != "ln_tuning" and trainer.model_code != "litgpt"
+    if len(names) > 1 and named:
         _check_modules(names, model)
 
 

@@ -133,7 +133,7 @@ def _warnings(found: Sequence[Estimate], remedies: Sequence[Remedy]) -> list[Blo
         needs = format_bytes(least.memory.device_bytes)
         blocks.append(paragraph(f"Nothing fits: {name_of(least)} needs {needs}.", "bad"))
         blocks += remedies_blocks(remedies, name_of(least))
-    if found[0].verdict and all(estimate.cost is None for estimate in found) and found[0].gpu:
+    if found[0].time and all(estimate.cost is None for estimate in found) and found[0].gpu:
         text = f"No price of {found[0].gpu} is known: --price USD (of one GPU-hour) gives the cost."
         blocks.append(paragraph(text))
     return blocks

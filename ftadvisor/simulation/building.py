@@ -6,10 +6,10 @@ import copy
 from typing import Any, cast
 
 from ftadvisor.errors import UnsupportedError, quoted
+from ftadvisor.schema.model import Family
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.stack import torch, transformers
-from ftadvisor.sources.architectures import read_model
+from ftadvisor.simulation.stack import initialization, torch, transformers
 from ftadvisor.sources.models import CODE
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -18,12 +18,28 @@ CLASSES = {
     "reward": transformers.AutoModelForSequenceClassification,
     "token_cls": transformers.AutoModelForTokenClassification,
 }
-FAMILIES = {
-    "decoder": transformers.AutoModelForCausalLM,
-    "encoder": transformers.AutoModelForMaskedLM,
-    "encdec": transformers.AutoModelForSeq2SeqLM,
-    "vlm": transformers.AutoModelForImageTextToText,
-}
+HEADS: tuple[tuple[Any, Any, Family], ...] = (
+    (
+        transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        transformers.AutoModelForSeq2SeqLM,
+        "encdec",
+    ),
+    (
+        transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        transformers.AutoModelForImageTextToText,
+        "vlm",
+    ),
+    (transformers.MODEL_FOR_MASKED_LM_MAPPING, transformers.AutoModelForMaskedLM, "encoder"),
+    (transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.AutoModelForCausalLM, "decoder"),
+)
+"""Where Transformers lists a type, and the class that builds it: the first that has it. Some
+image-text models are also listed with a causal head, and encoders as decoders of their own.
+"""
+UNBUILDABLE = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError,
+    RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What a library fails of where tensors have no values, or where a configuration lacks a key."""
 DEPTHS = (
     "num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers",
     "n_layer", "n_layers",
@@ -45,8 +61,8 @@ def transformers_config(config: dict[str, Any]) -> Any:
     model_type = values.pop("model_type", None)
     try:
         return transformers.AutoConfig.for_model(model_type, **values)
-    except (ValueError, TypeError, KeyError) as error:
-        reason = f"Transformers cannot read its configuration ({_first_line(error)})"
+    except UNBUILDABLE as error:
+        reason = f"Transformers cannot read its configuration ({first_line(error)})"
         raise UnsupportedError.of(f"model_type {quoted(model_type)}", reason) from None
 
 
@@ -96,31 +112,62 @@ def attn_implementation(config: Any, settings: Settings, trainer: Trainer) -> st
 
 
 def build_model(config: dict[str, Any], settings: Settings, trainer: Trainer, layers: int | None):
-    """The base model on meta, in the settings' dtype, with that many layers (None: all)."""
+    """The base model on meta, in the settings' dtype, with that many layers (None: all).
+
+    Raises UnsupportedError where Transformers has no such class, or cannot make it without weights.
+    """
     made = transformers_config(config)
     if layers is not None:
-        made = with_layers(made, layers)
+        try:
+            made = with_layers(made, layers)
+        except NotImplementedError as error:
+            raise _unbuildable(made, error) from error
     _name_special_tokens(made)
     if settings.objective == "reward":
         made.num_labels = 1  # reward_trainer.py: one score a sequence
-    family = read_model(config, str(config.get("_name_or_path", "the model")))[0].family
-    cls: Any = CLASSES.get(settings.objective, FAMILIES[family])
+    remote = bool(config.get(CODE))
+    # Code of a checkpoint's own is in none of Transformers' tables.
+    usual = transformers.AutoModelForCausalLM if remote else None
+    cls = CLASSES.get(settings.objective) or usual or head_of(made)[0]
     asked = attn_implementation(made, settings, trainer)
-    dtype = DTYPES[settings.weights_dtype]
-    options = {"dtype": dtype, "trust_remote_code": bool(config.get(CODE))}
-    with torch.device("meta"):
-        try:
-            return cls.from_config(made, attn_implementation=asked, **options)
-        except ValueError as error:
-            if "attention" not in str(error) or asked == "eager":
-                raise UnsupportedError.of(
-                    f"model_type {quoted(made.model_type)}", _first_line(error)
-                ) from None
-            # Types without an SDPA form run eagerly, as from_pretrained does unasked.
-            return cls.from_config(made, attn_implementation="eager", **options)
-        except (ImportError, NotImplementedError, RuntimeError) as error:
-            reason = f"it cannot be built without its weights ({_first_line(error)})"
-            raise UnsupportedError.of(f"model_type {quoted(made.model_type)}", reason) from None
+    try:
+        return _made(cls, made, settings, asked, remote)
+    except ValueError as error:
+        if "attention" not in str(error) or asked == "eager":
+            raise _unbuildable(made, error) from error
+    except UNBUILDABLE as error:
+        raise _unbuildable(made, error) from error
+    # Types without an SDPA form run eagerly, as from_pretrained does unasked.
+    return _made(cls, made, settings, "eager", remote)
+
+
+def _made(cls: Any, made: Any, settings: Settings, attention: str, remote: bool) -> Any:
+    # Schedules that read a value of linspace while they are made find it on the CPU.
+    with torch.device("meta"), initialization.meta_device_safe_creation_ops():
+        return cls.from_config(
+            made,
+            dtype=DTYPES[settings.weights_dtype],
+            attn_implementation=attention,
+            trust_remote_code=remote,
+        )
+
+
+def head_of(made: Any) -> tuple[Any, Family]:
+    """The class that builds a configuration's language model, and what kind of model it is.
+
+    Raises UnsupportedError where Transformers lists none.
+    """
+    for mapping, cls, family in HEADS:
+        if type(made) in mapping and (family == "encdec" or not made.is_encoder_decoder):
+            return cls, family
+    raise UnsupportedError.of(
+        f"model_type {quoted(made.model_type)}", "Transformers has no language model of that type"
+    )
+
+
+def _unbuildable(made: Any, error: Exception) -> UnsupportedError:
+    reason = f"it cannot be built without its weights ({first_line(error)})"
+    return UnsupportedError.of(f"model_type {quoted(made.model_type)}", reason)
 
 
 def _name_special_tokens(config: Any) -> None:
@@ -132,5 +179,6 @@ def _name_special_tokens(config: Any) -> None:
             part.decoder_start_token_id = 0
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:160]
+def first_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    return str(error).strip().partition("\n")[0][:160] or type(error).__name__

@@ -114,6 +114,12 @@ def _patched() -> Generator[None]:
     def chosen(*_: Any) -> Any:
         return dtype(STATE)
 
+    begin = torch.autocast.__init__
+
+    def begin_on(self: Any, device_type: str, *args: Any, **kwargs: Any) -> None:
+        # PEFT and some models switch autocast off on the device of a tensor.
+        begin(self, STATE if device_type == "meta" else device_type, *args, **kwargs)
+
     def clear_both() -> None:
         clear()
         _casts.clear()
@@ -122,6 +128,7 @@ def _patched() -> Generator[None]:
         (torch, "is_autocast_enabled", state),
         (torch, "get_autocast_dtype", chosen),
         (torch, "clear_autocast_cache", clear_both),
+        (torch.autocast, "__init__", begin_on),
     ]
     for module in (foreach, optimizer_module):
         replaced += [

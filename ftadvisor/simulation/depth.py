@@ -42,14 +42,15 @@ def deep_recording(
 
 
 def _pattern(config: dict[str, Any], settings: Settings, trainer: Trainer) -> Pattern | None:
-    """None too where adapters sit in some layers only, which no few layers stand for, and where
-    FSDP1 prefetches: a frozen unit that one layer asks for is freed two layers later, and splicing
-    follows what a layer leaves to the next one only.
+    """None too where no few layers stand for all: adapters sit in some only, or share matrices
+    with layers far away (PEFT's lily/model.py, _post_injection_hook), and where FSDP1 prefetches:
+    a frozen unit that one layer asks for is freed two layers later, and splicing follows what a
+    layer leaves to the next one only.
     """
     if settings.strategy in FSDP and prefetches_flat(trainer):
         return None
     options = settings.peft_config
-    some = settings.technique == "adaption_prompt" or options.get("layers_to_transform")
+    some = settings.technique in ("adaption_prompt", "lily") or options.get("layers_to_transform")
     found = None if some else layer_pattern(transformers_config(config))
     prompt = prompt_of(settings) if trainer.model_code == "litgpt" else None
     if found is None or prompt is None:

@@ -8,8 +8,8 @@ from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.building import DTYPES
+from ftadvisor.simulation.stack import Conv1D, quantizers, should_convert_module, torch
 from ftadvisor.simulation.stack import bitsandbytes as bnb
-from ftadvisor.simulation.stack import torch
 
 BLOCK = 64
 """Weights that share an absmax (bitsandbytes/functional.py, quantize_4bit)."""
@@ -18,11 +18,16 @@ NESTED_BLOCK = 256
 CODE = 256
 OUTLIERS = 6.0
 """llm_int8_threshold of Transformers' BitsAndBytesConfig."""
-HEADS = frozenset({"lm_head", "embed_out", "score", "classifier"})
+HEADS = ("score", "classifier")
+"""Heads that train: Transformers quantises an encoder's, whose last parameter is a bias
+(get_keys_to_not_convert), and PEFT then fails to train it; whoever succeeds has named it in
+`llm_int8_skip_modules`.
+"""
 
 
 def quantize(model: Any, settings: Settings, trainer: Trainer) -> Any:
-    """The model with its matrices as bitsandbytes holds them; head and embeddings stay.
+    """The model with its matrices as bitsandbytes holds them; head and embeddings stay, and so do
+    experts whose matrices are one parameter.
 
     Raises UnsupportedError for a quantisation that is not bitsandbytes'.
     """
@@ -34,23 +39,48 @@ def quantize(model: Any, settings: Settings, trainer: Trainer) -> Any:
     compute = DTYPES["bf16" if settings.autocast == "none" else settings.autocast]
     if settings.autocast == "none" and settings.weights_dtype != "fp32":
         compute = DTYPES[settings.weights_dtype]
+    _split_experts(model)
+    kept = [] if trainer.quantizes_head else _kept(model)
     for name, module in list(model.named_modules()):
-        if not isinstance(module, torch.nn.Linear) or _stays(model, name, module, trainer):
+        # A subclass stays as it is (integrations/bitsandbytes.py, replace_with_bnb_linear).
+        if type(module) not in (torch.nn.Linear, Conv1D) or not should_convert_module(name, kept):
             continue
-        parent, _, own = name.rpartition(".")
-        made = _int8(module) if how == "int8" else four_bit(module, how == "nf4-dq", compute)
-        setattr(model.get_submodule(parent), own, made)
+        linear = _as_linear(module)
+        made = _int8(linear) if how == "int8" else four_bit(linear, how == "nf4-dq", compute)
+        model.set_submodule(name, made)
     model.is_loaded_in_8bit = how == "int8"
     model.is_loaded_in_4bit = how != "int8"
     model.is_quantized = True
     return model
 
 
-def _stays(model: Any, name: str, module: Any, trainer: Trainer) -> bool:
-    """The output head is left alone, as Transformers' get_keys_to_not_convert finds it."""
-    if trainer.quantizes_head:
-        return False
-    return module is model.get_output_embeddings() or name.rpartition(".")[2] in HEADS
+def _kept(model: Any) -> list[str]:
+    """Names of what stays: HfQuantizer.get_modules_to_not_convert, and heads that train."""
+    trained = [f".*{head}" for head in HEADS]
+    return [
+        *quantizers.get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ()), *trained
+    ]  # fmt: skip
+
+
+def _split_experts(model: Any) -> None:
+    """Llama 4's experts become linear layers (HfQuantizer._convert_model_for_quantization)."""
+    for name, module in list(model.named_modules()):
+        patch = quantizers.MODULES_TO_PATCH_FOR_QUANTIZATION.get(type(module).__name__)
+        if patch is not None and "bitsandbytes" in patch["quantization_methods"]:
+            with torch.device("meta"):
+                made = patch["module_name"](model.config.get_text_config())
+            model.set_submodule(name, made.to(model.dtype).requires_grad_(False))
+
+
+def _as_linear(module: Any) -> Any:
+    """GPT-2's Conv1D holds its matrix the other way round."""
+    if type(module) is not Conv1D:
+        return module
+    columns, rows = module.weight.shape
+    with torch.device("meta"):
+        made = torch.nn.Linear(columns, rows, bias=False, dtype=module.weight.dtype)
+    made.bias = module.bias
+    return made
 
 
 def four_bit(

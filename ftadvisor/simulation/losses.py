@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from ftadvisor.errors import UnsupportedError
+from ftadvisor.errors import UnsupportedError, quoted
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.autocast import STATE
@@ -180,8 +180,16 @@ def _liger(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def add_fused_head(model: Any) -> None:
-    """TRL's own patch of the model's forward."""
+    """TRL's own patch of the model's forward.
+
+    Raises UnsupportedError for a model without the base that the patch calls (Llama 4's is its own
+    language model, head included): there TRL fails as well.
+    """
     base = _base_of(model)
+    if base.base_model is base:
+        what = f"TRL's fused head on model_type {quoted(base.config.model_type)}"
+        reason = f"{type(base).__name__} has no base_model, which TRL's patch calls"
+        raise UnsupportedError.of(what, reason, ["--trainer transformers-5", "--loss-kernel torch"])
     trl_utils().add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
 
 

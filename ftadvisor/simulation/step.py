@@ -10,12 +10,12 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
-from ftadvisor.errors import FtadvisorError, UnsupportedError
+from ftadvisor.errors import FtadvisorError, UnsupportedError, quoted
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.adapting import adapt
 from ftadvisor.simulation.attention import flash_masks
-from ftadvisor.simulation.building import build_model, depth
+from ftadvisor.simulation.building import UNBUILDABLE, build_model, depth, first_line
 from ftadvisor.simulation.checkpointing import checkpoint_options
 from ftadvisor.simulation.cuda import as_cuda
 from ftadvisor.simulation.fused import fuse_layers
@@ -53,7 +53,7 @@ def record_step(
 
     Args:
         config: a config.json's keys.
-        settings: resolved settings of a run on one GPU.
+        settings: resolved settings of a run.
         trainer: whose loop runs.
         compute_capability: of the GPU, (9, 0) for an H100.
         num_layers: only so many of the model's layers; None: all.
@@ -75,7 +75,7 @@ def record_step(
                 stack.enter_context(flash_masks())
             rank.adopt()
             for prefix, each in held_models(model, objective).items():
-                adopt_model(each, recorder, prefix)
+                adopt_model(each, recorder, prefix, moved=trainer.moves_model)
                 stack.callback(recorder.watch_modules(each, prefix))
             _run(rank, recorder, settings, trainer, objective)
     seconds = time.perf_counter() - began
@@ -95,6 +95,12 @@ def _recorder(
         flash=settings.attn_implementation == "flash_attention_2",
         grid=grid,
     )
+
+
+def _failed(settings: Settings, model: Any, error: Exception) -> UnsupportedError:
+    what = f"{settings.technique} of model_type {quoted(model.config.model_type)}"
+    reason = f"its step fails in a library or for want of values ({first_line(error)})"
+    return UnsupportedError.of(what, reason, ["the closed form"])
 
 
 def check_supported(settings: Settings, trainer: Trainer) -> None:
@@ -145,7 +151,12 @@ def prepared_model(
         model.config.use_cache = False
     if settings.gradient_checkpointing != "none":
         options = checkpoint_options(settings, trainer)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        try:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        except ValueError as error:
+            what = f"checkpointing of model_type {quoted(model.config.model_type)}"
+            reason = f"Transformers refuses it ({first_line(error)})"
+            raise UnsupportedError.of(what, reason, ["--gradient-checkpointing none"]) from error
         if hasattr(model, "peft_config"):
             model.enable_input_require_grads()
     if settings.loss_kernel == "chunked" and settings.objective not in PROGRAMS:
@@ -187,12 +198,23 @@ def trained_facts(model: Any) -> dict[str, Any]:
     }
 
 
-def adopt_model(model: Any, recorder: Recorder, prefix: str = "") -> None:
-    """Record what the model holds, each storage once, with its module's name."""
+ON_CPU = "boft_P"
+"""PEFT moves what an adapter's lists name (tuners_utils.py, _move_adapter_to_device_of_base_layer),
+and BOFT's permutations are in none: they stay on the CPU until the whole model is moved.
+"""
+
+
+def adopt_model(model: Any, recorder: Recorder, prefix: str = "", *, moved: bool = True) -> None:
+    """Record what the model holds, each storage once, with its module's name.
+
+    `moved`: the program calls model.to(device) after PEFT has wrapped it.
+    """
     for name, parameter in model.named_parameters(remove_duplicate=False):
         kind = "weights" if _of_base(name, parameter, model) else "adapters"
         recorder.adopt(parameter, kind, prefix + name.rpartition(".")[0])
     for name, buffer in model.named_buffers(remove_duplicate=False):
+        if name.endswith(ON_CPU) and not moved:
+            continue
         recorder.adopt(buffer, "buffers", prefix + name.rpartition(".")[0])
     for name, module in model.named_modules():
         for tensor in hidden_tensors(module):
@@ -215,15 +237,10 @@ def _run(
         run_steps(rank, recorder, settings, trainer, objective)
     except FtadvisorError:
         raise
-    except (NotImplementedError, RuntimeError) as error:
-        reason = f"its step needs values, not only shapes ({_first_line(error)})"
-        raise UnsupportedError.of(settings.technique, reason) from error
+    except UNBUILDABLE as error:
+        raise _failed(settings, rank.model, error) from error
 
 
 def _be_quiet() -> None:
     transformers.logging.set_verbosity_error()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:160]
