@@ -31,10 +31,17 @@ class LayerActivations(NamedTuple):
     """The same, per token and key."""
     is_input: float
     """The part of `saved` that is the layer's own input: shared with its checkpoint."""
+    whole: float
+    """`saved` less what grows with the keys, the gradient that arrives and the stream's sum: where
+    the last matrix runs forward."""
     at_product: float
     """Alive where the MLP's gradients are formed, the layer's saved tensors included."""
     at_matrix: float
     """Alive while the first matrix works: its weight-sized temporary comes on top."""
+    at_bias: float
+    """Alive where the gradient of the first MLP matrix's bias is summed, the partial sums apart."""
+    bias_width: int
+    """Features of that bias; 0: none trains."""
     at_attention: float
     """Alive in the attention's backward, where the MLP's tensors are gone."""
     attention_per_key: float
@@ -133,19 +140,25 @@ def _layer(
     mlp = mlp_saved(block, n, fused=settings.fused_mlp, grouped=trainer.grouped_experts)
     h, stream = block.hidden_size, residual_bytes(block, n)
     dropped = block.traits.residual_dropouts * h
-    # The gradient that arrives and the recomputed output are alive beside the layer's gradients.
     rest = norms.kept + qk_norms(block, n) + input_copies(block, n) + dropped
-    alive = rest + 2 * stream * h
+    kept = rest + attention.kept
+    # The gradient that arrives; a reentrant checkpoint's output is alive beside it.
+    recomputed = settings.gradient_checkpointing != "none" and trainer.reentrant_checkpointing
+    passing = (2 if recomputed else 1) * stream * h
     width = block.mlp.intermediate_size
+    biased = n.trained and not block.mlp.gated and block.mlp_bias
     heads = n.attention * (block.attention.q_width + 2 * block.attention.k_width)
     forward = max((3 if block.mlp.gated else 2) * n.compute * width, heads)
     return LayerActivations(
         saved=rest + attention.kept + mlp.kept,
         saved_per_key=attention.per_key,
         is_input=norms.is_input,
-        at_product=alive + attention.kept + mlp.peak,
-        at_matrix=alive + attention.kept + mlp.kept + n.compute * width,
-        at_attention=alive + 2 * attention.kept,
+        whole=kept + mlp.kept + 2 * stream * h,
+        at_product=kept + mlp.peak + passing,
+        at_matrix=kept + mlp.kept + n.compute * width + passing,
+        at_bias=kept + n.compute * (width + h) + passing,
+        bias_width=width if biased else 0,
+        at_attention=kept + attention.kept + passing,
         attention_per_key=2 * attention.per_key,
         forward=forward + 2 * n.residual * h,
     )

@@ -40,7 +40,8 @@ def attention_saved(
     grouped = a.num_heads != a.num_kv_heads and a.num_kv_heads > 1
     if implementation == "eager":
         return _eager(block, n)
-    masked = implementation == "sdpa" and (padded or traits.always_mask)
+    biased = implementation == "sdpa" and a.position == "relative"
+    masked = implementation == "sdpa" and (padded or traits.always_mask or biased)
     shared = a.num_heads != a.num_kv_heads
     alone = a.num_kv_heads == 1 and a.num_heads > 1
     if implementation == "sdpa" and traits.broadcasts_heads and alone:
@@ -58,7 +59,7 @@ def attention_saved(
         k = a.num_heads * a.head_dim if grouped else a.k_width
         kept = c * (2 * a.q_width + k + a.k_width + a.v_width + a.out_width)
         kept += FP32_BYTES * a.num_heads
-    elif a.fused_qkv and traits.rope != "none":
+    elif a.fused_qkv and traits.rope != "none" and n.compute == c:
         # v is a view of the fused output, which stays whole; rotated q and k are new tensors.
         kept += 0 if wide else c * (a.q_width + a.k_width)
     elif a.fused_qkv and wide:
@@ -67,7 +68,10 @@ def attention_saved(
     if traits.rope == "cat" and flash and n.trained and not trainer.keeps_fused_qkv:
         # torch.cat's layout makes the output projection copy the attention's output.
         kept += c * a.out_width
-    return AttentionBytes(float(kept) + _latents(block, n), float(c) if masked else 0.0)
+    # Relative positions are a mask of its own for each head (sdpa_attention.py,
+    # create_position_bias_mask).
+    per_key = c * (a.num_heads if biased else 1) if masked else 0
+    return AttentionBytes(float(kept) + _latents(block, n), float(per_key))
 
 
 def _latents(block: Block, n: Numerics) -> float:

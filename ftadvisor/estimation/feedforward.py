@@ -39,6 +39,9 @@ def mlp_saved(block: Block, n: Numerics, *, fused: bool, grouped: bool) -> MlpBy
     else:
         kept = activation_bytes(block, n) * width
         peak = kept + 2 * c * width
+        if block.traits.act == "gelu_new":
+            # The gradients of its sums and products: of the output, and of both factors.
+            peak = kept + 3 * (FP32_BYTES if n.autocast else c) * width
     kept += block.traits.mlp_dropouts * width
     # ReLU's output, which it keeps, is what the second matrix reads.
     own = n.trained and (m.gated or block.traits.act != "relu" or block.traits.mlp_dropouts > 0)

@@ -108,6 +108,8 @@ def logit_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trai
     kernel = settings.loss_kernel
     if kernel in ("fused_linear", "chunked"):
         return LogitBytes(0.0, 0.0, 0.0)
+    if model.family == "encdec":
+        return _pair_logits(n)
     if trainer.compiled_loss:
         return LogitBytes(float(n.head), 2.0 * n.head, 0.0)
     if not trainer.logits_upcast:
@@ -133,6 +135,18 @@ def logit_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trai
     return LogitBytes(
         caller + 2 * FP32_BYTES + shift + capped, 3.0 * FP32_BYTES + held + capped, held
     )
+
+
+def _pair_logits(n: Numerics) -> LogitBytes:
+    """An encoder-decoder's own cross-entropy, which upcasts nothing [bytes per logit].
+
+    The head's output and its log-softmax in the head's dtype; autocast's fp32 copy for the
+    likelihood, and accelerate's of what is put out. Backward holds the gradients of both steps.
+    Ref: transformers/models/t5/modeling_t5.py and bart/modeling_bart.py, CrossEntropyLoss;
+    aten/src/ATen/native/LossNLL.cpp, cross_entropy_loss_prob_target; the simulated step.
+    """
+    wide = FP32_BYTES if n.autocast else 0
+    return LogitBytes(2.0 * n.head + 2 * wide, max(n.head + 2.0 * wide, 3.0 * n.head), 0.0)
 
 
 def _chunked_logits(settings: Settings, n: Numerics, trainer: Trainer) -> LogitBytes:

@@ -11,6 +11,7 @@ DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 FP32_BYTES = 4
 HALF_BYTES = 2
 
+BITSANDBYTES = frozenset({"nf4", "nf4-dq", "int8"})
 SHARDED = frozenset({"zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"})
 PARAMETER_SHARDED = frozenset({"zero3", "fsdp"})
 
@@ -53,13 +54,16 @@ class Numerics:
         return self.autocast and self.residual != self.compute
 
 
-def numerics(settings: Settings, trainer: Trainer, *, trains_base: bool) -> Numerics:
+def numerics(
+    settings: Settings, trainer: Trainer, *, trains_base: bool, layer_norm: bool = False
+) -> Numerics:
     """Resolve the dtypes of a run [bytes per element].
 
     Autocast computes matrix products in half precision whatever the weights are stored in. k-bit
     preparation leaves the norms in fp32, so the residual stream becomes fp32 and bitsandbytes'
     layers, which return their input's dtype, follow it (peft/utils/other.py,
-    prepare_model_for_kbit_training; bitsandbytes/nn/modules.py, Linear4bit.forward).
+    prepare_model_for_kbit_training; bitsandbytes/nn/modules.py, Linear4bit.forward). Where autocast
+    makes the layers' norms put out fp32 (`layer_norm`, torch's own), they follow too.
     """
     weight = DTYPE_BYTES[settings.weights_dtype]
     autocast = settings.autocast != "none"
@@ -76,6 +80,8 @@ def numerics(settings: Settings, trainer: Trainer, *, trains_base: bool) -> Nume
     prepares = trainer.prepares_kbit if asked is None else asked
     prepared = kbit and prepares and settings.strategy not in PARAMETER_SHARDED
     wide_residual = prepared and (trainer.kbit_residual_fp32 or bool(asked))
+    if settings.quantization in BITSANDBYTES and autocast and layer_norm:
+        wide_residual = True
     compute = HALF_BYTES if autocast else weight
     residual = FP32_BYTES if wide_residual else weight
     adapter = DTYPE_BYTES[settings.adapter_dtype]

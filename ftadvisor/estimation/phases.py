@@ -178,12 +178,20 @@ def _cast_weights(t: Terms) -> Number:
     if t.n.trained:
         if t.n.weight == HALF_BYTES or t.settings.strategy == "fsdp":
             return 0
-        # A fused head is cast one chunk of the vocabulary at a time.
-        head = t.loss.head_chunk or t.model.num_head_params
-        return HALF_BYTES * (t.model.num_linear_weights + head)
+        return HALF_BYTES * t.model.num_linear_weights
     if t.n.adapter != FP32_BYTES or t.settings.fused_lora:
         return 0
     return HALF_BYTES * t.trainable_params / t.shard.adapter_divisor
+
+
+def _cast_head(t: Terms) -> Number:
+    """The head's half-precision copy, which its backward frees; a fused head is cast one chunk of
+    the vocabulary at a time [bytes]."""
+    if not (t.n.trained and t.n.autocast) or t.n.weight == HALF_BYTES:
+        return 0
+    if t.settings.strategy == "fsdp":
+        return 0
+    return HALF_BYTES * (t.loss.head_chunk or t.vocab_size * t.model.embedding_width)
 
 
 def _embedding_kept(t: Terms) -> Number:
@@ -214,7 +222,7 @@ def loss_forward(t: Terms, base: Phase) -> Phase:
     """The loss at the end of forward."""
     logits = t.tokens * t.vocab_size * t.loss.logits.forward + _loss_chunk(t)
     activations = saved_by_layers(t) + t.tokens * t.loss.forward_per_token + _embedding_kept(t)
-    return _in_loss(t, base, activations, logits, _cast_weights(t))
+    return _in_loss(t, base, activations, logits, _cast_weights(t) + _cast_head(t))
 
 
 def loss_backward(t: Terms, base: Phase) -> Phase:
@@ -222,6 +230,7 @@ def loss_backward(t: Terms, base: Phase) -> Phase:
     logits = t.tokens * t.vocab_size * t.loss.logits.backward + _loss_chunk(t)
     activations = saved_by_layers(t) + t.tokens * t.loss.backward_per_token + _embedding_kept(t)
     cast = _cast_weights(t) if t.settings.gradient_checkpointing == "none" else 0
+    cast = cast + _cast_head(t)
     return _in_loss(t, base, activations, logits, cast + t.loss.weight_gradient)
 
 
@@ -307,9 +316,7 @@ class Moment(NamedTuple):
 
 def widest_moment(t: Terms) -> Moment:
     """The moment with most bytes in one layer's backward."""
-    one_weight = t.n.compute * max(
-        (w.in_features * w.out_features for x in t.layers for w in x.block.linears), default=0
-    )
+    one_weight = t.n.compute * max(x.block.widest_matrix for x in t.layers)
     adapter = t.tokens * t.adapter.saved_per_token_per_layer + t.adapter.saved_bytes_per_layer
     own = t.tokens * t.adapter.backward_per_token + t.adapter.temporary_bytes
     dequantized = one_weight if t.settings.quantization.startswith(("nf4", "int8")) else 0
@@ -324,8 +331,33 @@ def widest_moment(t: Terms) -> Moment:
     )
     temporaries = largest(dequantized, gradient)
     whole = largest(product + gradient, matrix + temporaries, attention + gradient)
+    if t.adapter.forward_per_token:
+        working = t.tokens * t.adapter.forward_per_token + adapter
+        working = working + largest(*(x.tokens * x.activations.whole for x in t.layers))
+        whole = largest(whole, working)
+    elif gradient:
+        whole = largest(whole, *(_bias_sum(x) + gradient for x in t.layers))
     weights = select(whole == matrix + temporaries, temporaries, gradient)
     return Moment(whole - weights, weights)
+
+
+PARTIAL_SUMS_BYTES = 8
+"""Of a bias's gradient, for each of its terms: a sum over many rows is divided between thread
+blocks, 64 rows to one, each of which leaves 128 sums in fp32 (aten/src/ATen/native/cuda/Reduce.cuh,
+setReduceConfig; to the byte what a trace of an H100 shows)."""
+PARTIAL_SUMS_FEWEST = 1024
+"""Rows below which no sum is divided: 256 for each of a block's 4 rows of threads."""
+PARTIAL_SUMS_MOST = 108 * 16 * 65_536
+"""On an A100: 128 threads of each of its 108 multiprocessors' 16 blocks, 128 sums each [bytes]."""
+
+
+def _bias_sum(x: Layer) -> Number:
+    """Alive while a bias's gradient is summed over all tokens [bytes]."""
+    a = x.activations
+    if not a.bias_width:
+        return 0
+    parts = smallest(PARTIAL_SUMS_BYTES * x.tokens * a.bias_width, PARTIAL_SUMS_MOST)
+    return x.tokens * a.at_bias + select(x.tokens >= PARTIAL_SUMS_FEWEST, parts, 0)
 
 
 def _head_gradient_kept(t: Terms, *, first: bool) -> Number:
@@ -333,8 +365,10 @@ def _head_gradient_kept(t: Terms, *, first: bool) -> Number:
     if not t.n.trained or not (first or t.settings.strategy == "fsdp"):
         return 0
     whole = t.vocab_size * t.model.hidden_size
-    if not t.loss.head_chunk or t.settings.strategy == "fsdp":
+    if t.settings.strategy == "fsdp":
         return t.n.compute * whole
+    if not t.loss.head_chunk:
+        return t.n.weight * whole
     # The fused head's gradient comes in the weight's dtype and is added to what has accumulated.
     added = t.settings.gradient_accumulation_steps > 1
     return select(added & (not t.model.tie_word_embeddings), 0, t.n.weight * whole)

@@ -52,7 +52,7 @@ def adapter_of(
     """
     if technique.trains_base:
         return None
-    n = numerics(settings, trainer, trains_base=False)
+    n = numerics(settings, trainer, trains_base=False, layer_norm=model.layer_norm)
     tokens = settings.micro_batch_size * settings.longest_length
     if not settings.peft_config:
         return adapter_bytes(model, settings, n, trainer, tokens)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics, in_deepspeed
+from ftadvisor.estimation.numerics import (
+    BITSANDBYTES,
+    FP32_BYTES,
+    HALF_BYTES,
+    Numerics,
+    in_deepspeed,
+)
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Number, Quantization, Settings
 from ftadvisor.schema.trainer import Trainer
@@ -165,8 +171,15 @@ class WeightBytes(NamedTuple):
 def weight_bytes(
     model: ModelSpec, settings: Settings, n: Numerics, trainer: Trainer
 ) -> WeightBytes:
-    """Bytes of the base model's weights as stored on the GPU."""
+    """Bytes of the base model's weights as stored on the GPU.
+
+    bitsandbytes replaces nn.Linear and Conv1D alone: the experts of Transformers 5, bare parameters
+    of three dimensions, stay as they are (transformers 5.23 integrations/bitsandbytes.py,
+    replace_with_bnb_linear), and preparing the model makes them fp32 like its norms.
+    """
     linear = model.num_linear_weights
+    if trainer.grouped_experts and settings.quantization in BITSANDBYTES:
+        linear -= model.num_bare_weights
     rest = sum(block.num_params for block in model.blocks) - linear
     outside = model.num_params - linear - rest
     wide_embeddings = n.norm_weight == FP32_BYTES and trainer.kbit_embeddings_fp32

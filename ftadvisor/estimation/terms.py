@@ -11,6 +11,7 @@ from ftadvisor.estimation.activations import (
     layer_activations,
     packing_needs_mask,
 )
+from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.loss import LossBytes, loss_bytes
 from ftadvisor.estimation.numerics import Numerics, numerics
 from ftadvisor.estimation.objectives import ObjectiveCost, objective_cost
@@ -44,6 +45,8 @@ class AdapterBytes(NamedTuple):
     """Mean size of such a tensor [bytes per token]."""
     moved_bytes: Number = 0
     """Read and written of tensors whose size does not follow the tokens, all layers."""
+    forward_per_token: Number = 0
+    """Most alive beside all that a layer keeps while an adapted matrix runs [bytes per token]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ def terms(
         settings = replace(settings, attn_implementation=kernel)
     if trainer.model_code == "litgpt":
         model = _as_litgpt_writes_it(model)
-    n = numerics(settings, trainer, trains_base=trains_base)
+    n = numerics(settings, trainer, trains_base=trains_base, layer_norm=model.layer_norm)
     objective = objective_cost(settings, trains_base=trains_base)
     if objective.full_logits and settings.loss_kernel in ("chunked", "fused_linear"):
         settings = replace(settings, loss_kernel="torch")
@@ -129,13 +132,21 @@ def terms(
             )
             for b in model.blocks
         ),
-        trainable_params=model.num_params if trains_base else a.num_trainable_params,
+        trainable_params=_with_gradients(model, settings) if trains_base else a.num_trainable_params,
         trainable_bytes=trainable_dtype_bytes(settings, n, trainer),
         tokens=sequences * text,
         length=text,
         vocab_size=0 if objective.classifies or model.family == "encoder" else model.vocab_size,
         mask_bytes=(sequences * text) ** 2 if packing_needs_mask(settings, trainer) else 0,
     )
+
+
+def _with_gradients(model: ModelSpec, settings: Settings) -> Number:
+    """Parameters that backward reaches: without an image none of the tower's, and AdamW makes no
+    states for what has no gradient (torch/optim/adamw.py, _init_group)."""
+    if not model.num_image_params:
+        return model.num_params
+    return model.num_params - select(settings.num_images > 0, 0, model.num_image_params)
 
 
 def attention_kernel(model: ModelSpec, settings: Settings, trainer: Trainer) -> AttnImplementation:
@@ -195,6 +206,7 @@ def _with_inputs(found: LayerActivations, kept: float) -> LayerActivations:
     return found._replace(
         saved=found.saved + kept,
         at_product=found.at_product + kept,
+        whole=found.whole + kept,
         at_matrix=found.at_matrix + kept,
         at_attention=found.at_attention + kept,
     )

@@ -175,7 +175,13 @@ class Block:
 
     num_params_per_layer: int = field(init=False)
     num_linear_weights: int = field(init=False)
-    """Matrix elements of all layers: what bitsandbytes quantises."""
+    """Matrix elements of all layers."""
+    num_bare_weights: int = field(init=False)
+    """Those of them that are no module's: bare parameters."""
+    mlp_bias: bool = field(init=False)
+    """The feed-forward part's matrices have one."""
+    widest_matrix: int = field(init=False)
+    """Elements of a layer's largest matrix, one expert's of a mixture."""
     num_params: int = field(init=False)
     """Of all layers."""
 
@@ -186,7 +192,13 @@ class Block:
         layers = 1 if self.shared else self.num_layers
         weights = layers * sum(x.num_weights for x in self.linears)
         object.__setattr__(self, "num_params_per_layer", per_layer)
+        bare = layers * sum(x.num_weights for x in self.linears if not x.module)
         object.__setattr__(self, "num_linear_weights", weights)
+        object.__setattr__(self, "num_bare_weights", bare)
+        widest = max((x.in_features * x.out_features for x in self.linears), default=0)
+        object.__setattr__(self, "widest_matrix", widest)
+        biased = any(x.bias for x in self.linears if x.part == "mlp")
+        object.__setattr__(self, "mlp_bias", biased)
         object.__setattr__(self, "num_params", per_layer * layers)
 
 
@@ -232,6 +244,8 @@ class ModelSpec:
     """A norm follows the embedding (BERT, BLOOM)."""
     image_tokens: int = 0
     """Tokens that one image takes in the text, by default."""
+    num_image_params: int = 0
+    """Of the vision tower and what joins it to the text: without an image they have no gradient."""
     image_patches: int = 0
     """Tokens that one image takes in the vision tower, all its pieces."""
     image_crops: int = 1
@@ -246,6 +260,10 @@ class ModelSpec:
 
     num_linear_weights: int = field(init=False)
     """Matrix elements inside the layers."""
+    num_bare_weights: int = field(init=False)
+    """Those of them that are no module's: what bitsandbytes does not quantise."""
+    layer_norm: bool = field(init=False)
+    """The text's layers have torch's own LayerNorm, which autocast runs in fp32."""
     num_params: int = field(init=False)
     """All parameters, as Transformers counts them (tied weights once)."""
 
@@ -258,7 +276,11 @@ class ModelSpec:
             + self.num_other_params
             + sum(block.num_params for block in self.blocks)
         )
+        bare = sum(block.num_bare_weights for block in self.blocks)
         object.__setattr__(self, "num_linear_weights", weights)
+        own = any(b.traits.norm == "ln" and b.stream != "image" for b in self.blocks)
+        object.__setattr__(self, "num_bare_weights", bare)
+        object.__setattr__(self, "layer_norm", own)
         object.__setattr__(self, "num_params", params)
 
     @property

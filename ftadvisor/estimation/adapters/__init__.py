@@ -226,6 +226,7 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         saved_bytes_per_layer=largest(*(once for _, once in widest)),
         temporary_bytes=largest(*(cost.temporary_bytes for _, cost in costs)),
         backward_per_token=largest(*(cost.backward_per_token for _, cost in costs)),
+        forward_per_token=largest(*(cost.forward_per_token for _, cost in costs)),
         virtual_tokens=0,
     )
 

@@ -13,7 +13,7 @@ from ftadvisor.sources.techniques import technique_option
 
 
 class Cost(NamedTuple):
-    """What a technique adds to one matrix; fields add up but for the last two, which are maxima."""
+    """What a technique adds to one matrix; fields add up but for the last three, which are maxima."""
 
     params: Number = 0
     saved_per_token: Number = 0
@@ -26,6 +26,8 @@ class Cost(NamedTuple):
     """Weight-sized tensors alive at once while the matrix works, beyond what is kept [bytes]."""
     backward_per_token: Number = 0
     """Token-sized gradients alive at once in the technique's own backward [bytes per token]."""
+    forward_per_token: Number = 0
+    """Alive at once in the matrix's forward besides all that is kept [bytes per token]."""
 
 
 class Target(NamedTuple):
@@ -85,8 +87,11 @@ class Run:
 
         Norms hand on the residual stream's dtype, LayerNorm under autocast fp32.
         """
+        if not t.reads_stream:
+            inside = t.linear.part in ("attention", "cross_attention")
+            return self.n.attention if inside else self.n.compute
         wide = self.n.residual == FP32_BYTES or (self.n.autocast and t.block.norm == "layer")
-        return FP32_BYTES if t.reads_stream and wide else self.n.compute
+        return FP32_BYTES if wide else self.n.compute
 
     def kept_input(self, t: Target, dropout: float = 0.0) -> Number:
         """Bytes per token that an adapter's first product keeps of its input.

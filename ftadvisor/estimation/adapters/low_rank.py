@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ftadvisor.estimation.adapters.cost import Cost, Run, Target
 from ftadvisor.estimation.adapters.targets import matches
+from ftadvisor.estimation.arithmetic import largest
 from ftadvisor.estimation.numerics import FP32_BYTES
 from ftadvisor.schema.settings import Number
 from ftadvisor.sources.techniques import target_table
@@ -12,12 +13,35 @@ from ftadvisor.sources.techniques import target_table
 def lora(t: Target, run: Run) -> Cost:
     """r * (in + out) parameters; B(A(dropout(x))) keeps x for A and A(x) for B.
 
-    The backward holds the gradient of the update in the adapter's dtype and that of its input,
-    before it is cast back. Ref: peft/tuners/lora/layer.py, Linear.forward.
+    Ref: peft/tuners/lora/layer.py, Linear.forward.
     """
     if run.settings.peft_config.get("use_dora"):
         return dora(t, run)
-    return _plain(t, run)
+    plain = _plain(t, run)
+    if run.settings.fused_lora or t.reads_stream or t.linear.part.endswith("attention"):
+        return plain
+    forward, backward = _alive_at_work(t, run)
+    return plain._replace(forward_per_token=forward, backward_per_token=backward)
+
+
+def _alive_at_work(t: Target, run: Run) -> tuple[Number, Number]:
+    """Of the matrix whose input is widest, the layer's last [bytes per token].
+
+    Forward: x, its copy in the adapter's dtype, which is a local variable of PEFT's forward to the
+    end, and dropout's output, each where it is not what is kept; and the outputs that are added.
+    A checkpoint's second forward stops at the last tensor that it has to make again, the input of
+    B. Backward, when the base's matrix works: the gradient that A gave, x being gone.
+    """
+    e, w, c = run.input(t), run.weight, run.compute
+    dropped = run.settings.lora_dropout > 0
+    copies = 0 if e == w == c and not dropped else e
+    copies += (w if w not in (e, c) else 0) + (w if dropped and w != c else 0)
+    checkpointed = run.settings.gradient_checkpointing != "none"
+    behind = t.block.traits.residual_dropouts or t.block.traits.place.startswith(("post", "sand"))
+    early = checkpointed and not behind and not run.trainer.reentrant_checkpointing
+    outputs = run.n.compute * (1 if early else 3) * t.rows
+    freed = run.kept_input(t, run.settings.lora_dropout)
+    return copies * t.columns + outputs, largest(0, e * t.columns - freed)
 
 
 def _plain(t: Target, run: Run) -> Cost:

@@ -38,14 +38,15 @@ def vision_language(c: Config, id: str) -> ModelSpec:
     if kind not in PROJECTORS:
         known = " or ".join(PROJECTORS)
         raise DataFileError(FILE, c.model_type, "projector", f"is {quoted(kind)}", known)
-    projector = PROJECTORS[kind](c, vision_config, text_config)
+    beside = tower.num_other_params + PROJECTORS[kind](c, vision_config, text_config)
     return replace(
         text,
         model_type=c.model_type,
         family="vlm",
         tie_word_embeddings=_tied(c, text_config),
         blocks=tower.blocks + text.blocks,
-        num_other_params=text.num_other_params + tower.num_other_params + projector,
+        num_other_params=text.num_other_params + beside,
+        num_image_params=sum(b.num_params for b in tower.blocks) + beside,
         image_tokens=tokens,
         image_patches=pieces * tower.patches,
         image_crops=pieces,
