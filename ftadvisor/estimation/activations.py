@@ -89,8 +89,12 @@ def layer_activations(
     return LayerActivations(*(select(several, a, b) for a, b in zip(padded, alone, strict=True)))
 
 
-def cross_attention_saved(block: Block, n: Numerics, settings: Settings) -> Number:
+def cross_attention_saved(
+    block: Block, n: Numerics, settings: Settings, per_key: float
+) -> Number:
     """What a decoder's attention to its source keeps [bytes per target token].
+
+    `per_key`: what its attention to the target keeps per key, mask or scores; the same here.
 
     Queries, output and a statistic per head of the target's tokens; keys and values of the source's
     (copied into the cache), and under autocast the half-precision copies that both projections make
@@ -101,7 +105,8 @@ def cross_attention_saved(block: Block, n: Numerics, settings: Settings) -> Numb
     per_target = settings.longest_length / settings.max_target_length
     copies = 2 * HALF_BYTES * block.hidden_size if n.autocast and feeds_fp32(block, n) else 0
     own = c * (a.q_width + a.out_width) + FP32_BYTES * a.num_heads
-    return own + c * (a.k_width + a.v_width) * per_target + copies * (per_target - 1)
+    keys = per_key * settings.longest_length
+    return own + c * (a.k_width + a.v_width) * per_target + copies * (per_target - 1) + keys
 
 
 def is_padded(settings: Settings) -> Any:
@@ -135,8 +140,9 @@ def _layer(
     kernel = settings.attn_implementation
     attention = attention_saved(model.model_type, block, n, kernel, trainer, padded=masked)
     if block.cross_attention:
-        across = cross_attention_saved(block, n, settings)
-        attention = attention._replace(kept=attention.kept + across)
+        across = cross_attention_saved(block, n, settings, attention.per_key)
+        working = attention.working + across
+        attention = attention._replace(kept=attention.kept + across, working=working)
     mlp = mlp_saved(block, n, fused=settings.fused_mlp, grouped=trainer.grouped_experts)
     h, stream = block.hidden_size, residual_bytes(block, n)
     dropped = block.traits.residual_dropouts * h
@@ -155,10 +161,10 @@ def _layer(
         is_input=norms.is_input,
         whole=kept + mlp.kept + 2 * stream * h,
         at_product=kept + mlp.peak + passing,
-        at_matrix=kept + mlp.kept + n.compute * width + passing,
+        at_matrix=kept + mlp.kept + (HALF_BYTES if n.kbit else n.compute) * width + passing,
         at_bias=kept + n.compute * (width + h) + passing,
         bias_width=width if biased else 0,
-        at_attention=kept + attention.kept + passing,
-        attention_per_key=2 * attention.per_key,
+        at_attention=rest + attention.working + passing,
+        attention_per_key=attention.working_per_key,
         forward=forward + 2 * n.residual * h,
     )

@@ -24,6 +24,9 @@ class AttentionBytes(NamedTuple):
 
     kept: float
     per_key: float
+    working: float
+    """Alive at once in its backward, what it has kept included."""
+    working_per_key: float
 
 
 def attention_saved(
@@ -70,8 +73,10 @@ def attention_saved(
         kept += c * a.out_width
     # Relative positions are a mask of its own for each head (sdpa_attention.py,
     # create_position_bias_mask).
-    per_key = c * (a.num_heads if biased else 1) if masked else 0
-    return AttentionBytes(float(kept) + _latents(block, n), float(per_key))
+    per_key = float(c * (a.num_heads if biased else 1) if masked else 0)
+    whole = float(kept) + _latents(block, n)
+    # A mask has no gradient, learned positions have one.
+    return AttentionBytes(whole, per_key, 2 * whole, per_key * (2 if biased and n.trained else 1))
 
 
 def _latents(block: Block, n: Numerics) -> float:
@@ -104,12 +109,32 @@ def _eager(block: Block, n: Numerics) -> AttentionBytes:
         kept += c * a.out_width
     if block.traits.upcast_qk and c != FP32_BYTES and not n.autocast:
         kept += FP32_BYTES * a.q_width
-    return AttentionBytes(float(kept), float(_scores(block, n) * a.num_heads))
+    wide = block.traits.softmax == "fp32" or n.autocast
+    softmax = FP32_BYTES if wide else c
+    return _with_scores(float(kept), float(_scores(block, n)), softmax, block, n)
+
+
+def _with_scores(
+    kept: float, scores: float, softmax: int, block: Block, n: Numerics
+) -> AttentionBytes:
+    """With the softmax's backward, which holds the softmax, its gradient, the product of both and
+    the gradient of the scores. Ref: aten/src/ATen/native/cuda/SoftMax.cu, softmax_backward_cuda.
+    """
+    a = block.attention
+    capped = n.attention if a.score_softcap else 0
+    return AttentionBytes(
+        kept=kept,
+        per_key=scores * a.num_heads,
+        working=kept + n.attention * a.out_width,
+        working_per_key=float((4 * softmax + capped) * a.num_heads),
+    )
 
 
 def _math(block: Block, n: Numerics) -> AttentionBytes:
-    a, c = block.attention, n.attention
+    """SDPA's own operations, in fp32 whatever it is given (aten/src/ATen/native/transformers/
+    attention.cpp, _scaled_dot_product_attention_math)."""
+    a, c = block.attention, FP32_BYTES
     kept = c * (a.q_width + a.num_heads * (a.head_dim + a.v_head_dim))
-    kept += c * a.out_width if n.trained else 0
+    kept += n.attention * a.out_width if n.trained else 0
     dropped = c + DROPOUT_MASK_BYTES if block.traits.attention_dropout else 0
-    return AttentionBytes(float(kept), float((FP32_BYTES + dropped) * a.num_heads))
+    return _with_scores(float(kept), float(FP32_BYTES + dropped), FP32_BYTES, block, n)

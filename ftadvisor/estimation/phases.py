@@ -178,7 +178,8 @@ def _cast_weights(t: Terms) -> Number:
     if t.n.trained:
         if t.n.weight == HALF_BYTES or t.settings.strategy == "fsdp":
             return 0
-        return HALF_BYTES * t.model.num_linear_weights
+        unread = select(t.settings.num_images > 0, 0, t.model.num_image_weights)
+        return HALF_BYTES * (t.model.num_linear_weights - unread)
     if t.n.adapter != FP32_BYTES or t.settings.fused_lora:
         return 0
     return HALF_BYTES * t.trainable_params / t.shard.adapter_divisor
@@ -319,9 +320,14 @@ def widest_moment(t: Terms) -> Moment:
     one_weight = t.n.compute * max(x.block.widest_matrix for x in t.layers)
     adapter = t.tokens * t.adapter.saved_per_token_per_layer + t.adapter.saved_bytes_per_layer
     own = t.tokens * t.adapter.backward_per_token + t.adapter.temporary_bytes
-    dequantized = one_weight if t.settings.quantization.startswith(("nf4", "int8")) else 0
+    dequantized = one_weight if t.settings.quantization == "int8" else 0
+    if t.settings.quantization.startswith("nf4"):
+        # In bitsandbytes' compute dtype, whatever the layer is handed.
+        dequantized = one_weight * HALF_BYTES / t.n.compute
     gradient = one_weight if t.n.trained else 0
+    # The input of the last adapted matrix is gone when the MLP's gradients are formed.
     product = largest(*(x.tokens * x.activations.at_product for x in t.layers)) + adapter
+    product = product - t.tokens * t.adapter.freed_per_token
     matrix = largest(*(x.tokens * x.activations.at_matrix for x in t.layers)) + adapter + own
     attention = adapter + largest(
         *(

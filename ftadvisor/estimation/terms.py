@@ -47,6 +47,8 @@ class AdapterBytes(NamedTuple):
     """Read and written of tensors whose size does not follow the tokens, all layers."""
     forward_per_token: Number = 0
     """Most alive beside all that a layer keeps while an adapted matrix runs [bytes per token]."""
+    freed_per_token: Number = 0
+    """Kept by the matrix that backward begins with [bytes per token]."""
 
 
 @dataclass(frozen=True, slots=True)

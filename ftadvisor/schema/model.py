@@ -246,6 +246,8 @@ class ModelSpec:
     """Tokens that one image takes in the text, by default."""
     num_image_params: int = 0
     """Of the vision tower and what joins it to the text: without an image they have no gradient."""
+    num_image_weights: int = 0
+    """Elements of the tower's matrices, a part of them."""
     image_patches: int = 0
     """Tokens that one image takes in the vision tower, all its pieces."""
     image_crops: int = 1

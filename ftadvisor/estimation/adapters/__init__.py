@@ -227,6 +227,7 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         temporary_bytes=largest(*(cost.temporary_bytes for _, cost in costs)),
         backward_per_token=largest(*(cost.backward_per_token for _, cost in costs)),
         forward_per_token=largest(*(cost.forward_per_token for _, cost in costs)),
+        freed_per_token=largest(*(cost.freed_per_token for _, cost in costs)),
         virtual_tokens=0,
     )
 

@@ -13,7 +13,7 @@ from ftadvisor.sources.techniques import technique_option
 
 
 class Cost(NamedTuple):
-    """What a technique adds to one matrix; fields add up but for the last three, which are maxima."""
+    """What a technique adds to one matrix; fields add up but for the last four, which are maxima."""
 
     params: Number = 0
     saved_per_token: Number = 0
@@ -28,6 +28,8 @@ class Cost(NamedTuple):
     """Token-sized gradients alive at once in the technique's own backward [bytes per token]."""
     forward_per_token: Number = 0
     """Alive at once in the matrix's forward besides all that is kept [bytes per token]."""
+    freed_per_token: Number = 0
+    """Of `saved_per_token`, what is gone when the layer's other gradients are formed."""
 
 
 class Target(NamedTuple):

@@ -20,12 +20,11 @@ def lora(t: Target, run: Run) -> Cost:
     plain = _plain(t, run)
     if run.settings.fused_lora or t.reads_stream or t.linear.part.endswith("attention"):
         return plain
-    forward, backward = _alive_at_work(t, run)
-    return plain._replace(forward_per_token=forward, backward_per_token=backward)
+    return _at_work(t, run, plain)
 
 
-def _alive_at_work(t: Target, run: Run) -> tuple[Number, Number]:
-    """Of the matrix whose input is widest, the layer's last [bytes per token].
+def _at_work(t: Target, run: Run, plain: Cost) -> Cost:
+    """What is alive while the matrix works whose input is widest, the layer's last.
 
     Forward: x, its copy in the adapter's dtype, which is a local variable of PEFT's forward to the
     end, and dropout's output, each where it is not what is kept; and the outputs that are added.
@@ -41,7 +40,11 @@ def _alive_at_work(t: Target, run: Run) -> tuple[Number, Number]:
     early = checkpointed and not behind and not run.trainer.reentrant_checkpointing
     outputs = run.n.compute * (1 if early else 3) * t.rows
     freed = run.kept_input(t, run.settings.lora_dropout)
-    return copies * t.columns + outputs, largest(0, e * t.columns - freed)
+    return plain._replace(
+        forward_per_token=copies * t.columns + outputs,
+        backward_per_token=largest(0, e * t.columns - freed),
+        freed_per_token=freed,
+    )
 
 
 def _plain(t: Target, run: Run) -> Cost:

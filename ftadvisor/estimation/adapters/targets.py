@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ftadvisor.errors import InvalidSettingError, UnsupportedError
+from ftadvisor.estimation.activations import is_padded
 from ftadvisor.estimation.adapters.cost import Target
 from ftadvisor.schema.model import Block, Linear, ModelSpec
 from ftadvisor.schema.settings import Settings
@@ -112,9 +113,10 @@ def _kept_by_layer(linear: Linear, block: Block, settings: Settings) -> bool:
     """Whether the layer keeps a matrix's input even where nothing is adapted.
 
     The attention kernels keep their output, which the output projection reads (eager attention
-    does not, nor is it the same storage after partial rotary embeddings); ReLU keeps its output,
+    does not, nor is it the same storage where flash attention follows partial rotary embeddings); ReLU keeps its output,
     which the second feed-forward matrix reads.
     """
     if linear.part in ("attention", "cross_attention"):
-        return settings.attn_implementation != "eager" and block.traits.rope != "cat"
+        copied = block.traits.rope == "cat" and is_padded(settings) is not True
+        return settings.attn_implementation != "eager" and not copied
     return block.traits.act == "relu" and not block.mlp.gated

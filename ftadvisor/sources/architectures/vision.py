@@ -47,6 +47,7 @@ def vision_language(c: Config, id: str) -> ModelSpec:
         blocks=tower.blocks + text.blocks,
         num_other_params=text.num_other_params + beside,
         num_image_params=sum(b.num_params for b in tower.blocks) + beside,
+        num_image_weights=sum(b.num_linear_weights for b in tower.blocks),
         image_tokens=tokens,
         image_patches=pieces * tower.patches,
         image_crops=pieces,
