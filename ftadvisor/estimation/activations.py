@@ -29,6 +29,8 @@ class LayerActivations(NamedTuple):
     """Kept from this layer's forward until its backward."""
     saved_per_key: float
     """The same, per token and key."""
+    of_mlp: float
+    """The feed-forward part's share of `saved`."""
     is_input: float
     """The part of `saved` that is the layer's own input: shared with its checkpoint."""
     whole: float
@@ -158,6 +160,7 @@ def _layer(
     return LayerActivations(
         saved=rest + attention.kept + mlp.kept,
         saved_per_key=attention.per_key,
+        of_mlp=mlp.kept / (kept + mlp.kept),
         is_input=norms.is_input,
         whole=kept + mlp.kept + 2 * stream * h,
         at_product=kept + mlp.peak + passing,

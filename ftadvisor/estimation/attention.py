@@ -93,7 +93,9 @@ def _latents(block: Block, n: Numerics) -> float:
 def _scores(block: Block, n: Numerics) -> float:
     """Bytes per head, token and key of the softmax and what follows it."""
     traits, c = block.traits, n.attention
-    if c == FP32_BYTES:
+    if traits.softmax == "stated":
+        kept = c + (c + DROPOUT_MASK_BYTES if traits.attention_dropout else 0)
+    elif c == FP32_BYTES:
         kept = FP32_BYTES + (c + DROPOUT_MASK_BYTES if traits.attention_dropout else 0)
     elif traits.softmax == "fp32" or n.autocast:
         kept = FP32_BYTES + c + (DROPOUT_MASK_BYTES if traits.attention_dropout else 0)
@@ -109,7 +111,7 @@ def _eager(block: Block, n: Numerics) -> AttentionBytes:
         kept += c * a.out_width
     if block.traits.upcast_qk and c != FP32_BYTES and not n.autocast:
         kept += FP32_BYTES * a.q_width
-    wide = block.traits.softmax == "fp32" or n.autocast
+    wide = block.traits.softmax != "stated" and (block.traits.softmax == "fp32" or n.autocast)
     softmax = FP32_BYTES if wide else c
     return _with_scores(float(kept), float(_scores(block, n)), softmax, block, n)
 

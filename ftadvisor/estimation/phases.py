@@ -48,6 +48,8 @@ class Phase(NamedTuple):
     logits: Number
     temporaries: Number
     workspace: Number
+    unsplit: Number
+    """What is left of blocks that the allocator does not split."""
 
     @property
     def total(self) -> Number:
@@ -92,13 +94,17 @@ def static(t: Terms, compute_capability: str) -> Phase:
         temporaries=0,
         workspace=cublas_bytes(compute_capability)
         + t.shard.buffers * trainable * t.trainable_bytes,
+        unsplit=t.unsplit.weights * (weights + (states if t.n.trained else 0)),
     )
 
 
 def _at(t: Terms, base: Phase, *, gradients: Number, gathered: Number, **parts: Number) -> Phase:
     """`base` with what is gathered now, the fraction of all gradients that is alive, and parts."""
     alive = gradients * t.trainable_params * t.trainable_bytes + _flat_gradients(t)
-    return base._replace(gathered=gathered, gradients=alive, **parts)
+    left = base.unsplit + t.unsplit.activations * parts.get("activations", 0)
+    if t.n.trained:
+        left = left + t.unsplit.weights * alive
+    return base._replace(gathered=gathered, gradients=alive, unsplit=left, **parts)
 
 
 def _in_loss(

@@ -12,6 +12,7 @@ from ftadvisor.estimation.activations import (
     packing_needs_mask,
 )
 from ftadvisor.estimation.arithmetic import select
+from ftadvisor.estimation.blocks import unsplit_share, unsplit_weights
 from ftadvisor.estimation.loss import LossBytes, loss_bytes
 from ftadvisor.estimation.numerics import Numerics, numerics
 from ftadvisor.estimation.objectives import ObjectiveCost, objective_cost
@@ -86,8 +87,17 @@ class Terms:
     """Text tokens of one sequence."""
     vocab_size: int
     """Entries that the head puts out; 0 for a classifier."""
+    unsplit: Unsplit
     mask_bytes: Number
     """The mask that keeps packed samples apart, for the whole micro-batch in one row [bytes]."""
+
+
+class Unsplit(NamedTuple):
+    """What the allocator leaves unsplit, over what is cut."""
+
+    weights: Number
+    """Of the layers' matrices, and of their gradients and states."""
+    activations: Number
 
 
 NO_ADAPTER = AdapterBytes(0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -118,6 +128,10 @@ def terms(
     sequences = settings.micro_batch_size * objective.sequences
     # An encoder-decoder's logits and decoder follow the target, its encoder the source.
     text = settings.max_target_length if model.family == "encdec" else length
+    layers = tuple(
+        _layer(model, b, settings, n, trainer, sequences, length if b.stream == "source" else text)
+        for b in model.blocks
+    )
     return Terms(
         model=model,
         settings=settings,
@@ -128,18 +142,28 @@ def terms(
         shard=sharding(model, settings, n, trainer, w),
         loss=loss_bytes(model, settings, n, trainer),
         adapter=a,
-        layers=tuple(
-            _layer(
-                model, b, settings, n, trainer, sequences, length if b.stream == "source" else text
-            )
-            for b in model.blocks
-        ),
+        layers=layers,
         trainable_params=_with_gradients(model, settings) if trains_base else a.num_trainable_params,
         trainable_bytes=trainable_dtype_bytes(settings, n, trainer),
         tokens=sequences * text,
         length=text,
         vocab_size=0 if objective.classifies or model.family == "encoder" else model.vocab_size,
+        unsplit=_unsplit(layers[-1], settings, n),
         mask_bytes=(sequences * text) ** 2 if packing_needs_mask(settings, trainer) else 0,
+    )
+
+
+def _unsplit(last: Layer, settings: Settings, n: Numerics) -> Unsplit:
+    """Of layers like the last, whose tensors are as wide as the stream or as the feed-forward."""
+    block = last.block
+    stream = n.compute * block.hidden_size * last.tokens
+    wide = n.compute * block.mlp.intermediate_size * last.tokens
+    part = last.activations.of_mlp
+    element = 0.5 if settings.quantization.startswith("nf4") else n.weight
+    return Unsplit(
+        weights=unsplit_weights(block, element, stream),
+        activations=part * unsplit_share(wide, stream)
+        + (1 - part) * unsplit_share(stream, stream),
     )
 
 

@@ -136,8 +136,9 @@ class Traits:
     broadcasts_heads: bool = False
     """A single head of keys meets all queries' heads unexpanded, which no fused kernel takes: SDPA
     forms the scores (Falcon; sdp_utils_cpp.h, check_batch_size_and_num_heads_dense)."""
-    softmax: Literal["fp32", "native"] = "fp32"
-    """Eager attention: softmax in fp32, or in the scores' dtype."""
+    softmax: Literal["fp32", "native", "stated"] = "fp32"
+    """Eager attention: softmax in fp32; in the scores' dtype; or stated to be, which autocast
+    leaves alone (gpt-oss: F.softmax with dtype)."""
     upcast_qk: bool = False
     """q and k are held in fp32 in eager attention (GPT-J, GPT-Neo)."""
     moe: Literal["none", "mixtral", "qwen"] = "none"

@@ -18,8 +18,11 @@ def lora(t: Target, run: Run) -> Cost:
     if run.settings.peft_config.get("use_dora"):
         return dora(t, run)
     plain = _plain(t, run)
-    if run.settings.fused_lora or t.reads_stream or t.linear.part.endswith("attention"):
+    if run.settings.fused_lora:
         return plain
+    if t.reads_stream or t.linear.part.endswith("attention"):
+        # While these work, what the MLP has kept is not there yet, or gone.
+        return plain._replace(backward_per_token=0)
     return _at_work(t, run, plain)
 
 

@@ -1,0 +1,46 @@
+"""What the caching allocator leaves unsplit: a block is not cut where a mebibyte or less would be
+left of it, and all of it counts as allocated.
+
+Tensors above 1 MiB and below 10 MiB are cut from segments of 20 MiB, larger ones have a segment of
+their own in whole 2 MiB. Powers of two leave nothing; a width of 768 leaves half a mebibyte of
+every 20. Ref: c10/cuda/CUDACachingAllocator.cpp, should_split and get_allocation_size.
+"""
+
+from __future__ import annotations
+
+from ftadvisor.estimation.arithmetic import ceil_div, select
+from ftadvisor.schema.model import Block
+from ftadvisor.schema.settings import Number
+
+LEAST_LEFT = 2**20
+"""kSmallSize: the most that is left unsplit, and the largest tensor of the other pool."""
+SHARED_SEGMENT = 20 * 2**20
+"""kLargeBuffer."""
+OWN_SEGMENT = 10 * 2**20
+"""kMinLargeAlloc: from here on a tensor has a segment of its own."""
+SEGMENT_STEP = 2 * 2**20
+"""kRoundLarge."""
+
+
+def unsplit_share(size: Number, filler: Number) -> Number:
+    """What is left unsplit, over the bytes of the segment that tensors of `size` are cut from.
+
+    `filler`: the size of the tensors that are put where no further one of `size` fits [bytes].
+    """
+    segment = select(size >= OWN_SEGMENT, SEGMENT_STEP * ceil_div(size, SEGMENT_STEP), SHARED_SEGMENT)
+    rest = segment % size
+    rest = select(filler > LEAST_LEFT, rest % filler, rest)
+    return select((size > LEAST_LEFT) & (rest <= LEAST_LEFT), rest / segment, 0.0)
+
+
+def unsplit_weights(block: Block, element: float, filler: Number) -> Number:
+    """The same share of a layer's matrices, `element` bytes for each weight."""
+    shapes: dict[int, int] = {}
+    whole = 0
+    for x in block.linears:
+        shapes[x.num_weights] = shapes.get(x.num_weights, 0) + x.num_weights
+        whole += x.num_weights
+    left: Number = 0
+    for weights, together in shapes.items():
+        left = left + together * unsplit_share(element * weights, filler)
+    return left / whole if whole else 0
