@@ -35,12 +35,7 @@ def unsplit_share(size: Number, filler: Number) -> Number:
 
 def unsplit_weights(block: Block, element: float, filler: Number) -> Number:
     """The same share of a layer's matrices, `element` bytes for each weight."""
-    shapes: dict[int, int] = {}
-    whole = 0
-    for x in block.linears:
-        shapes[x.num_weights] = shapes.get(x.num_weights, 0) + x.num_weights
-        whole += x.num_weights
     left: Number = 0
-    for weights, together in shapes.items():
-        left = left + together * unsplit_share(element * weights, filler)
-    return left / whole if whole else 0
+    for weights, share in block.shapes:
+        left = left + share * unsplit_share(element * weights, filler)
+    return left

@@ -60,19 +60,20 @@ def _phases(
 ) -> dict[str, Phase]:
     t = terms(model, settings, trainer, adapter)
     base, widest = phases.static(t, compute_capability), phases.widest_moment(t)
+    saved = phases.saved_by_layers(t)
     found = {
-        "loss_forward": phases.loss_forward(t, base),
-        "loss_backward": phases.loss_backward(t, base),
-        "first_layer_backward": phases.layer_backward(t, base, widest, first=True),
-        "last_layer_backward": phases.layer_backward(t, base, widest, first=False),
+        "loss_forward": phases.loss_forward(t, base, saved),
+        "loss_backward": phases.loss_backward(t, base, saved),
+        "first_layer_backward": phases.layer_backward(t, base, widest, saved, first=True),
+        "last_layer_backward": phases.layer_backward(t, base, widest, saved, first=False),
         "end_of_backward": phases.end_of_backward(t, base),
         "optimizer_step": phases.optimizer_step(t, base),
     }
     if t.n.trained and not t.loss.head_chunk:
         # A fused head forms its gradient tile by tile, inside the loss.
-        found["head_gradient"] = phases.head_gradient(t, base)
+        found["head_gradient"] = phases.head_gradient(t, base, saved)
     if t.n.kbit and trainer.dequantizes_head_twice:
-        found["quantized_head_backward"] = phases.quantized_head_backward(t, base)
+        found["quantized_head_backward"] = phases.quantized_head_backward(t, base, saved)
     if t.objective.generates:
         found["generation"] = phases.generation(t, base)
     return found

@@ -98,22 +98,49 @@ def static(t: Terms, compute_capability: str) -> Phase:
     )
 
 
-def _at(t: Terms, base: Phase, *, gradients: Number, gathered: Number, **parts: Number) -> Phase:
+def _at(
+    t: Terms,
+    base: Phase,
+    *,
+    gradients: Number,
+    gathered: Number,
+    activations: Number,
+    logits: Number = 0,
+    temporaries: Number = 0,
+) -> Phase:
     """`base` with what is gathered now, the fraction of all gradients that is alive, and parts."""
     alive = gradients * t.trainable_params * t.trainable_bytes + _flat_gradients(t)
-    left = base.unsplit + t.unsplit.activations * parts.get("activations", 0)
+    left = base.unsplit + t.unsplit.activations * activations
     if t.n.trained:
         left = left + t.unsplit.weights * alive
-    return base._replace(gathered=gathered, gradients=alive, unsplit=left, **parts)
+    weights, _, adapters, optimizer, *_ = base
+    return Phase(
+        weights,
+        gathered,
+        adapters,
+        optimizer,
+        alive,
+        activations,
+        logits,
+        temporaries,
+        base.workspace,
+        left,
+    )
 
 
 def _in_loss(
     t: Terms, base: Phase, activations: Number, logits: Number, temporaries: Number
 ) -> Phase:
     """`base` in the loss or the head: alive are gradients of earlier micro-batches only."""
-    before, root = _accumulated(t), t.shard.gathered_root
-    parts = {"activations": activations, "logits": logits, "temporaries": temporaries}
-    return _at(t, base, gradients=before, gathered=root, **parts)
+    return _at(
+        t,
+        base,
+        gradients=_accumulated(t),
+        gathered=t.shard.gathered_root,
+        activations=activations,
+        logits=logits,
+        temporaries=temporaries,
+    )
 
 
 def _flat_gradients(t: Terms) -> Number:
@@ -225,43 +252,45 @@ def _divergence_tiles(t: Terms) -> Number:
     return tile * (2 * FP32_BYTES + t.n.head)
 
 
-def loss_forward(t: Terms, base: Phase) -> Phase:
+def loss_forward(t: Terms, base: Phase, saved: Number) -> Phase:
     """The loss at the end of forward."""
     logits = t.tokens * t.vocab_size * t.loss.logits.forward + _loss_chunk(t)
-    activations = saved_by_layers(t) + t.tokens * t.loss.forward_per_token + _embedding_kept(t)
+    activations = saved + t.tokens * t.loss.forward_per_token + _embedding_kept(t)
     return _in_loss(t, base, activations, logits, _cast_weights(t) + _cast_head(t))
 
 
-def loss_backward(t: Terms, base: Phase) -> Phase:
+def loss_backward(t: Terms, base: Phase, saved: Number) -> Phase:
     """The start of backward, in the loss."""
     logits = t.tokens * t.vocab_size * t.loss.logits.backward + _loss_chunk(t)
-    activations = saved_by_layers(t) + t.tokens * t.loss.backward_per_token + _embedding_kept(t)
+    activations = saved + t.tokens * t.loss.backward_per_token + _embedding_kept(t)
     cast = _cast_weights(t) if t.settings.gradient_checkpointing == "none" else 0
     cast = cast + _cast_head(t)
     return _in_loss(t, base, activations, logits, cast + t.loss.weight_gradient)
 
 
-def quantized_head_backward(t: Terms, base: Phase) -> Phase:
+def quantized_head_backward(t: Terms, base: Phase, saved: Number) -> Phase:
     """The gradient through a quantised head: its weights dequantised (fp16) and cast again.
 
     Ref: bitsandbytes/autograd/_functions.py, MatMul4Bit: dequantize_4bit(B).to(grad.dtype).
     """
     h = t.model.hidden_size
     logits = t.tokens * t.vocab_size * (t.n.head + t.loss.logits.held)
-    activations = saved_by_layers(t) + t.tokens * (t.loss.backward_per_token + t.n.head * h)
+    activations = saved + t.tokens * (t.loss.backward_per_token + t.n.head * h)
     dequantized = 2 * HALF_BYTES * t.vocab_size * t.model.embedding_width
     return _in_loss(t, base, activations, logits, dequantized)
 
 
-def head_gradient(t: Terms, base: Phase) -> Phase:
+def head_gradient(t: Terms, base: Phase, saved: Number) -> Phase:
     """The gradient of a trained head, while the logits' gradient is alive."""
     h, c = t.model.hidden_size, t.n.head
     logits = t.tokens * t.vocab_size * (c + t.loss.logits.held)
-    activations = saved_by_layers(t) + t.tokens * (t.loss.backward_per_token + c * h)
+    activations = saved + t.tokens * (t.loss.backward_per_token + c * h)
     return _in_loss(t, base, activations, logits, c * t.vocab_size * h)
 
 
-def layer_backward(t: Terms, base: Phase, widest: Moment, *, first: bool) -> Phase:
+def layer_backward(
+    t: Terms, base: Phase, widest: Moment, saved: Number, *, first: bool
+) -> Phase:
     """Backward of the first processed layer (the stack is full) or of the last (gradients are)."""
     gathered = t.shard.gathered_root + t.shard.gathered_layer
     share = _accumulated(t) if first else largest(_gradient_share(t), _accumulated(t))
@@ -272,9 +301,9 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, *, first: bool) -> Pha
     if checkpointed:
         shared = t.tokens * smallest(*(x.activations.is_input for x in t.layers))
     if first:
-        stack = saved_by_layers(t) - (shared if checkpointed else _last_saved(t))
+        stack = saved - (shared if checkpointed else _last_saved(t))
     elif t.shard.retains_checkpoints and checkpointed:
-        stack = saved_by_layers(t) + _retained_gradients(t) - shared
+        stack = saved + _retained_gradients(t) - shared
     else:
         residual = t.tokens * t.n.residual * t.model.hidden_size if checkpointed else 0
         stack = residual - shared + _int8_inputs(t)
@@ -388,14 +417,19 @@ def _head_gradient_kept(t: Terms, *, first: bool) -> Number:
 
 def end_of_backward(t: Terms, base: Phase) -> Phase:
     """The embedding's gradient: whole, and twice more where it is added to a tied head's."""
-    base = _at(t, base, gradients=_gradient_share(t), gathered=t.shard.gathered_root)
     h = t.model.hidden_size
     temporaries: Number = 0
     if t.n.trained and t.settings.strategy != "fsdp":
         tied = 1 if t.model.tie_word_embeddings and t.vocab_size else 0
         temporaries = tied * t.trainable_bytes * t.model.vocab_size * h
-    activations = t.tokens * t.n.residual * h
-    return base._replace(activations=activations, temporaries=temporaries)
+    return _at(
+        t,
+        base,
+        gradients=_gradient_share(t),
+        gathered=t.shard.gathered_root,
+        activations=t.tokens * t.n.residual * h,
+        temporaries=temporaries,
+    )
 
 
 def optimizer_step(t: Terms, base: Phase) -> Phase:
@@ -404,7 +438,10 @@ def optimizer_step(t: Terms, base: Phase) -> Phase:
     step = run_optimizer_bytes(t.settings, t.n, t.trainer, t.trainable_bytes).step_temporary
     held = t.tokens * t.vocab_size * t.loss.logits.held
     temporaries = t.trainable_params * step / _optimizer_divisor(t)
-    return base._replace(gradients=gradients, temporaries=temporaries, logits=held)
+    left = base.unsplit + (t.unsplit.weights * gradients if t.n.trained else 0)
+    return base._replace(
+        gradients=gradients, temporaries=temporaries, logits=held, unsplit=left
+    )
 
 
 def generation(t: Terms, base: Phase) -> Phase:
@@ -415,15 +452,20 @@ def generation(t: Terms, base: Phase) -> Phase:
     dtype in which keys come out (transformers/cache_utils.py, DynamicCache): that of fp32 weights,
     else half precision. A fp32 copy of one token's logits is sampled from.
     """
-    base = _at(t, base, gradients=0, gathered=t.shard.gathered_root + t.shard.gathered_layer)
     micro_batches = t.settings.gradient_accumulation_steps
     rows = t.settings.micro_batch_size * micro_batches
     tokens = t.tokens * micro_batches
     prompts = tokens - rows * t.settings.max_completion_length
     prefill = prompts * largest(*(x.activations.forward for x in t.layers))
     one_token = rows * t.vocab_size * (t.n.head + FP32_BYTES)
-    activations = tokens * cached_per_token(t.model, t.n) + prefill
-    return base._replace(activations=activations, logits=one_token)
+    return _at(
+        t,
+        base,
+        gradients=0,
+        gathered=t.shard.gathered_root + t.shard.gathered_layer,
+        activations=tokens * cached_per_token(t.model, t.n) + prefill,
+        logits=one_token,
+    )
 
 
 def cached_per_token(model: ModelSpec, n: Numerics) -> float:

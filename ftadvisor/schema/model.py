@@ -6,6 +6,7 @@ that the estimator has never seen is described here once and needs no other code
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -183,6 +184,9 @@ class Block:
     """The feed-forward part's matrices have one."""
     widest_matrix: int = field(init=False)
     """Elements of a layer's largest matrix, one expert's of a mixture."""
+    shapes: tuple[tuple[int, float], ...] = field(init=False)
+    """Elements of a layer's matrices of one size, all copies of one together, and what share of the
+    layer's weights those of that size are."""
     num_params: int = field(init=False)
     """Of all layers."""
 
@@ -200,6 +204,11 @@ class Block:
         object.__setattr__(self, "widest_matrix", widest)
         biased = any(x.bias for x in self.linears if x.part == "mlp")
         object.__setattr__(self, "mlp_bias", biased)
+        together = Counter[int]()
+        for x in self.linears:
+            together[x.num_weights] += x.num_weights
+        shapes = tuple((size, n / together.total()) for size, n in together.items())
+        object.__setattr__(self, "shapes", shapes)
         object.__setattr__(self, "num_params", per_layer * layers)
 
 

@@ -18,12 +18,9 @@ def lora(t: Target, run: Run) -> Cost:
     if run.settings.peft_config.get("use_dora"):
         return dora(t, run)
     plain = _plain(t, run)
-    if run.settings.fused_lora:
-        return plain
-    if t.reads_stream or t.linear.part.endswith("attention"):
-        # While these work, what the MLP has kept is not there yet, or gone.
-        return plain._replace(backward_per_token=0)
-    return _at_work(t, run, plain)
+    # While these work, what the MLP has kept is not there yet, or gone.
+    apart = t.reads_stream or t.linear.part in ("attention", "cross_attention")
+    return plain if apart or run.settings.fused_lora else _at_work(t, run, plain)
 
 
 def _at_work(t: Target, run: Run, plain: Cost) -> Cost:
@@ -66,7 +63,7 @@ def _plain(t: Target, run: Run) -> Cost:
         params=a + b + bias,
         saved_per_token=kept + c * r,
         buffers_bytes=frozen,
-        backward_per_token=c * (t.rows + t.columns),
+        backward_per_token=c * (t.rows + t.columns) if run.settings.fused_lora else 0,
     )
 
 
@@ -110,7 +107,7 @@ def dora(t: Target, run: Run) -> Cost:
         saved_per_token=plain.saved_per_token + (base + run.compute) * t.rows,
         saved_bytes=3 * run.weight * t.rows,
         temporary_bytes=wide * (3 * matrix + t.columns**2),
-        backward_per_token=plain.backward_per_token + 2 * FP32_BYTES * t.rows,
+        backward_per_token=run.compute * (t.rows + t.columns) + 2 * FP32_BYTES * t.rows,
     )
 
 

@@ -58,7 +58,7 @@ def _of_block(block: Block, names: tuple[str, ...], settings: Settings) -> Itera
         if not linear.module or not matches(linear, block, names):
             continue
         stream = reads_stream(linear, block)
-        group = _input(linear, block)
+        group = _input(linear, block, stream=stream)
         kept = group in seen or (not stream and _kept_by_layer(linear, block, settings))
         seen.add(group)
         yield Target(block, linear, stream, kept)
@@ -93,7 +93,7 @@ def _stands_in(linear: Linear, block: Block, parent: str) -> bool:
 
 def _last(linear: Linear, block: Block) -> Linear:
     """The matrix that puts out what a part of the layer hands on: the part's last one."""
-    return [w for w in block.linears if w.part == linear.part][-1]
+    return next(w for w in reversed(block.linears) if w.part == linear.part)
 
 
 def reads_stream(linear: Linear, block: Block) -> bool:
@@ -101,9 +101,9 @@ def reads_stream(linear: Linear, block: Block) -> bool:
     return linear.in_features == block.hidden_size and linear is not _last(linear, block)
 
 
-def _input(linear: Linear, block: Block) -> str:
+def _input(linear: Linear, block: Block, *, stream: bool) -> str:
     """A name for the tensor that a matrix reads, the same for all that read it."""
-    if not reads_stream(linear, block):
+    if not stream:
         return linear.name + linear.part
     attention = linear.part in ("attention", "cross_attention")
     return "stream" if block.traits.place == "parallel" or not attention else linear.part
