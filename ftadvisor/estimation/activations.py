@@ -42,8 +42,6 @@ class LayerActivations(NamedTuple):
     """Alive while the first matrix works: its weight-sized temporary comes on top."""
     at_bias: float
     """Alive where the gradient of the first MLP matrix's bias is summed, the partial sums apart."""
-    bias_width: int
-    """Features of that bias; 0: none trains."""
     at_attention: float
     """Alive in the attention's backward, where the MLP's tensors are gone."""
     attention_per_key: float
@@ -91,9 +89,7 @@ def layer_activations(
     return LayerActivations(*(select(several, a, b) for a, b in zip(padded, alone, strict=True)))
 
 
-def cross_attention_saved(
-    block: Block, n: Numerics, settings: Settings, per_key: float
-) -> Number:
+def cross_attention_saved(block: Block, n: Numerics, settings: Settings, per_key: float) -> Number:
     """What a decoder's attention to its source keeps [bytes per target token].
 
     `per_key`: what its attention to the target keeps per key, mask or scores; the same here.
@@ -154,7 +150,6 @@ def _layer(
     recomputed = settings.gradient_checkpointing != "none" and trainer.reentrant_checkpointing
     passing = (2 if recomputed else 1) * stream * h
     width = block.mlp.intermediate_size
-    biased = n.trained and not block.mlp.gated and block.mlp_bias
     heads = n.attention * (block.attention.q_width + 2 * block.attention.k_width)
     forward = max((3 if block.mlp.gated else 2) * n.compute * width, heads)
     return LayerActivations(
@@ -166,7 +161,6 @@ def _layer(
         at_product=kept + mlp.peak + passing,
         at_matrix=kept + mlp.kept + (HALF_BYTES if n.kbit else n.compute) * width + passing,
         at_bias=kept + n.compute * (width + h) + passing,
-        bias_width=width if biased else 0,
         at_attention=rest + attention.working + passing,
         attention_per_key=attention.working_per_key,
         forward=forward + 2 * n.residual * h,

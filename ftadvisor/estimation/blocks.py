@@ -27,15 +27,21 @@ def unsplit_share(size: Number, filler: Number) -> Number:
 
     `filler`: the size of the tensors that are put where no further one of `size` fits [bytes].
     """
-    segment = select(size >= OWN_SEGMENT, SEGMENT_STEP * ceil_div(size, SEGMENT_STEP), SHARED_SEGMENT)
+    segment = select(
+        size >= OWN_SEGMENT, SEGMENT_STEP * ceil_div(size, SEGMENT_STEP), SHARED_SEGMENT
+    )
     rest = segment % size
     rest = select(filler > LEAST_LEFT, rest % filler, rest)
     return select((size > LEAST_LEFT) & (rest <= LEAST_LEFT), rest / segment, 0.0)
 
 
-def unsplit_weights(block: Block, element: float, filler: Number) -> Number:
-    """The same share of a layer's matrices, `element` bytes for each weight."""
+def unsplit_weights(block: Block, element: float, scale: float, filler: Number) -> Number:
+    """The same share of a layer's matrices, `element` bytes for each weight.
+
+    A quantised matrix's scales, `scale` bytes for each weight, are loaded next and lie beside it.
+    """
     left: Number = 0
     for weights, share in block.shapes:
-        left = left + share * unsplit_share(element * weights, filler)
+        beside = scale * weights if scale * weights > LEAST_LEFT else filler
+        left = left + share * unsplit_share(element * weights, beside)
     return left

@@ -30,9 +30,9 @@ class LossBytes(NamedTuple):
     """What the loss costs; bytes per logit, and per token for the final hidden state."""
 
     logits: LogitBytes
-    forward_per_token: float
+    forward_per_token: Number
     """The final norm's copies and output, while the loss runs forward."""
-    backward_per_token: float
+    backward_per_token: Number
     tile_tokens: int = 0
     """Tokens of the tile that a fused head works on."""
     tile_bytes_per_token: float = 0.0
@@ -61,11 +61,18 @@ def loss_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Train
     # A trained head keeps its input; a trained norm written in Python keeps the normalised copy.
     normalised = n.residual * h if model.final_norm == "rms" and not settings.fused_norm else 0
     trained = normalised + n.head * h if n.trained else 0
+    source = _source_output(settings, n, kept, h) if model.family == "encdec" else 0
     return LossBytes(
         logits=logit_bytes(model, settings, n, trainer),
-        forward_per_token=kept + max(trained, n.residual * h),
-        backward_per_token=kept + trained,
+        forward_per_token=kept + max(trained, n.residual * h) + source,
+        backward_per_token=kept + trained + source,
     )
+
+
+def _source_output(settings: Settings, n: Numerics, norm: float, h: int) -> Number:
+    """The encoder's last norm and its output, which it hands on [bytes per target token]."""
+    per_target = settings.longest_length / settings.max_target_length
+    return (norm + n.residual * h) * per_target
 
 
 def _fused_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:

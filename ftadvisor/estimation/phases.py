@@ -67,7 +67,8 @@ def static(t: Terms, compute_capability: str) -> Phase:
         if t.trainable_bytes != t.n.weight:
             weights = weights * (t.trainable_bytes / t.n.weight)
     else:
-        adapters = adapters + trainable * t.trainable_bytes / t.shard.adapter_divisor
+        held = trainable + t.adapter.num_unreached_params
+        adapters = adapters + held * t.trainable_bytes / t.shard.adapter_divisor
     states = trainable * optimizer.state
     if t.n.trained and t.trainer.model_code in ("transformers", "remote"):
         states = states + wide_embedding_bytes(t.model, t.settings.optim, optimizer.state)
@@ -288,12 +289,12 @@ def head_gradient(t: Terms, base: Phase, saved: Number) -> Phase:
     return _in_loss(t, base, activations, logits, c * t.vocab_size * h)
 
 
-def layer_backward(
-    t: Terms, base: Phase, widest: Moment, saved: Number, *, first: bool
-) -> Phase:
+def layer_backward(t: Terms, base: Phase, widest: Moment, saved: Number, *, first: bool) -> Phase:
     """Backward of the first processed layer (the stack is full) or of the last (gradients are)."""
     gathered = t.shard.gathered_root + t.shard.gathered_layer
     share = _accumulated(t) if first else largest(_gradient_share(t), _accumulated(t))
+    if not first:
+        share = share - _still_to_come(t)
     checkpointed = t.settings.gradient_checkpointing != "none"
     # A layer's own copies go with its backward; while the first one runs, all others' are alive.
     cast = _cast_weights(t) if first and not checkpointed else 0
@@ -316,6 +317,14 @@ def layer_backward(
         logits=t.tokens * t.vocab_size * t.loss.logits.held,
         temporaries=widest.temporaries + _head_gradient_kept(t, first=first) + cast,
     )
+
+
+def _still_to_come(t: Terms) -> Number:
+    """Fraction of all gradients that only the end of backward makes: an untied embedding's."""
+    if not t.n.trained or t.model.tie_word_embeddings or t.settings.strategy != "none":
+        return 0
+    share = t.model.num_embedding_params / t.trainable_params
+    return select(t.settings.gradient_accumulation_steps > 1, 0, share)
 
 
 def _int8_inputs(t: Terms) -> Number:
@@ -394,11 +403,12 @@ PARTIAL_SUMS_MOST = 108 * 16 * 65_536
 
 def _bias_sum(x: Layer) -> Number:
     """Alive while a bias's gradient is summed over all tokens [bytes]."""
-    a = x.activations
-    if not a.bias_width:
+    block = x.block
+    if block.mlp.gated or not block.mlp_bias:
         return 0
-    parts = smallest(PARTIAL_SUMS_BYTES * x.tokens * a.bias_width, PARTIAL_SUMS_MOST)
-    return x.tokens * a.at_bias + select(x.tokens >= PARTIAL_SUMS_FEWEST, parts, 0)
+    parts = PARTIAL_SUMS_BYTES * x.tokens * block.mlp.intermediate_size
+    parts = smallest(parts, PARTIAL_SUMS_MOST)
+    return x.tokens * x.activations.at_bias + select(x.tokens >= PARTIAL_SUMS_FEWEST, parts, 0)
 
 
 def _head_gradient_kept(t: Terms, *, first: bool) -> Number:
@@ -439,9 +449,7 @@ def optimizer_step(t: Terms, base: Phase) -> Phase:
     held = t.tokens * t.vocab_size * t.loss.logits.held
     temporaries = t.trainable_params * step / _optimizer_divisor(t)
     left = base.unsplit + (t.unsplit.weights * gradients if t.n.trained else 0)
-    return base._replace(
-        gradients=gradients, temporaries=temporaries, logits=held, unsplit=left
-    )
+    return base._replace(gradients=gradients, temporaries=temporaries, logits=held, unsplit=left)
 
 
 def generation(t: Terms, base: Phase) -> Phase:

@@ -14,10 +14,10 @@ from ftadvisor.estimation.activations import (
 from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.blocks import unsplit_share, unsplit_weights
 from ftadvisor.estimation.loss import LossBytes, loss_bytes
-from ftadvisor.estimation.numerics import Numerics, numerics
+from ftadvisor.estimation.numerics import FP32_BYTES, Numerics, numerics
 from ftadvisor.estimation.objectives import ObjectiveCost, objective_cost
 from ftadvisor.estimation.sharding import Sharding, sharding
-from ftadvisor.estimation.states import WeightBytes, trainable_dtype_bytes, weight_bytes
+from ftadvisor.estimation.states import NF4_BLOCK, WeightBytes, trainable_dtype_bytes, weight_bytes
 from ftadvisor.schema.model import Block, Linear, ModelSpec
 from ftadvisor.schema.settings import AttnImplementation, Number, Settings
 from ftadvisor.schema.trainer import Trainer
@@ -50,6 +50,8 @@ class AdapterBytes(NamedTuple):
     """Most alive beside all that a layer keeps while an adapted matrix runs [bytes per token]."""
     freed_per_token: Number = 0
     """Kept by the matrix that backward begins with [bytes per token]."""
+    num_unreached_params: Number = 0
+    """Of the trainable ones, those of a vision tower that sees no image: no gradient, no states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,9 @@ def terms(
         loss=loss_bytes(model, settings, n, trainer),
         adapter=a,
         layers=layers,
-        trainable_params=_with_gradients(model, settings) if trains_base else a.num_trainable_params,
+        trainable_params=_with_gradients(model, settings)
+        if trains_base
+        else a.num_trainable_params - a.num_unreached_params,
         trainable_bytes=trainable_dtype_bytes(settings, n, trainer),
         tokens=sequences * text,
         length=text,
@@ -159,11 +163,12 @@ def _unsplit(last: Layer, settings: Settings, n: Numerics) -> Unsplit:
     stream = n.compute * block.hidden_size * last.tokens
     wide = n.compute * block.mlp.intermediate_size * last.tokens
     part = last.activations.of_mlp
-    element = 0.5 if settings.quantization.startswith("nf4") else n.weight
+    element, scale = n.weight, 0.0
+    if settings.quantization.startswith("nf4"):
+        element, scale = 0.5, (1 if settings.quantization == "nf4-dq" else FP32_BYTES) / NF4_BLOCK
     return Unsplit(
-        weights=unsplit_weights(block, element, stream),
-        activations=part * unsplit_share(wide, stream)
-        + (1 - part) * unsplit_share(stream, stream),
+        weights=unsplit_weights(block, element, scale, stream),
+        activations=part * unsplit_share(wide, stream) + (1 - part) * unsplit_share(stream, stream),
     )
 
 

@@ -22,7 +22,7 @@ from ftadvisor.estimation.adapters import (
 from ftadvisor.estimation.adapters.cost import Cost, Run, Target
 from ftadvisor.estimation.adapters.targets import targets
 from ftadvisor.estimation.adapters.traffic import Matrix, traffic, with_traffic
-from ftadvisor.estimation.arithmetic import largest
+from ftadvisor.estimation.arithmetic import largest, select
 from ftadvisor.estimation.numerics import Numerics
 from ftadvisor.estimation.terms import AdapterBytes
 from ftadvisor.schema.model import Block, ModelSpec
@@ -197,6 +197,7 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
     buffers: Number = 0
     saved: Number = 0
     fixed: Number = 0
+    unreached: Number = 0
     layers: dict[int, tuple[Number, Number]] = {}
     for block, cost in costs:
         copies = 1 if block.shared else block.num_layers
@@ -204,6 +205,7 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         buffers = buffers + copies * cost.buffers_bytes
         fixed = fixed + block.num_layers * cost.saved_bytes
         if block.stream == "image":
+            unreached = unreached + copies * cost.params
             patches = run.model.image_patches * run.settings.num_images
             images = run.settings.micro_batch_size * patches
             fixed = fixed + block.num_layers * cost.saved_per_token * images
@@ -228,6 +230,7 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         backward_per_token=largest(*(cost.backward_per_token for _, cost in costs)),
         forward_per_token=largest(*(cost.forward_per_token for _, cost in costs)),
         freed_per_token=largest(*(cost.freed_per_token for _, cost in costs)),
+        num_unreached_params=select(run.settings.num_images > 0, 0, unreached) if unreached else 0,
         virtual_tokens=0,
     )
 

@@ -13,7 +13,8 @@ from ftadvisor.sources.techniques import technique_option
 
 
 class Cost(NamedTuple):
-    """What a technique adds to one matrix; fields add up but for the last four, which are maxima."""
+    """What a technique adds to one matrix; fields add up but for the last four, of which the
+    largest counts."""
 
     params: Number = 0
     saved_per_token: Number = 0

@@ -113,8 +113,8 @@ def _kept_by_layer(linear: Linear, block: Block, settings: Settings) -> bool:
     """Whether the layer keeps a matrix's input even where nothing is adapted.
 
     The attention kernels keep their output, which the output projection reads (eager attention
-    does not, nor is it the same storage where flash attention follows partial rotary embeddings); ReLU keeps its output,
-    which the second feed-forward matrix reads.
+    does not, nor is it the same storage where flash attention follows partial rotary embeddings);
+    ReLU keeps its output, which the second feed-forward matrix reads.
     """
     if linear.part in ("attention", "cross_attention"):
         copied = block.traits.rope == "cat" and is_padded(settings) is not True
