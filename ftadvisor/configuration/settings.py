@@ -97,9 +97,13 @@ def resolve(
         said.append(f"max_target_length {MAX_TARGET_LENGTH}: Transformers' examples' default")
     if model.family == "vlm" and "num_images" not in given:
         said.append("num_images 0: text only; --num-images 1 counts the tower and its tokens")
+    if model.num_bare_weights and trainer.grouped_experts and chosen["quantization"] in _OF_MODULES:
+        said.append("the experts stay in 16 bits: bitsandbytes quantises modules, not parameters")
     return Resolved(Settings(**chosen), technique, tuple(said))
 
 
+_OF_MODULES = ("nf4", "nf4-dq", "int8")
+"""Quantisations that bitsandbytes makes of a model's modules."""
 _FIELDS = frozenset(f.name for f in fields(Settings))
 
 
