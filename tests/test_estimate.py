@@ -8,6 +8,7 @@ import operator
 import pickle
 from typing import Any
 
+import numpy
 import pytest
 
 from ftadvisor.api import estimate, estimates
@@ -17,6 +18,7 @@ from ftadvisor.errors import (
     InvalidSettingError,
     UnknownNameError,
 )
+from ftadvisor.estimation.blocks import unsplit_share
 from ftadvisor.render.serial import as_json
 from ftadvisor.sources.gpus import all_gpus
 from ftadvisor.units import GIB, HOUR
@@ -188,3 +190,45 @@ def test_an_answer_cannot_be_changed_and_hashes_pickles_and_copies() -> None:
     plain["settings"]["peft_config"]["bias"] = "all"
     assert found.settings["peft_config"]["bias"] == "none"
     assert json.loads(json.dumps(found.as_dict())) == json.loads(as_json(found))
+
+
+def test_bitsandbytes_leaves_experts_that_are_no_modules() -> None:
+    """Transformers 5 has them as bare parameters, its predecessors as nn.Linear."""
+    mixtral = {"gpu": "h200-sxm5-141gb", "technique": "qlora"}
+    bare = estimate("mixtral-8x7b-v0.1", **mixtral)
+    modules = estimate("mixtral-8x7b-v0.1", trainer="trl-2024", **mixtral)
+    experts = 32 * 8 * 3 * 4096 * 14336
+    assert bare.memory.parts["weights"] > 2 * experts
+    assert modules.memory.parts["weights"] < experts
+    assert any("experts stay in 16 bits" in said for said in bare.assumptions)
+    assert not any("experts" in said for said in modules.assumptions)
+
+
+def test_a_tower_that_sees_no_image_has_no_states() -> None:
+    asked = {"gpu": "h200-sxm5-141gb", "technique": "full"}
+    blind = estimate("Qwen/Qwen2-VL-2B-Instruct", **asked)
+    seeing = estimate("Qwen/Qwen2-VL-2B-Instruct", num_images=1, **asked)
+    assert seeing.memory.parts["optimizer"] == 8 * seeing.num_trainable_params
+    assert blind.memory.parts["weights"] == seeing.memory.parts["weights"]
+    # 665 M parameters, two fp32 states each.
+    less = seeing.memory.parts["optimizer"] - blind.memory.parts["optimizer"]
+    assert less == pytest.approx(8 * 665.3e6, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("mib", "left"),
+    [
+        (0.9, 0),  # the other pool
+        (1.5, 0.5 / 20),  # 13 in a segment
+        (4, 0),
+        (9, 0.5 / 20),  # two, and one of 1.5
+        (9.5, 1 / 20),
+        (81, 1 / 82),
+        (86, 0),
+        (84.5, 0),  # 1.5 are left, and used
+    ],
+)
+def test_what_the_allocator_leaves_unsplit(mib: float, left: float) -> None:
+    size = mib * 2**20
+    assert unsplit_share(size, 1.5 * 2**20) == pytest.approx(left)
+    assert unsplit_share(numpy.array([size]), 1.5 * 2**20) == pytest.approx([left])

@@ -8,6 +8,7 @@ from typing import Any
 from ftadvisor.configuration.objectives import GROUPED
 from ftadvisor.errors import InvalidSettingError, near_misses
 from ftadvisor.estimation.adapters.targets import matches
+from ftadvisor.estimation.numerics import BITSANDBYTES
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Settings
@@ -20,7 +21,6 @@ OFFLOADING = {"offload_params": ("zero3", "fsdp"), "offload_optimizer": SHARDING
 """Strategies whose engine (DeepSpeed, FSDP) can keep it on the CPU."""
 FLASH_CAPABILITY = 8.0
 """flash-attn 2 has kernels for Ampere and later (README, NVIDIA CUDA support)."""
-BITSANDBYTES = ("nf4", "nf4-dq", "int8")
 """It supports them on mps: bitsandbytes 0.50.2, table of platforms; backends/mps/ops.py."""
 NO_FLASH = frozenset({"apple", "gaudi"})
 """Architectures that are not among the devices of Transformers 5.23,

@@ -15,6 +15,7 @@ from ftadvisor.configuration.lengths import set_lengths
 from ftadvisor.configuration.options import PRECISIONS
 from ftadvisor.configuration.peft_config import with_peft_config
 from ftadvisor.errors import InvalidSettingError
+from ftadvisor.estimation.numerics import BITSANDBYTES
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import MAX_TARGET_LENGTH, Settings
@@ -23,7 +24,6 @@ from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
 from ftadvisor.sources.techniques import find_technique
 
-BITSANDBYTES = frozenset({"nf4", "nf4-dq", "int8"})
 FOUR_BIT = frozenset({"nf4", "nf4-dq", "gptq-int4", "awq-int4"})
 
 
@@ -97,13 +97,15 @@ def resolve(
         said.append(f"max_target_length {MAX_TARGET_LENGTH}: Transformers' examples' default")
     if model.family == "vlm" and "num_images" not in given:
         said.append("num_images 0: text only; --num-images 1 counts the tower and its tokens")
-    if model.num_bare_weights and trainer.grouped_experts and chosen["quantization"] in _OF_MODULES:
+    if (
+        model.num_bare_weights
+        and trainer.grouped_experts
+        and chosen["quantization"] in BITSANDBYTES
+    ):
         said.append("the experts stay in 16 bits: bitsandbytes quantises modules, not parameters")
     return Resolved(Settings(**chosen), technique, tuple(said))
 
 
-_OF_MODULES = ("nf4", "nf4-dq", "int8")
-"""Quantisations that bitsandbytes makes of a model's modules."""
 _FIELDS = frozenset(f.name for f in fields(Settings))
 
 
