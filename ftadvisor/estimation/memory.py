@@ -12,7 +12,9 @@ from dataclasses import replace
 
 from ftadvisor.estimation import phases
 from ftadvisor.estimation.arithmetic import select
+from ftadvisor.estimation.moments import widest_moment
 from ftadvisor.estimation.phases import Phase
+from ftadvisor.estimation.stack import saved_by_layers
 from ftadvisor.estimation.terms import AdapterBytes, terms
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Settings
@@ -59,8 +61,8 @@ def _phases(
     compute_capability: str,
 ) -> dict[str, Phase]:
     t = terms(model, settings, trainer, adapter)
-    base, widest = phases.static(t, compute_capability), phases.widest_moment(t)
-    saved = phases.saved_by_layers(t)
+    base, widest = phases.static(t, compute_capability), widest_moment(t)
+    saved = saved_by_layers(t)
     found = {
         "loss_forward": phases.loss_forward(t, base, saved),
         "loss_backward": phases.loss_backward(t, base, saved),

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.loss import FUSED_TILE_LOGITS, FUSED_TILE_TOKENS
+from ftadvisor.estimation.moments import Moment
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
+from ftadvisor.estimation.stack import saved_by_last
 from ftadvisor.estimation.states import (
     GALORE_RANK,
     galore_state_bytes,
@@ -14,7 +16,7 @@ from ftadvisor.estimation.states import (
     run_optimizer_bytes,
     wide_embedding_bytes,
 )
-from ftadvisor.estimation.terms import Layer, Terms
+from ftadvisor.estimation.terms import Terms
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Number
 
@@ -164,39 +166,6 @@ def _accumulated(t: Terms) -> Number:
     return select(t.settings.gradient_accumulation_steps > 1, held, 0)
 
 
-def saved_by_layers(t: Terms) -> Number:
-    """What all layers keep at the end of forward [bytes]."""
-    return _kept_by_layers(t) + t.mask_bytes
-
-
-def _kept_by_layers(t: Terms) -> Number:
-    if t.settings.gradient_checkpointing != "none":
-        kept = sum(x.tokens * x.block.num_layers * _checkpoint(t, x) for x in t.layers)
-        if t.n.residual != t.n.weight:
-            # The first layer's input is the embedding, still in the weights' dtype.
-            kept -= t.tokens * (t.n.residual - t.n.weight) * t.model.hidden_size
-        return kept
-    kept = sum(x.tokens * x.block.num_layers * _saved_by_one(x) for x in t.layers)
-    return kept + t.tokens * t.adapter.saved_per_token + t.adapter.saved_bytes
-
-
-def _saved_by_one(x: Layer) -> Number:
-    return x.activations.saved + x.activations.saved_per_key * x.keys
-
-
-def _checkpoint(t: Terms, x: Layer) -> Number:
-    """Bytes per token that a checkpointed layer keeps: its input, and selectively its attention."""
-    kept = t.n.residual * x.block.hidden_size
-    if t.settings.gradient_checkpointing == "selective":
-        attention = x.block.attention
-        kept += t.n.attention * attention.out_width + FP32_BYTES * attention.num_heads
-        if t.trainer.selective_saves_products:
-            # The first, third, ... of wq, wk, wv, wo, w1, w3, w2.
-            products = x.block.mlp.intermediate_size + x.block.hidden_size
-            kept += t.n.compute * (attention.q_width + attention.v_width + products)
-    return kept
-
-
 def _retained_gradients(t: Terms) -> Number:
     """Gradients of checkpointed inputs that stay to the end of backward [bytes]."""
     if not t.shard.retains_checkpoints or t.settings.gradient_checkpointing == "none":
@@ -302,7 +271,7 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, saved: Number, *, firs
     if checkpointed:
         shared = t.tokens * smallest(*(x.activations.is_input for x in t.layers))
     if first:
-        stack = saved - (shared if checkpointed else _last_saved(t))
+        stack = saved - (shared if checkpointed else saved_by_last(t))
     elif t.shard.retains_checkpoints and checkpointed:
         stack = saved + _retained_gradients(t) - shared
     else:
@@ -343,72 +312,6 @@ def _int8_inputs(t: Terms) -> Number:
         * (2 * x.block.hidden_size + x.block.attention.out_width + x.block.mlp.intermediate_size)
         for x in t.layers
     )
-
-
-def _last_saved(t: Terms) -> Number:
-    """What the layer that backward starts with has kept [bytes]."""
-    last = t.layers[-1]
-    return last.tokens * _saved_by_one(last) + t.tokens * t.adapter.saved_per_token_per_layer
-
-
-class Moment(NamedTuple):
-    """Of one layer's backward [bytes]."""
-
-    activations: Number
-    temporaries: Number
-    """As large as a weight."""
-
-
-def widest_moment(t: Terms) -> Moment:
-    """The moment with most bytes in one layer's backward."""
-    one_weight = t.n.compute * max(x.block.widest_matrix for x in t.layers)
-    adapter = t.tokens * t.adapter.saved_per_token_per_layer + t.adapter.saved_bytes_per_layer
-    own = t.tokens * t.adapter.backward_per_token + t.adapter.temporary_bytes
-    dequantized = one_weight if t.settings.quantization == "int8" else 0
-    if t.settings.quantization.startswith("nf4"):
-        # In bitsandbytes' compute dtype, whatever the layer is handed.
-        dequantized = one_weight * HALF_BYTES / t.n.compute
-    gradient = one_weight if t.n.trained else 0
-    # The input of the last adapted matrix is gone when the MLP's gradients are formed.
-    product = largest(*(x.tokens * x.activations.at_product for x in t.layers)) + adapter
-    product = product - t.tokens * t.adapter.freed_per_token
-    matrix = largest(*(x.tokens * x.activations.at_matrix for x in t.layers)) + adapter + own
-    attention = adapter + largest(
-        *(
-            x.tokens * (x.activations.at_attention + x.activations.attention_per_key * x.keys)
-            for x in t.layers
-        )
-    )
-    temporaries = largest(dequantized, gradient)
-    whole = largest(product + gradient, matrix + temporaries, attention + gradient)
-    if t.adapter.forward_per_token:
-        working = t.tokens * t.adapter.forward_per_token + adapter
-        working = working + largest(*(x.tokens * x.activations.whole for x in t.layers))
-        whole = largest(whole, working)
-    elif gradient:
-        whole = largest(whole, *(_bias_sum(x) + gradient for x in t.layers))
-    weights = select(whole == matrix + temporaries, temporaries, gradient)
-    return Moment(whole - weights, weights)
-
-
-PARTIAL_SUMS_BYTES = 8
-"""Of a bias's gradient, for each of its terms: a sum over many rows is divided between thread
-blocks, 64 rows to one, each of which leaves 128 sums in fp32 (aten/src/ATen/native/cuda/Reduce.cuh,
-setReduceConfig; to the byte what a trace of an H100 shows)."""
-PARTIAL_SUMS_FEWEST = 1024
-"""Rows below which no sum is divided: 256 for each of a block's 4 rows of threads."""
-PARTIAL_SUMS_MOST = 108 * 16 * 65_536
-"""On an A100: 128 threads of each of its 108 multiprocessors' 16 blocks, 128 sums each [bytes]."""
-
-
-def _bias_sum(x: Layer) -> Number:
-    """Alive while a bias's gradient is summed over all tokens [bytes]."""
-    block = x.block
-    if block.mlp.gated or not block.mlp_bias:
-        return 0
-    parts = PARTIAL_SUMS_BYTES * x.tokens * block.mlp.intermediate_size
-    parts = smallest(parts, PARTIAL_SUMS_MOST)
-    return x.tokens * x.activations.at_bias + select(x.tokens >= PARTIAL_SUMS_FEWEST, parts, 0)
 
 
 def _head_gradient_kept(t: Terms, *, first: bool) -> Number:

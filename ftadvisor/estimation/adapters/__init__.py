@@ -198,12 +198,17 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
     saved: Number = 0
     fixed: Number = 0
     unreached: Number = 0
+    forward: Number = 0
+    freed: Number = 0
     layers: dict[int, tuple[Number, Number]] = {}
     for block, cost in costs:
         copies = 1 if block.shared else block.num_layers
         params = params + copies * cost.params
         buffers = buffers + copies * cost.buffers_bytes
         fixed = fixed + block.num_layers * cost.saved_bytes
+        if cost.forward_per_token:
+            forward = largest(forward, cost.forward_per_token)
+            freed = largest(freed, cost.freed_per_token)
         if block.stream == "image":
             unreached = unreached + copies * cost.params
             patches = run.model.image_patches * run.settings.num_images
@@ -228,8 +233,8 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         saved_bytes_per_layer=largest(*(once for _, once in widest)),
         temporary_bytes=largest(*(cost.temporary_bytes for _, cost in costs)),
         backward_per_token=largest(*(cost.backward_per_token for _, cost in costs)),
-        forward_per_token=largest(*(cost.forward_per_token for _, cost in costs)),
-        freed_per_token=largest(*(cost.freed_per_token for _, cost in costs)),
+        forward_per_token=forward,
+        freed_per_token=freed,
         num_unreached_params=select(run.settings.num_images > 0, 0, unreached) if unreached else 0,
         virtual_tokens=0,
     )

@@ -1,0 +1,46 @@
+"""What all layers keep at the end of forward."""
+
+from __future__ import annotations
+
+from ftadvisor.estimation.numerics import FP32_BYTES
+from ftadvisor.estimation.terms import Layer, Terms
+from ftadvisor.schema.settings import Number
+
+
+def saved_by_layers(t: Terms) -> Number:
+    """What all layers keep at the end of forward [bytes]."""
+    return _kept_by_layers(t) + t.mask_bytes
+
+
+def _kept_by_layers(t: Terms) -> Number:
+    if t.settings.gradient_checkpointing != "none":
+        kept = sum(x.tokens * x.block.num_layers * _checkpoint(t, x) for x in t.layers)
+        if t.n.residual != t.n.weight:
+            # The first layer's input is the embedding, still in the weights' dtype.
+            kept -= t.tokens * (t.n.residual - t.n.weight) * t.model.hidden_size
+        return kept
+    kept = sum(x.tokens * x.block.num_layers * _saved_by_one(x) for x in t.layers)
+    return kept + t.tokens * t.adapter.saved_per_token + t.adapter.saved_bytes
+
+
+def _saved_by_one(x: Layer) -> Number:
+    return x.activations.saved + x.activations.saved_per_key * x.keys
+
+
+def _checkpoint(t: Terms, x: Layer) -> Number:
+    """Bytes per token that a checkpointed layer keeps: its input, and selectively its attention."""
+    kept = t.n.residual * x.block.hidden_size
+    if t.settings.gradient_checkpointing == "selective":
+        attention = x.block.attention
+        kept += t.n.attention * attention.out_width + FP32_BYTES * attention.num_heads
+        if t.trainer.selective_saves_products:
+            # The first, third, ... of wq, wk, wv, wo, w1, w3, w2.
+            products = x.block.mlp.intermediate_size + x.block.hidden_size
+            kept += t.n.compute * (attention.q_width + attention.v_width + products)
+    return kept
+
+
+def saved_by_last(t: Terms) -> Number:
+    """What the layer that backward starts with has kept [bytes]."""
+    last = t.layers[-1]
+    return last.tokens * _saved_by_one(last) + t.tokens * t.adapter.saved_per_token_per_layer
