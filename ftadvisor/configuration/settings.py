@@ -100,7 +100,7 @@ def resolve(
     if (
         model.num_bare_weights
         and trainer.grouped_experts
-        and chosen["quantization"] in BITSANDBYTES
+        and chosen.get("quantization") in BITSANDBYTES
     ):
         said.append("the experts stay in 16 bits: bitsandbytes quantises modules, not parameters")
     return Resolved(Settings(**chosen), technique, tuple(said))

@@ -11,14 +11,15 @@ from __future__ import annotations
 from ftadvisor.estimation.arithmetic import ceil_div, select
 from ftadvisor.schema.model import Block
 from ftadvisor.schema.settings import Number
+from ftadvisor.units import MIB
 
-LEAST_LEFT = 2**20
+LEAST_LEFT = MIB
 """kSmallSize: the most that is left unsplit, and the largest tensor of the other pool."""
-SHARED_SEGMENT = 20 * 2**20
+SHARED_SEGMENT = 20 * MIB
 """kLargeBuffer."""
-OWN_SEGMENT = 10 * 2**20
+OWN_SEGMENT = 10 * MIB
 """kMinLargeAlloc: from here on a tensor has a segment of its own."""
-SEGMENT_STEP = 2 * 2**20
+SEGMENT_STEP = 2 * MIB
 """kRoundLarge."""
 
 

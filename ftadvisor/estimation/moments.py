@@ -55,10 +55,10 @@ PARTIAL_SUMS_BYTES = 8
 """Of a bias's gradient, for each of its terms: a sum over many rows is divided between thread
 blocks, 64 rows to one, each of which leaves 128 sums in fp32 (aten/src/ATen/native/cuda/Reduce.cuh,
 setReduceConfig; to the byte what a trace of an H100 shows)."""
-PARTIAL_SUMS_FEWEST = 1024
+PARTIAL_SUMS_FEWEST = 4 * 256
 """Rows below which no sum is divided: 256 for each of a block's 4 rows of threads."""
-PARTIAL_SUMS_MOST = 108 * 16 * 65_536
-"""On an A100: 128 threads of each of its 108 multiprocessors' 16 blocks, 128 sums each [bytes]."""
+PARTIAL_SUMS_MOST = 108 * 2048 * 512
+"""On an A100: 128 sums for each of 2048 threads on each of its 108 multiprocessors [bytes]."""
 
 
 def _bias_sum(x: Layer) -> Number:
