@@ -55,10 +55,12 @@ PARTIAL_SUMS_BYTES = 8
 """Of a bias's gradient, for each of its terms: a sum over many rows is divided between thread
 blocks, 64 rows to one, each of which leaves 128 sums in fp32 (aten/src/ATen/native/cuda/Reduce.cuh,
 setReduceConfig; to the byte what a trace of an H100 shows)."""
-PARTIAL_SUMS_FEWEST = 4 * 256
-"""Rows below which no sum is divided: 256 for each of a block's 4 rows of threads."""
-PARTIAL_SUMS_MOST = 108 * 2048 * 512
-"""On an A100: 128 sums for each of 2048 threads on each of its 108 multiprocessors [bytes]."""
+THREAD_ROWS, FEWEST_PER_THREAD = 4, 256
+"""Of a thread block; rows for each of its threads, below which no sum is divided."""
+A100_THREADS = 108 * 2048
+"""On all its multiprocessors at once."""
+THREAD_BYTES = 512
+"""What one of them leaves: 128 sums in fp32."""
 
 
 def _bias_sum(x: Layer) -> Number:
@@ -67,5 +69,6 @@ def _bias_sum(x: Layer) -> Number:
     if block.mlp.gated or not block.mlp_bias:
         return 0
     parts = PARTIAL_SUMS_BYTES * x.tokens * block.mlp.intermediate_size
-    parts = smallest(parts, PARTIAL_SUMS_MOST)
-    return x.tokens * x.activations.at_bias + select(x.tokens >= PARTIAL_SUMS_FEWEST, parts, 0)
+    parts = smallest(parts, A100_THREADS * THREAD_BYTES)
+    divided = x.tokens >= THREAD_ROWS * FEWEST_PER_THREAD
+    return x.tokens * x.activations.at_bias + select(divided, parts, 0)
