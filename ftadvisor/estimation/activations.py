@@ -25,26 +25,26 @@ from ftadvisor.schema.trainer import Trainer
 class LayerActivations(NamedTuple):
     """What one layer costs while it trains; bytes per token unless the name says otherwise."""
 
-    saved: float
+    saved: Number
     """Kept from this layer's forward until its backward."""
-    saved_per_key: float
+    saved_per_key: Number
     """The same, per token and key."""
-    of_mlp: float
+    of_mlp: Number
     """The feed-forward part's share of `saved`."""
     is_input: float
     """The part of `saved` that is the layer's own input: shared with its checkpoint."""
-    whole: float
+    whole: Number
     """`saved` less what grows with the keys, the gradient that arrives and the stream's sum: where
     the last matrix runs forward."""
-    at_product: float
+    at_product: Number
     """Alive where the MLP's gradients are formed, the layer's saved tensors included."""
-    at_matrix: float
+    at_matrix: Number
     """Alive while the first matrix works: its weight-sized temporary comes on top."""
-    at_bias: float
+    at_bias: Number
     """Alive where the gradient of the first MLP matrix's bias is summed, the partial sums apart."""
-    at_attention: float
+    at_attention: Number
     """Alive in the attention's backward, where the MLP's tensors are gone."""
-    attention_per_key: float
+    attention_per_key: Number
     """The same, per token and key."""
     forward: float
     """The most that is alive at once in the layer's forward where nothing is kept."""
@@ -137,6 +137,12 @@ def _layer(
     norms = layer_norms(block, n, fused=settings.fused_norm or trainer.low_precision_norm)
     kernel = settings.attn_implementation
     attention = attention_saved(model.model_type, block, n, kernel, trainer, padded=masked)
+    if kernel == "sdpa" and block.attention.position == "relative" and not masked:
+        # Without a mask all sequences share the positions'.
+        rows = settings.micro_batch_size
+        attention = attention._replace(
+            per_key=attention.per_key / rows, working_per_key=attention.working_per_key / rows
+        )
     if block.cross_attention:
         across = cross_attention_saved(block, n, settings, attention.per_key)
         working = attention.working + across

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ftadvisor.estimation.numerics import FP32_BYTES, Numerics
 from ftadvisor.schema.model import Block
-from ftadvisor.schema.settings import AttnImplementation
+from ftadvisor.schema.settings import AttnImplementation, Number
 from ftadvisor.schema.trainer import Trainer
 
 DROPOUT_MASK_BYTES = 1
@@ -22,11 +22,11 @@ DROPOUT_MASK_BYTES = 1
 class AttentionBytes(NamedTuple):
     """Bytes per token, and per token and key."""
 
-    kept: float
-    per_key: float
-    working: float
+    kept: Number
+    per_key: Number
+    working: Number
     """Alive at once in its backward, what it has kept included."""
-    working_per_key: float
+    working_per_key: Number
 
 
 def attention_saved(
