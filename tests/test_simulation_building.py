@@ -17,7 +17,7 @@ pytest.importorskip("trl")
 
 from transformers import AutoConfig  # noqa: E402
 
-from ftadvisor import simulate  # noqa: E402
+from ftadvisor import estimate, simulate  # noqa: E402
 from ftadvisor.errors import UnsupportedError  # noqa: E402
 from ftadvisor.schema.settings import Settings  # noqa: E402
 from ftadvisor.simulation.adapting import NEED_VALUES  # noqa: E402
@@ -160,6 +160,8 @@ def test_a_model_that_the_closed_form_does_not_describe(tmp_path: Path, monkeypa
     assert found.estimate.method == "simulated"
     assert found.estimate.time is None
     assert any("does not describe it" in said for said in found.estimate.assumptions)
+    same = estimate(model, gpu="l40s", technique="lora", max_length=64, simulate=True)
+    assert same == found.estimate
 
 
 @pytest.mark.parametrize(

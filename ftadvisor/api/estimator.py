@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
+from ftadvisor.api.costing import cost_of
 from ftadvisor.configuration.contradictions import check_batch
 from ftadvisor.configuration.effects import (
     asked_of,
@@ -20,7 +20,6 @@ from ftadvisor.configuration.objectives import objective_of
 from ftadvisor.configuration.options import check_options, check_text
 from ftadvisor.configuration.settings import resolve
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
-from ftadvisor.estimation.cost import run_cost
 from ftadvisor.estimation.prediction import (
     MemoryPrediction,
     adapter_of,
@@ -29,8 +28,8 @@ from ftadvisor.estimation.prediction import (
 )
 from ftadvisor.estimation.terms import AdapterBytes
 from ftadvisor.estimation.time import RunTime, run_time, step_time
-from ftadvisor.schema.estimate import CostEstimate, Estimate, MemoryEstimate, TimeEstimate
-from ftadvisor.schema.hardware import Gpu, Price
+from ftadvisor.schema.estimate import Estimate, MemoryEstimate, TimeEstimate
+from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.options import Options
 from ftadvisor.schema.read_only import read_only
@@ -46,7 +45,6 @@ from ftadvisor.sources.coefficients import (
 )
 from ftadvisor.sources.gpus import GpuMatch, all_gpus, match_gpu
 from ftadvisor.sources.models import FoundModel, find_model
-from ftadvisor.sources.prices import cheapest_price
 from ftadvisor.sources.techniques import all_techniques, find_task, find_technique
 from ftadvisor.sources.trainers import (
     DEFAULT_TRAINER,
@@ -91,11 +89,17 @@ def estimate(
     FtadvisorError (UnknownNameError, InvalidSettingError, ...) for what cannot be answered; its
     message says what to write instead.
     """
+    if simulate:
+        # Only who asks for it pays for its imports.
+        from ftadvisor.api import simulating
+
+        return simulating.simulate(
+            model, gpu=gpu, technique=technique, objective=objective, **options
+        ).estimate
     chosen, purpose = task_of(technique, objective)
     subject = subject_of(model, gpu, purpose, dict(options))
     said = () if chosen else (f"technique {DEFAULT_TECHNIQUE}: none was given",)
-    found = _asked(subject, chosen or DEFAULT_TECHNIQUE, said)
-    return _simulated(model, (found,))[0] if simulate else found
+    return _asked(subject, chosen or DEFAULT_TECHNIQUE, said)
 
 
 def estimates(
@@ -113,10 +117,12 @@ def estimates(
     the settings which only some have), the first reason is raised.
     """
     chosen, purpose = task_of(technique, objective)
+    if chosen and simulate:
+        only: dict[str, Any] = {"gpu": gpu, "technique": technique, "objective": objective}
+        return (estimate(model, simulate=True, **only, **options),)
     subject = subject_of(model, gpu, purpose, dict(options))
     if chosen:
-        asked_for = (_asked(subject, chosen, ()),)
-        return _simulated(model, asked_for) if simulate else asked_for
+        return (_asked(subject, chosen, ()),)
     found: list[Estimate] = []
     refused: list[FtadvisorError] = []
     check_some_technique(subject.options)
@@ -139,7 +145,6 @@ def estimates(
 
 
 def _simulated(model: str, found: tuple[Estimate, ...]) -> tuple[Estimate, ...]:
-    # Only who asks for it pays for its imports.
     from ftadvisor.api.simulating import simulated
     from ftadvisor.sources.models import model_config
 
@@ -284,7 +289,7 @@ def estimate_subject(
     extra: list[str] = []
     if gpu is not None:
         time = _run_time(subject, settings, adapter, gpu)
-        cost = _cost(subject, time, settings, extra)
+        cost = cost_of(gpu, subject.options.get("price"), time, settings, extra)
         if gpu.l2_cache_bytes is None and adapter is not None and adapter.moved_tensors:
             extra.append(f"the L2 cache of {gpu.id} is not known: the adapter finds nothing there")
     return Estimate(
@@ -360,39 +365,4 @@ def _time(time: RunTime) -> TimeEstimate:
         total_high_seconds=time.total_high_seconds,
         mfu=time.mfu,
         energy_kwh=time.energy_kwh,
-    )
-
-
-def _cost(
-    subject: Subject, time: RunTime, settings: Settings, said: list[str]
-) -> CostEstimate | None:
-    """The run's cost at the user's price, or at the cheapest dated offer; None without either."""
-    assert subject.gpu is not None
-    given = subject.options.get("price")
-    if given is not None:
-        return _priced(time, settings, given)
-    price = cheapest_price(subject.gpu.id, date.today())
-    if price is None:
-        said.append(f"no cost: no provider's price of {subject.gpu.id} is known (--price sets one)")
-        return None
-    if price.stale:
-        said.append(f"the price of {price.provider} is of {price.as_of}: check it")
-    return _priced(time, settings, price.usd_per_gpu_hour, price)
-
-
-def _priced(
-    time: RunTime, settings: Settings, usd_per_gpu_hour: float, price: Price | None = None
-) -> CostEstimate:
-    """At an hourly price; without a `price` of the list it is the user's own."""
-    cost = run_cost(time, settings.num_gpus, usd_per_gpu_hour)
-    spot = price.spot_usd_per_gpu_hour if price else None
-    return CostEstimate(
-        total_usd=cost.total_usd,
-        total_low_usd=cost.total_low_usd,
-        total_high_usd=cost.total_high_usd,
-        usd_per_gpu_hour=usd_per_gpu_hour,
-        provider=price.provider if price else "given",
-        source=price.source if price else "given",
-        spot_total_usd=run_cost(time, settings.num_gpus, spot).total_usd if spot else None,
-        price_date=price.as_of if price else "",
     )

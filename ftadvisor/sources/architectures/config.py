@@ -95,7 +95,10 @@ def row_type(config: object, file: str, layout: str | None = None) -> str:
         raise UnsupportedError.of(
             f"The model type {quoted(model_type)}",
             "data/architectures.json does not describe it",
-            near_misses(model_type, [name for name, r in rows.items() if "refused" not in r]),
+            [
+                *near_misses(model_type, [name for name, r in rows.items() if "refused" not in r]),
+                "ftadvisor simulate",
+            ],
         )
     row = row_of(model_type)
     if "refused" in row:
