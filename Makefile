@@ -22,7 +22,7 @@ test: $(VENV)/.dev  ## style, types, layers and the fast tests
 	$(BIN)/pytest
 
 test-slow: $(VENV)/.run  ## the tests that build real models with torch and Transformers
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --numprocesses auto --dist loadfile
 
 bench: $(VENV)/.dev  ## speed of one estimate, of many at once, and of the whole command
 	$(BIN)/python scripts/bench.py
