@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from ftadvisor.api.recommender import recommend
     from ftadvisor.api.remedies import ways_to_fit
     from ftadvisor.api.rules import explain_rule, list_rules
-    from ftadvisor.api.running import run
+    from ftadvisor.api.running import rehearse, run
     from ftadvisor.api.selfchecking import selfcheck
     from ftadvisor.api.simulating import simulate
     from ftadvisor.api.validating import validate
+    from ftadvisor.execution.launching import hand_over, speaks
 
 __all__ = [
     "compare",
@@ -39,6 +40,7 @@ __all__ = [
     "estimates",
     "explain_rule",
     "fit",
+    "hand_over",
     "list_gpus",
     "list_models",
     "list_objectives",
@@ -49,11 +51,13 @@ __all__ = [
     "list_trainers",
     "model_config",
     "recommend",
+    "rehearse",
     "run",
     "selfcheck",
     "show_gpu",
     "show_model",
     "simulate",
+    "speaks",
     "validate",
     "ways_to_fit",
 ]
@@ -66,10 +70,13 @@ _HOMES = {
     "estimates": "ftadvisor.api.estimator",
     "explain_rule": "ftadvisor.api.rules",
     "list_rules": "ftadvisor.api.rules",
+    "hand_over": "ftadvisor.execution.launching",
     "recommend": "ftadvisor.api.recommender",
+    "rehearse": "ftadvisor.api.running",
     "run": "ftadvisor.api.running",
     "selfcheck": "ftadvisor.api.selfchecking",
     "simulate": "ftadvisor.api.simulating",
+    "speaks": "ftadvisor.execution.launching",
     "validate": "ftadvisor.api.validating",
 }
 

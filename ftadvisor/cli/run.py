@@ -10,6 +10,7 @@ from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import number, text, whole
 from ftadvisor.cli.warned import warnings_to_stderr
 from ftadvisor.cli.wishes import FIXED
+from ftadvisor.errors import FtadvisorError
 
 RUN = Group(
     "How it is run",
@@ -18,6 +19,12 @@ RUN = Group(
             "output_dir", text, "DIR",
             "Where everything goes; a new or an empty directory (default: MODEL-TECHNIQUE).",
             short="o", also=("output", "out", "save_dir"),
+        ),
+        Option(
+            "num_processes", whole, "N",
+            "Train in so many processes, one a GPU (default: the plan's num_gpus); the batch "
+            "stays.",
+            also=("nproc_per_node", "num_gpus_per_node"),
         ),
         Option("max_steps", whole, "N", "Stop after so many optimizer steps.", also=("steps",)),
         Option(
@@ -40,6 +47,12 @@ RUN = Group(
             "force", None, "",
             "Run what the checks refuse that may be wrong: another GPU, too little memory or disk.",
         ),
+        Option("dry_run", None, "", "Check everything, say what would run, and stop."),
+        Option(
+            "print_command", None, "",
+            "Write plan.yaml and accelerate.yaml into the output directory, and print the command "
+            "that runs them.",
+        ),
     ),
 )  # fmt: skip
 
@@ -47,11 +60,26 @@ RUN = Group(
 def run(given: dict[str, Any]) -> int:
     """Train and print the report; 0 when it is done, else 1."""
     from ftadvisor import api
-    from ftadvisor.render.run import run_document
+    from ftadvisor.render.run import rehearsal_document, run_document
 
     as_json = given.pop("json", False)
-    with warnings_to_stderr():
-        report = api.run(**given)
+    only_command = given.pop("print_command", False)
+    if given.pop("dry_run", False) or only_command:
+        found = api.rehearse(**given, write=only_command)
+        if only_command and not as_json:
+            print(found.command)
+        else:
+            print_answer(found, lambda: rehearsal_document(found), as_json=as_json)
+        return 0
+    try:
+        with warnings_to_stderr():
+            report = api.run(**given)
+    except FtadvisorError as error:
+        if not api.hand_over(error):
+            raise
+        return 2
+    if not api.speaks():
+        return 0
     print_answer(report, lambda: run_document(report), as_json=as_json)
     return 0 if report.status == "done" else 1
 

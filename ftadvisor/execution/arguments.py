@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftadvisor.execution.device import Device
+from ftadvisor.execution.launching import strategy_arguments
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
@@ -57,6 +58,7 @@ def common(
         "label_names": ["labels"],
         # A sum over each batch's ids: what tokens_per_second is made of.
         "include_num_input_tokens_seen": "non_padding",
+        **strategy_arguments(settings),
     }
 
 

@@ -21,6 +21,8 @@ class Device(NamedTuple):
     """This process's device as torch names it: cuda:0, cpu."""
     world_size: int
     """Processes that train together, one a GPU."""
+    rank: int = 0
+    """This process's number among them; the first one writes and prints."""
 
     @property
     def is_cpu(self) -> bool:
@@ -29,10 +31,10 @@ class Device(NamedTuple):
 
 
 def find_device() -> Device:
-    """What is here. torchrun tells each process its place (LOCAL_RANK, WORLD_SIZE)."""
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    """What is here. torchrun tells each process its place (RANK, LOCAL_RANK, WORLD_SIZE)."""
+    world_size, rank = (int(os.environ.get(n, d)) for n, d in (("WORLD_SIZE", "1"), ("RANK", "0")))
     if not stack.torch.cuda.is_available():
-        return Device("cpu", "cpu", None, "cpu", world_size)
+        return Device("cpu", "cpu", None, "cpu", world_size, rank)
     index = int(os.environ.get("LOCAL_RANK", "0"))
     found = stack.torch.cuda.get_device_properties(index)
-    return Device("cuda", found.name, found.total_memory, f"cuda:{index}", world_size)
+    return Device("cuda", found.name, found.total_memory, f"cuda:{index}", world_size, rank)

@@ -26,6 +26,8 @@ FAMILIES = {
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 QUANTIZED = ("nf4", "nf4-dq", "int8")
 """What bitsandbytes makes of a checkpoint as it is loaded."""
+SHARDING = ("fsdp", "fsdp-shard-grad-op", "zero3")
+"""Strategies that divide the weights themselves."""
 HEADS = ("classifier", "score")
 """Of classification, made anew: Transformers 5.23 would store them in 4 bits, untrained."""
 
@@ -46,10 +48,9 @@ def load_model(
     if labels:
         options |= _head(labels)
     if settings.quantization in QUANTIZED:
-        options |= {
-            "quantization_config": quantization_config(settings, HEADS if labels else ()),
-            "device_map": {"": device.place},
-        }
+        options["quantization_config"] = quantization_config(settings, HEADS if labels else ())
+        if settings.strategy not in SHARDING:
+            options["device_map"] = {"": device.place}
     found = pretrained(cls, model, **options)
     _keep_gradients(found)
     # Of no use in training, and packed samples see each other with it (study 2.6).
@@ -86,6 +87,11 @@ def quantization_config(settings: Settings, heads: Sequence[str]) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=settings.quantization == "nf4-dq",
         bnb_4bit_compute_dtype=getattr(stack.torch, DTYPES[compute]),
+        # Bytes cannot be divided: accelerate 1.15 would keep them whole on every GPU
+        # (utils/fsdp_utils.py line 797).
+        bnb_4bit_quant_storage=getattr(stack.torch, DTYPES[settings.weights_dtype])
+        if settings.strategy in SHARDING
+        else None,
     )
 
 

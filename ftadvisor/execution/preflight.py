@@ -6,6 +6,7 @@ should know. `EARLY` imports nothing heavy; `LATE` knows the device.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -18,17 +19,20 @@ from ftadvisor.configuration.adapter_config import NOT_PEFT
 from ftadvisor.errors import InvalidSettingError, MissingExtraError, UnsupportedError, quoted
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
+from ftadvisor.execution.launching import CONFIGURATION, ZERO, check_strategy
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.report import Event
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import model_config
+from ftadvisor.sources.plans import plan_text
 from ftadvisor.sources.techniques import find_technique
 from ftadvisor.sources.trainers import DEFAULT_TRAINER, TRAINERS_OF_OBJECTIVES
 from ftadvisor.units import format_bytes
 
 EXTRA = "run"
+PLAN = "plan.yaml"
 NOT_RUN = NOT_PEFT - {"full", "galore"}
 PACKAGES = {
     "galore": "galore_torch", "apollo": "apollo_torch", "schedule_free": "schedulefree",
@@ -87,7 +91,7 @@ def output_dir(of: Subject) -> Iterator[Event]:
                 f"output_dir {quoted(str(place))} is a file.", ["another one"]
             )
         holds = [path.name for path in place.iterdir()] if place.is_dir() else []
-        if holds:
+        if holds and not _is_ours(of, holds):
             what = "another run" if {"plan.yaml", "report.json"} & {*holds} else "other files"
             raise InvalidSettingError(
                 f"output_dir {quoted(str(place))} holds {what}: nothing is overwritten.",
@@ -100,6 +104,15 @@ def output_dir(of: Subject) -> Iterator[Event]:
             ["a place that can be written"],
         ) from None
     yield from ()
+
+
+def _is_ours(of: Subject, holds: list[str]) -> bool:
+    """What `--print-command` or the process that started this one has put there."""
+    if int(os.environ.get("RANK", "0")) > 0:
+        return True
+    if not {*holds} <= {PLAN, CONFIGURATION}:
+        return False
+    return PLAN not in holds or plan_text(of.plan) == (Path(of.run.output_dir) / PLAN).read_text()
 
 
 def disk(of: Subject) -> Iterator[Event]:
@@ -163,6 +176,11 @@ def technique(of: Subject) -> Iterator[Event]:
     if of.plan.technique in NOT_RUN:
         name = find_technique(of.plan.technique).name
         raise UnsupportedError.of(f"Running {name}", "PEFT has it not", ["lora", "full"])
+    if of.settings.strategy in ZERO and find_spec("deepspeed") is None:
+        raise InvalidSettingError(
+            f"strategy {of.settings.strategy} needs the package deepspeed, which is not installed.",
+            ["pip install deepspeed", "--strategy fsdp"],
+        )
     for prefix, package in PACKAGES.items():
         if of.settings.optim.startswith(prefix) and find_spec(package) is None:
             raise InvalidSettingError(
@@ -226,6 +244,8 @@ def hardware(of: Subject, device: Device) -> Iterator[Event]:
         raise UnsupportedError.of(
             "flash_attention_2 on a CPU", "its kernels are a GPU's", ["--attn-implementation sdpa"]
         )
+    for said in check_strategy(of.settings, cpu=device.is_cpu):
+        yield Event("device", 0, said)
     yield Event("device", 0, f"trains on {device.name}")
 
 

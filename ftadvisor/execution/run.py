@@ -19,13 +19,15 @@ from ftadvisor.execution.adapting import adapt, set_adapter_dtype
 from ftadvisor.execution.arguments import total_steps
 from ftadvisor.execution.classes import CLASSIFYING
 from ftadvisor.execution.device import Device, find_device
-from ftadvisor.execution.examples import check_objective, read_examples
+from ftadvisor.execution.examples import Examples, check_objective, read_examples
 from ftadvisor.execution.journal import Journal
+from ftadvisor.execution.launching import check_trainer, is_worker
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.saving import save_model
 from ftadvisor.execution.tokenizing import load_tokenizer
 from ftadvisor.execution.trainers import BUILDERS
 from ftadvisor.execution.training import Training
+from ftadvisor.execution.unpacking import unpacked
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.report import Metric, Report
@@ -53,6 +55,7 @@ def execute(plan: Plan, settings: Settings, run: RunSettings, estimate_on: Estim
     journal = Journal()
     of = prepare(plan, settings, run, estimate_on, journal)
     trainer = BUILDERS[plan.objective](of)
+    check_trainer(trainer, settings)
     # It prints each row that is logged: log.jsonl has them, and standard output is the report's.
     trainer.remove_callback(stack.transformers.PrinterCallback)
     set_adapter_dtype(trainer.model, settings)
@@ -61,7 +64,9 @@ def execute(plan: Plan, settings: Settings, run: RunSettings, estimate_on: Estim
     after = evaluate(trainer, plan.objective) if journal.status != "diverged" else {}
     if journal.status != "diverged":
         save_model(trainer, of.tokenizer, Path(run.output_dir))
-    report = report_of(of, before, after)
+    report = replace(report_of(of, before, after), plan=replace(of.plan, model=plan.model))
+    if of.device.rank:
+        return report
     text = json.dumps(report.as_dict(), indent=2)
     replace_text(Path(run.output_dir) / REPORT, text + "\n")
     return report
@@ -71,6 +76,33 @@ def prepare(
     plan: Plan, settings: Settings, run: RunSettings, estimate_on: EstimateOn, journal: Journal
 ) -> Training:
     """Checks, and everything that the trainer is built of."""
+    examples, device = checked(plan, settings, run, estimate_on, journal)
+    estimate = None if device.is_cpu else estimate_on(device.name)
+    plan = replace(plan, estimate=estimate) if estimate else plan
+    _quieten()
+    stack.transformers.set_seed(plan.seed)
+    source = unpacked(plan.model, settings, device, Path(run.output_dir))
+    conversational = "text" not in examples.train[0] and "tokens" not in examples.train[0]
+    chat = plan.objective in ("sft", "clm", "cpt") and conversational
+    tokenizing = load_tokenizer(source, chat=chat)
+    for said in tokenizing.said:
+        journal.say("tokenizer", said)
+    family = find_model(plan.model).spec.family
+    model = load_model(source, family, settings, device, examples.labels)
+    model = adapt(model, settings, total_steps(plan, settings, run, len(examples.train)))
+    # From here on the directory is this run's.
+    if device.rank == 0:
+        write_plan(plan, Path(run.output_dir) / PLAN)
+    return Training(
+        replace(plan, model=source), settings, run, device, examples, tokenizing, model,
+        _callbacks(plan, run, device, journal), journal,
+    )  # fmt: skip
+
+
+def checked(
+    plan: Plan, settings: Settings, run: RunSettings, estimate_on: EstimateOn, journal: Journal
+) -> tuple[Examples, Device]:
+    """All that can be checked before a model is loaded; the journal is told what was seen."""
     check_objective(plan.objective)
     if plan.dataset is None:
         raise InvalidSettingError("The plan names no dataset.", ["--dataset train.jsonl"])
@@ -79,26 +111,12 @@ def prepare(
     for check in preflight.EARLY:
         journal.events += check(subject)
     device = find_device()
+    if not is_worker():
+        # As many will be started.
+        device = device._replace(world_size=settings.num_gpus)
     for check in preflight.LATE:
         journal.events += check(subject, device)
-    estimate = None if device.is_cpu else estimate_on(device.name)
-    plan = replace(plan, estimate=estimate) if estimate else plan
-    _quieten()
-    stack.transformers.set_seed(plan.seed)
-    conversational = "text" not in examples.train[0] and "tokens" not in examples.train[0]
-    chat = plan.objective in ("sft", "clm", "cpt") and conversational
-    tokenizing = load_tokenizer(plan.model, chat=chat)
-    for said in tokenizing.said:
-        journal.say("tokenizer", said)
-    family = find_model(plan.model).spec.family
-    model = load_model(plan.model, family, settings, device, examples.labels)
-    model = adapt(model, settings, total_steps(plan, settings, run, len(examples.train)))
-    # From here on the directory is this run's.
-    write_plan(plan, Path(run.output_dir) / PLAN)
-    return Training(
-        plan, settings, run, device, examples, tokenizing, model,
-        _callbacks(plan, run, device, journal), journal,
-    )  # fmt: skip
+    return examples, device
 
 
 def evaluate(trainer: Any, objective: str) -> dict[str, float]:

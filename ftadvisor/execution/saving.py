@@ -14,6 +14,8 @@ def save_model(trainer: Any, tokenizer: Any, output_dir: Path) -> None:
     # Of use again where the model answers.
     trainer.model.config.use_cache = True
     trainer.save_model(str(output_dir))
+    if not trainer.args.should_save:
+        return
     tokenizer.save_pretrained(str(output_dir))
     # Pickled arguments with paths of this machine: checkpoints have them, a model needs none.
     (output_dir / "training_args.bin").unlink(missing_ok=True)

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
 
 
+def torchrun() -> Any:
+    """torchrun's own module."""
+    assert __getattr__("torch")
+    return import_module("torch.distributed.run")
+
+
 def __getattr__(name: str) -> Any:
     if name not in LIBRARIES:
         raise AttributeError(f"the training stack has no {name!r}")

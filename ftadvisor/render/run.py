@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ftadvisor.api.running import Rehearsal
 from ftadvisor.render.document import (
     Block,
     Bullets,
@@ -33,6 +34,18 @@ def run_document(report: Report) -> Document:
         blocks.append(Bullets("What happened", tuple(event.what for event in report.events)))
     blocks.append(paragraph(f"Everything is in {report.output_dir}."))
     return tuple(blocks)
+
+
+def rehearsal_document(found: Rehearsal) -> Document:
+    """What would run, what was checked, and the command."""
+    plan = found.plan
+    settings = ", ".join(f"{name} {value}" for name, value in plan.settings.items())
+    return (
+        paragraph(f"{plan.technique} of {plan.model} for {plan.objective}: checked, not run."),
+        paragraph(settings),
+        Bullets("Checked", tuple(event.what for event in found.events)),
+        paragraph(found.command),
+    )
 
 
 def _metrics(report: Report) -> Table:

@@ -51,6 +51,17 @@ class Report:
     versions: Mapping[str, str]
     seed: int
 
+    @classmethod
+    def of(cls, content: Mapping[str, Any], plan: Plan) -> Report:
+        """The record of a report.json."""
+        parts = {
+            "plan": plan,
+            "losses": tuple(content["losses"]),
+            "metrics": {name: Metric(**row) for name, row in content["metrics"].items()},
+            "events": tuple(Event(**row) for row in content["events"]),
+        }
+        return cls(**{**content, **parts})
+
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers, as report.json has them."""
         found = cast("dict[str, Any]", writable(asdict(self)))

@@ -35,6 +35,8 @@ class RunOptions(TypedDict, total=False):
     """The same as keyword arguments of `run`, and the command's options."""
 
     output_dir: str | PathLike[str]
+    num_processes: int
+    """Of this run; its batch stays the plan's."""
     max_steps: int
     eval_dataset: str | PathLike[str]
     eval_share: float

@@ -1,4 +1,4 @@
-"""A model by name, by config.json or from the hub, as its anatomy."""
+"""A model by name, by config.json, by GGUF file or from the hub, as its anatomy."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from ftadvisor.sources.field_checks import (
     table,
     whole,
 )
+from ftadvisor.sources.gguf import gguf_config, gguf_file
 from ftadvisor.sources.hub import hub_config, read_config
 
 LIST = "ftadvisor list models"
@@ -227,6 +228,9 @@ def _config_outside(name: str) -> tuple[dict[str, Any], str]:
     """The config.json of a path or a hub id, and what to call the model."""
     path = Path(name)
     try:
+        packed = gguf_file(path) if name else None
+        if packed is not None:
+            return gguf_config(packed), packed.stem
         if name and path.is_dir():
             path = path / "config.json"
         is_file = path.is_file()

@@ -90,15 +90,24 @@ def write_plan(plan: Plan, path: str | os.PathLike[str], *, overwrite: bool = Fa
             f"{quoted(str(path))} exists and is no plan: it is not overwritten.",
             ["another name", "delete it first"],
         )
-    content = plan.as_dict()
-    text = dump_yaml({name: content[name] for name in _ORDER})
     try:
-        replace_text(place, text)
+        replace_text(place, plan_text(plan))
     except OSError as error:
         raise InvalidSettingError(
             f"{quoted(str(path))} cannot be written: {error.strerror or error}.",
             ["a place that can be written"],
         ) from None
+
+
+def plan_text(plan: Plan) -> str:
+    """A plan as its file has it."""
+    return dump_yaml(plan_parts(plan))
+
+
+def plan_parts(plan: Plan) -> dict[str, Any]:
+    """A plan's content in the order of its file."""
+    content = plan.as_dict()
+    return {name: content[name] for name in _ORDER}
 
 
 def _holds_plan(place: Path) -> bool:

@@ -1,0 +1,216 @@
+"""Several processes that train as one: how they are started, and how they share the model.
+
+torchrun starts them: `accelerate launch --cpu` runs a single one, whatever number it is given
+(accelerate 1.15 commands/launch.py, study 2.5). The strategy goes to the Trainer as arguments; the
+same as an accelerate configuration lets a cluster's own launcher run the plan.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
+from ftadvisor.execution import stack
+from ftadvisor.schema.run import RunSettings
+from ftadvisor.schema.settings import Settings
+
+CONFIGURATION = "accelerate.yaml"
+LAUNCHED = "FTADVISOR_LAUNCHED"
+"""Set for the processes that `start` starts: the one that started them prints."""
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Where torchrun looks for what a process failed of (torch 2.13 distributed/elastic)."""
+ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
+FSDP = {"fsdp": True, "fsdp-shard-grad-op": False}
+"""Strategy to whether a layer's weights are given away again after its forward pass."""
+
+
+def is_worker() -> bool:
+    """Whether a launcher has started this process as one of several (or as the only one)."""
+    return "WORLD_SIZE" in os.environ
+
+
+def speaks() -> bool:
+    """Whether this process prints: the first one, and not where another one waits for it."""
+    return os.environ.get("RANK", "0") == "0" and LAUNCHED not in os.environ
+
+
+def strategy_arguments(settings: Settings) -> dict[str, Any]:
+    """TrainingArguments for the plan's strategy; DDP needs none."""
+    if settings.strategy in FSDP:
+        checkpointing = settings.gradient_checkpointing != "none"
+        return {
+            "fsdp": True,
+            "fsdp_config": {
+                "version": 2,
+                # By the model's own list of layer classes (_no_split_modules).
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+                "reshard_after_forward": FSDP[settings.strategy],
+                "cpu_offload": settings.offload_params,
+                "activation_checkpointing": checkpointing,
+                "state_dict_type": "FULL_STATE_DICT",
+            },
+            # FSDP's own costs one gathering less (transformers 5.23 training_args.py line 2793).
+            "activation_checkpointing": False,
+        }
+    if settings.strategy in ZERO:
+        return {"deepspeed": _deepspeed(settings)}
+    return {}
+
+
+def _deepspeed(settings: Settings) -> dict[str, Any]:
+    """DeepSpeed's configuration; `auto` is filled in from the Trainer's own arguments."""
+    zero: dict[str, Any] = {"stage": ZERO[settings.strategy]}
+    if settings.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if settings.offload_params:
+        zero["offload_param"] = {"device": "cpu"}
+    if settings.strategy == "zero3":
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    auto = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
+            "gradient_clipping")  # fmt: skip
+    return {
+        "zero_optimization": zero,
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto"},
+        # The plan's optimizer stays, also where its states are offloaded.
+        "zero_force_ds_cpu_optimizer": False,
+        **dict.fromkeys(auto, "auto"),
+    }
+
+
+def accelerate_configuration(settings: Settings, *, gpu: bool) -> dict[str, Any]:
+    """The same for `accelerate launch --config_file` (accelerate 1.15 ClusterConfig)."""
+    found: dict[str, Any] = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "MULTI_GPU" if gpu else "MULTI_CPU",
+        "mixed_precision": "no" if settings.autocast == "none" else settings.autocast,
+        "num_machines": 1,
+        "machine_rank": 0,
+        "num_processes": int(settings.num_gpus),
+        "main_training_function": "main",
+        "use_cpu": not gpu,
+    }
+    given = strategy_arguments(settings)
+    if settings.num_gpus == 1:
+        return {**found, "distributed_type": "NO"}
+    if "fsdp" in given:
+        names = {"cpu_offload": "offload_params"}
+        found["distributed_type"] = "FSDP"
+        found["fsdp_config"] = {
+            f"fsdp_{names.get(name, name)}": value for name, value in given["fsdp_config"].items()
+        }
+    elif "deepspeed" in given:
+        on_cpu = {name: "cpu" if is_set else "none" for name, is_set in (
+            ("offload_optimizer_device", settings.offload_optimizer),
+            ("offload_param_device", settings.offload_params))}  # fmt: skip
+        found["distributed_type"] = "DEEPSPEED"
+        found["deepspeed_config"] = {
+            "zero_stage": ZERO[settings.strategy],
+            "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+            "zero3_save_16bit_model": settings.strategy == "zero3",
+            **on_cpu,
+        }
+    return found
+
+
+def words_of(plan_file: Path, run: RunSettings) -> list[str]:
+    """The words after `ftadvisor` that run a written plan as this one is run."""
+    found = ["run", str(plan_file)]
+    for field in fields(run):
+        value = getattr(run, field.name)
+        flag = "--" + field.name.replace("_", "-")
+        if field.name == "output_dir" or value != field.default:
+            if isinstance(value, bool):
+                found.append(flag if value else flag.replace("--", "--no-", 1))
+            else:
+                many: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+                found += [flag, *map(str, many)]
+    return found
+
+
+def command_of(words: list[str], processes: int) -> list[str]:
+    """The command that runs these words in as many processes."""
+    if processes == 1:
+        return ["ftadvisor", *words]
+    return ["torchrun", *_options(processes), "-m", "ftadvisor", *words]
+
+
+def start(words: list[str], processes: int) -> None:
+    """Run these words in as many processes of this machine, and wait for them.
+
+    Raises a FtadvisorError with what the first process to fail has said.
+    """
+    here = stack.torch.cuda.device_count() if stack.torch.cuda.is_available() else processes
+    if here < processes:
+        raise InvalidSettingError(
+            f"{processes} processes need as many GPUs, and {here} are here.",
+            [f"--num-processes {here}"],
+        )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ[LAUNCHED] = "1"
+    torchrun = stack.torchrun()
+    try:
+        torchrun.main([*_options(processes), "-m", "ftadvisor", *words])
+    except torchrun.ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        said: Any = failure.message
+        if isinstance(said, dict):
+            raise InvalidSettingError(said["message"], said["suggestions"]) from None
+        raise InvalidSettingError(
+            f"Process {rank} ended with exit code {failure.exitcode}.",
+            ["FTADVISOR_DEBUG=1, which shows where"],
+        ) from None
+    finally:
+        del os.environ[LAUNCHED]
+
+
+def hand_over(error: FtadvisorError) -> bool:
+    """Leave an error for the process that waits; False: none does."""
+    path = os.environ.get(ERROR_FILE)
+    if LAUNCHED not in os.environ or not path:
+        return False
+    now = int(time.time())
+    said = {"message": error.message, "suggestions": list(error.suggestions)}
+    content = {"message": {**said, "extraInfo": {"timestamp": now}}}
+    Path(path).write_text(json.dumps(content), encoding="utf-8")
+    return True
+
+
+def check_strategy(settings: Settings, *, cpu: bool) -> Iterator[str]:
+    """What of the strategy this machine can do. Raises UnsupportedError with what works instead."""
+    if settings.strategy in FSDP and cpu:
+        raise UnsupportedError.of(
+            f"strategy {settings.strategy} on a CPU",
+            "Transformers' Trainer makes plain DDP of it there, without a word",
+            ["--strategy ddp"],
+        )
+    if settings.strategy in (*FSDP, "zero3") and settings.quantization == "int8":
+        raise UnsupportedError.of(
+            f"int8 with strategy {settings.strategy}", "its weights cannot be divided",
+            ["--quantization nf4", "--strategy ddp"],
+        )  # fmt: skip
+    if settings.num_gpus > 1:
+        yield f"{settings.num_gpus} processes share the work by {settings.strategy}"
+
+
+def check_trainer(trainer: Any, settings: Settings) -> None:
+    """The trainer has become what the plan says. Raises UnsupportedError where it has not."""
+    world = trainer.args.world_size
+    shared = {"fsdp": trainer.is_fsdp_enabled, "zero": trainer.is_deepspeed_enabled}
+    lost = [name for name, is_on in shared.items() if settings.strategy.startswith(name) != is_on]
+    if world != settings.num_gpus or (settings.num_gpus > 1 and lost):
+        raise UnsupportedError.of(
+            f"{settings.num_gpus} processes with strategy {settings.strategy}",
+            f"the libraries started {world}, {lost[0] if lost else 'and'} is not as planned",
+            ["ftadvisor run, which starts torchrun itself"],
+        )
+
+
+def _options(processes: int) -> list[str]:
+    return ["--standalone", "--nproc-per-node", str(processes)]
