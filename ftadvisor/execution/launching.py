@@ -8,6 +8,7 @@ same as an accelerate configuration lets a cluster's own launcher run the plan.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -154,10 +155,12 @@ def start(words: list[str], processes: int) -> None:
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ[LAUNCHED] = "1"
-    torchrun = stack.torchrun()
+    torchrun, failed = stack.torchrun()
+    # It tells of each process what the error says below.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
-        torchrun.main([*_options(processes), "-m", "ftadvisor", *words])
-    except torchrun.ChildFailedError as error:
+        torchrun([*_options(processes), "-m", "ftadvisor", *words])
+    except failed as error:
         rank, failure = error.get_first_failure()
         said: Any = failure.message
         if isinstance(said, dict):
@@ -210,6 +213,26 @@ def check_trainer(trainer: Any, settings: Settings) -> None:
             f"the libraries started {world}, {lost[0] if lost else 'and'} is not as planned",
             ["ftadvisor run, which starts torchrun itself"],
         )
+
+
+def share(trainer: Any, settings: Settings) -> None:
+    """Let the training wrap the model, whatever an evaluation before it has made of it.
+
+    accelerate takes a model that was prepared for evaluation as prepared for training too, without
+    DDP: each process would train alone, without a word (transformers 5.23 trainer.py line 2920,
+    accelerate 1.15 accelerator.py line 1806).
+    """
+    if settings.num_gpus == 1 or settings.strategy != "ddp":
+        return
+    from ftadvisor.execution.callbacks.sharing import SharingCallback
+
+    trainer.accelerator.free_memory()
+    trainer.add_callback(SharingCallback(trainer))
+
+
+def evaluates_first(settings: Settings) -> bool:
+    """DeepSpeed's engine for evaluation alone is another one than for training."""
+    return settings.strategy not in ZERO
 
 
 def _options(processes: int) -> list[str]:

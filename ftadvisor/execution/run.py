@@ -21,7 +21,7 @@ from ftadvisor.execution.classes import CLASSIFYING
 from ftadvisor.execution.device import Device, find_device
 from ftadvisor.execution.examples import Examples, check_objective, read_examples
 from ftadvisor.execution.journal import Journal
-from ftadvisor.execution.launching import check_trainer, is_worker
+from ftadvisor.execution.launching import check_trainer, evaluates_first, is_worker, share
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.saving import save_model
 from ftadvisor.execution.tokenizing import load_tokenizer
@@ -59,7 +59,8 @@ def execute(plan: Plan, settings: Settings, run: RunSettings, estimate_on: Estim
     # It prints each row that is logged: log.jsonl has them, and standard output is the report's.
     trainer.remove_callback(stack.transformers.PrinterCallback)
     set_adapter_dtype(trainer.model, settings)
-    before = evaluate(trainer, plan.objective)
+    before = evaluate(trainer, plan.objective) if evaluates_first(settings) else {}
+    share(trainer, settings)
     trainer.train()
     after = evaluate(trainer, plan.objective) if journal.status != "diverged" else {}
     if journal.status != "diverged":

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
 
 
-def torchrun() -> Any:
-    """torchrun's own module."""
-    assert __getattr__("torch")
-    return import_module("torch.distributed.run")
+def torchrun() -> tuple[Any, Any]:
+    """torchrun's own `main`, and what it raises where a process fails."""
+    __getattr__("torch")
+    errors = import_module("torch.distributed.elastic.multiprocessing.errors")
+    return import_module("torch.distributed.run").main, errors.ChildFailedError
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,211 @@
+"""One plan in one process or in several: the same losses, and nothing silently something else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from execution_models import rows, write_rows
+
+import ftadvisor
+from ftadvisor.api.plan_files import complete_plan
+from ftadvisor.api.running import rehearse
+from ftadvisor.api.simulating import settings_of
+from ftadvisor.cli import main
+from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
+from ftadvisor.execution import launching, preflight
+from ftadvisor.execution.device import Device
+from ftadvisor.execution.examples import Examples
+from ftadvisor.schema.run import RunSettings
+from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.plans import draft_of
+from ftadvisor.sources.yaml_files import dump_yaml
+
+HERE = RunSettings(output_dir="out")
+
+
+def settings(strategy: str, **options: Any) -> Settings:
+    """Those of a plan for two GPUs."""
+    content = {
+        "model": "llama3.2-1b", "technique": "lora", "hardware": {"gpu": "rtx4090", "num_gpus": 2},
+        "settings": {"strategy": strategy, **options},
+    }  # fmt: skip
+    return settings_of(complete_plan(draft_of("a plan", content)).estimate)
+
+
+def test_fsdp_is_version_two_wrapped_by_layer():
+    found = launching.strategy_arguments(settings("fsdp", gradient_checkpointing="full"))
+    assert found["fsdp_config"]["version"] == 2
+    assert found["fsdp_config"]["auto_wrap_policy"] == "TRANSFORMER_BASED_WRAP"
+    assert found["fsdp_config"]["reshard_after_forward"]
+    assert found["fsdp_config"]["activation_checkpointing"]
+    assert found["activation_checkpointing"] is False
+    kept = launching.strategy_arguments(settings("fsdp-shard-grad-op"))
+    assert not kept["fsdp_config"]["reshard_after_forward"]
+    assert launching.strategy_arguments(settings("ddp")) == {}
+
+
+def test_zero_is_its_stage_with_its_offloads():
+    found = launching.strategy_arguments(
+        settings("zero3", offload_optimizer=True, offload_params=True)
+    )["deepspeed"]
+    assert found["zero_optimization"]["stage"] == 3
+    assert found["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+    assert found["zero_optimization"]["offload_param"] == {"device": "cpu"}
+    plain = launching.strategy_arguments(settings("zero2"))["deepspeed"]["zero_optimization"]
+    assert plain == {"stage": 2}
+
+
+def test_words_say_what_differs_from_the_usual():
+    run = replace(HERE, max_steps=3, report_to=("tensorboard", "wandb"), force=True)
+    words = launching.words_of(Path("out/plan.yaml"), run)
+    assert words == ["run", "out/plan.yaml", "--output-dir", "out", "--max-steps", "3",
+                     "--report-to", "tensorboard", "wandb", "--force"]  # fmt: skip
+    assert launching.command_of(words, 1)[0] == "ftadvisor"
+    assert launching.command_of(words, 2)[:4] == [
+        "torchrun", "--standalone", "--nproc-per-node", "2",
+    ]  # fmt: skip
+
+
+def test_fsdp_on_a_cpu_is_refused():
+    """Transformers' Trainer would make DDP of it (study 2.4)."""
+    with pytest.raises(UnsupportedError, match=r"fsdp on a CPU.*--strategy ddp"):
+        list(launching.check_strategy(settings("fsdp"), cpu=True))
+    with pytest.raises(UnsupportedError, match="int8 with strategy fsdp"):
+        list(launching.check_strategy(settings("fsdp", quantization="int8"), cpu=False))
+
+
+def test_deepspeed_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(preflight, "find_spec", lambda _: None)
+    content = {"model": "llama3.2-1b", "technique": "lora", "settings": {"strategy": "zero2"},
+               "hardware": {"gpu": "rtx4090", "num_gpus": 2}}  # fmt: skip
+    plan = complete_plan(draft_of("a plan", content))
+    of = preflight.Subject(
+        plan, settings_of(plan.estimate), HERE, Examples([], [], ()), lambda _: None
+    )
+    with pytest.raises(InvalidSettingError, match="pip install deepspeed"):
+        list(preflight.technique(of))
+
+
+def test_a_world_of_another_size_is_refused():
+    """`accelerate launch --cpu` starts one process, whatever it is asked for (study 2.5)."""
+    from types import SimpleNamespace
+
+    one = SimpleNamespace(
+        args=SimpleNamespace(world_size=1), is_fsdp_enabled=False, is_deepspeed_enabled=False
+    )
+    with pytest.raises(UnsupportedError, match="the libraries started 1"):
+        launching.check_trainer(one, settings("ddp"))
+    one.args.world_size = 2
+    launching.check_trainer(one, settings("ddp"))
+    with pytest.raises(UnsupportedError, match="fsdp is not as planned"):
+        launching.check_trainer(one, settings("fsdp"))
+    of = preflight.Subject(
+        complete_plan(
+            draft_of("a plan", {"model": "llama3.2-1b", "technique": "lora",
+                                "hardware": {"gpu": None, "num_gpus": 2}})
+        ), settings("ddp"), HERE, Examples([], [], ()), lambda _: None,
+    )  # fmt: skip
+    with pytest.raises(InvalidSettingError, match="this is one of 1"):
+        list(preflight.hardware(of, Device("cpu", "cpu", None, "cpu", 1)))
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    write_rows(tmp_path / "sft.jsonl", rows("sft"))
+    return tmp_path
+
+
+def write(place: Path, model: Path, **hardware: Any) -> Path:
+    """A plan of four rows a step."""
+    content = {
+        "model": str(model), "technique": "lora", "dataset": str(place / "sft.jsonl"),
+        "hardware": {"gpu": None, **hardware},
+        "settings": {"weights_dtype": "fp32", "autocast": "none", "micro_batch_size": 2,
+                     "gradient_accumulation_steps": 2 // hardware.get("num_gpus", 1),
+                     "max_length": 64, "learning_rate": 5e-3, "lora_dropout": 0.0},
+    }  # fmt: skip
+    file = place / "plan.yaml"
+    file.write_text(dump_yaml(content))
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_two_processes_learn_as_one_does(
+    models: dict[str, Path], work: Path, capfd: pytest.CaptureFixture[str]
+):
+    """The same losses for the same global batch; one process writes and prints."""
+    plan = write(work, models["decoder"])
+    options: dict[str, Any] = {"max_steps": 4, "eval_share": 0.2}
+    one = ftadvisor.run(plan, output_dir=work / "one", **options)
+    words = ["--max-steps", "4", "--eval-share", "0.2", "--num-processes", "2", "--json"]
+    capfd.readouterr()
+    assert main(["run", str(plan), "--output-dir", str(work / "two"), *words]) == 0
+    two = json.loads(capfd.readouterr().out)
+    assert two["plan"]["hardware"]["num_gpus"] == 2
+    assert two["plan"]["settings"]["gradient_accumulation_steps"] == 1
+    losses = [[row["loss"] for row in rows] for rows in (one.losses, two["losses"])]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+    assert one.metrics["eval_loss"].after == pytest.approx(
+        two["metrics"]["eval_loss"]["after"], abs=2e-3
+    )
+    logged = (work / "two/log.jsonl").read_text().splitlines()
+    assert len([row for row in logged if '"loss"' in row]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_one_of_the_processes_fails_of_is_said_once(
+    models: dict[str, Path], work: Path, monkeypatch: pytest.MonkeyPatch
+):
+    plan = write(work, models["decoder"], num_gpus=2)
+    # The weights are read by the processes alone.
+    broken = work / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text((models["decoder"] / "config.json").read_text())
+    plan.write_text(plan.read_text().replace(str(models["decoder"]), str(broken)))
+    with pytest.raises(FtadvisorError, match="cannot be loaded"):
+        ftadvisor.run(plan, output_dir=work / "out", max_steps=2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_rehearsal_leaves_nothing_and_a_command_what_it_needs(
+    models: dict[str, Path], work: Path
+):
+    plan = write(work, models["decoder"], num_gpus=2)
+    found = rehearse(plan, output_dir=work / "out")
+    assert found.command.startswith("torchrun --standalone --nproc-per-node 2 -m ftadvisor run")
+    assert not (work / "out").exists()
+    assert rehearse(plan, output_dir=work / "out", write=True).command == found.command
+    accelerate = pytest.importorskip("accelerate.commands.config.config_args")
+    read = accelerate.load_config_from_file(str(work / "out/accelerate.yaml"))
+    assert read.num_processes == 2
+    # What was prepared is no other run.
+    assert rehearse(work / "out/plan.yaml", output_dir=work / "out")
+    plan.write_text(plan.read_text().replace("max_length: 64", "max_length: 32"))
+    with pytest.raises(InvalidSettingError, match="another run"):
+        rehearse(plan, output_dir=work / "out")
+
+
+@pytest.mark.slow
+def test_accelerate_reads_every_configuration(tmp_path: Path):
+    accelerate = pytest.importorskip("accelerate.commands.config.config_args")
+    for strategy in ("ddp", "fsdp", "fsdp-shard-grad-op", "zero2", "zero3"):
+        content = launching.accelerate_configuration(settings(strategy), gpu=True)
+        file = tmp_path / f"{strategy}.yaml"
+        file.write_text(dump_yaml(content))
+        found = accelerate.load_config_from_file(str(file))
+        kind = {"ddp": "MULTI_GPU", "fsdp": "FSDP", "zero": "DEEPSPEED"}
+        assert found.distributed_type.value == kind[strategy.rstrip("123").partition("-")[0]]
+
+
+def test_a_batch_that_cannot_be_divided(work: Path):
+    plan = write(work, Path("llama3.2-1b"))
+    with pytest.raises(InvalidSettingError, match=r"num_processes 3.*--num-processes 2"):
+        rehearse(plan, num_processes=3, output_dir=work / "out")
