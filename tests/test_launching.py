@@ -150,9 +150,9 @@ def test_two_processes_learn_as_one_does(
     assert two["plan"]["hardware"]["num_gpus"] == 2
     assert two["plan"]["settings"]["gradient_accumulation_steps"] == 1
     losses = [[row["loss"] for row in rows] for rows in (one.losses, two["losses"])]
-    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert one.metrics["eval_loss"].after == pytest.approx(
-        two["metrics"]["eval_loss"]["after"], abs=2e-3
+        two["metrics"]["eval_loss"]["after"], abs=1e-5
     )
     logged = (work / "two/log.jsonl").read_text().splitlines()
     assert len([row for row in logged if '"loss"' in row]) == 4
@@ -169,7 +169,7 @@ def test_what_one_of_the_processes_fails_of_is_said_once(
     broken.mkdir()
     (broken / "config.json").write_text((models["decoder"] / "config.json").read_text())
     plan.write_text(plan.read_text().replace(str(models["decoder"]), str(broken)))
-    with pytest.raises(FtadvisorError, match="cannot be loaded"):
+    with pytest.raises(FtadvisorError, match=r"AutoTokenizer of .*broken"):
         ftadvisor.run(plan, output_dir=work / "out", max_steps=2)
 
 

@@ -220,13 +220,15 @@ def share(trainer: Any, settings: Settings) -> None:
 
     accelerate takes a model that was prepared for evaluation as prepared for training too, without
     DDP: each process would train alone, without a word (transformers 5.23 trainer.py line 2920,
-    accelerate 1.15 accelerator.py line 1806).
+    accelerate 1.15 accelerator.py lines 1806 and 2074).
     """
     if settings.num_gpus == 1 or settings.strategy != "ddp":
         return
     from ftadvisor.execution.callbacks.sharing import SharingCallback
 
     trainer.accelerator.free_memory()
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    vars(trainer.model).pop("_is_accelerate_prepared", None)
     trainer.add_callback(SharingCallback(trainer))
 
 
