@@ -54,7 +54,7 @@ class Report:
     @classmethod
     def of(cls, content: Mapping[str, Any], plan: Plan) -> Report:
         """The record of a report.json."""
-        parts = {
+        parts: dict[str, Any] = {
             "plan": plan,
             "losses": tuple(content["losses"]),
             "metrics": {name: Metric(**row) for name, row in content["metrics"].items()},
