@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
 from ftadvisor.execution import stack
@@ -162,8 +162,8 @@ def start(words: list[str], processes: int) -> None:
         torchrun([*_options(processes), "-m", "ftadvisor", *words])
     except failed as error:
         rank, failure = error.get_first_failure()
-        said: Any = failure.message
-        if isinstance(said, dict):
+        if isinstance(failure.message, dict):
+            said = cast("dict[str, Any]", failure.message)
             raise InvalidSettingError(said["message"], said["suggestions"]) from None
         raise InvalidSettingError(
             f"Process {rank} ended with exit code {failure.exitcode}.",
@@ -228,7 +228,8 @@ def share(trainer: Any, settings: Settings) -> None:
 
     trainer.accelerator.free_memory()
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    vars(trainer.model).pop("_is_accelerate_prepared", None)
+    if "_is_accelerate_prepared" in vars(trainer.model):
+        del trainer.model._is_accelerate_prepared
     trainer.add_callback(SharingCallback(trainer))
 
 
