@@ -124,13 +124,13 @@ def words_of(plan_file: Path, run: RunSettings) -> list[str]:
     """The words after `ftadvisor` that run a written plan as this one is run."""
     found = ["run", str(plan_file)]
     for field in fields(run):
-        value = getattr(run, field.name)
+        value: Any = getattr(run, field.name)
         flag = "--" + field.name.replace("_", "-")
         if field.name == "output_dir" or value != field.default:
             if isinstance(value, bool):
                 found.append(flag if value else flag.replace("--", "--no-", 1))
             else:
-                many: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+                many = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,)
                 found += [flag, *map(str, many)]
     return found
 
@@ -162,8 +162,8 @@ def start(words: list[str], processes: int) -> None:
         torchrun([*_options(processes), "-m", "ftadvisor", *words])
     except failed as error:
         rank, failure = error.get_first_failure()
-        if isinstance(failure.message, dict):
-            said = cast("dict[str, Any]", failure.message)
+        said = cast("dict[str, Any] | str", failure.message)
+        if not isinstance(said, str):
             raise InvalidSettingError(said["message"], said["suggestions"]) from None
         raise InvalidSettingError(
             f"Process {rank} ended with exit code {failure.exitcode}.",
