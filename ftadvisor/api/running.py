@@ -125,6 +125,9 @@ def _run_settings(plan: Plan, given: dict[str, Any]) -> RunSettings:
     share = values.get("eval_share", 0.0)
     if not isinstance(share, int | float) or not 0 <= share < 1:
         raise InvalidSettingError.of("eval_share", share, "be a number from 0 to below 1")
+    answers = values.get("eval_answers", 0)
+    if not isinstance(answers, int) or answers < 0:
+        raise InvalidSettingError.of("eval_answers", answers, "be a whole number from 0 on")
     if values.get("eval_dataset") is not None:
         values["eval_dataset"] = os.fspath(values["eval_dataset"])
     reporters: list[str] = values.get("report_to", [])

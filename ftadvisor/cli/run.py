@@ -30,6 +30,10 @@ RUN = Group(
             "The share of the rows that is held out for it (default: 0.05, at most 200 rows).",
             also=("val_size", "test_size", "validation_split"),
         ),
+        Option(
+            "eval_answers", whole, "N",
+            "Held-out prompts that are answered before and after training (default: 64; 0: none).",
+        ),
         Option("eval_steps", whole, "N", "Evaluate every N steps, not only before and after."),
         Option("save_steps", whole, "N", "A checkpoint every N steps."),
         Option(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import platform
 import warnings
 from collections.abc import Callable
@@ -17,8 +16,8 @@ from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution import preflight, stack
 from ftadvisor.execution.adapting import adapt, set_adapter_dtype
 from ftadvisor.execution.arguments import total_steps
-from ftadvisor.execution.classes import CLASSIFYING
 from ftadvisor.execution.device import Device, find_device
+from ftadvisor.execution.evaluation.comparison import Measured, compared, measure, side_by_side
 from ftadvisor.execution.examples import check_objective, read_examples
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
@@ -28,7 +27,7 @@ from ftadvisor.execution.trainers import BUILDERS
 from ftadvisor.execution.training import Training
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
-from ftadvisor.schema.report import Metric, Report
+from ftadvisor.schema.report import Report
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import find_model
@@ -56,11 +55,12 @@ def execute(plan: Plan, settings: Settings, run: RunSettings, estimate_on: Estim
     # It prints each row that is logged: log.jsonl has them, and standard output is the report's.
     trainer.remove_callback(stack.transformers.PrinterCallback)
     set_adapter_dtype(trainer.model, settings)
-    before = evaluate(trainer, plan.objective)
+    before = measure(trainer, of, base=True)
     trainer.train()
-    after = evaluate(trainer, plan.objective) if journal.status != "diverged" else {}
+    after = Measured({}, [], [])
     if journal.status != "diverged":
         save_model(trainer, of.tokenizer, Path(run.output_dir))
+        after = measure(trainer, of, base=False)
     report = report_of(of, before, after)
     text = json.dumps(report.as_dict(), indent=2)
     replace_text(Path(run.output_dir) / REPORT, text + "\n")
@@ -101,26 +101,10 @@ def prepare(
     )  # fmt: skip
 
 
-def evaluate(trainer: Any, objective: str) -> dict[str, float]:
-    """The trainer's own figures on what is held out; nothing where nothing is."""
-    if trainer.eval_dataset is None:
-        return {}
-    found = trainer.evaluate()
-    figures = {k: float(v) for k, v in found.items() if k.startswith("eval_") and _is_metric(k)}
-    # JSON has no others; where the loss is none the callbacks end the run.
-    kept = {name: value for name, value in figures.items() if math.isfinite(value)}
-    if "eval_loss" in kept and objective not in CLASSIFYING:
-        kept["perplexity"] = math.exp(min(kept["eval_loss"], 700.0))
-    return kept
-
-
-def report_of(of: Training, before: dict[str, float], after: dict[str, float]) -> Report:
+def report_of(of: Training, before: Measured, after: Measured) -> Report:
     """Everything that is known at the end."""
     estimate = of.plan.estimate.as_dict()
     predicted: dict[str, Any] = {**estimate["memory"], **(estimate["time"] or {})}
-    metrics = {
-        name: Metric(before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])
-    }
     return Report(
         status=of.journal.status,
         plan=of.plan,
@@ -128,10 +112,12 @@ def report_of(of: Training, before: dict[str, float], after: dict[str, float]) -
         predicted={k: v for k, v in predicted.items() if isinstance(v, int | float)},
         measured=of.journal.measured,
         losses=tuple(of.journal.losses),
-        metrics=metrics,
+        metrics=compared(before, after, of.plan.seed),
         events=tuple(of.journal.events),
         versions=versions(),
         seed=of.plan.seed,
+        answers=side_by_side(before, after),
+        labels=of.examples.labels,
     )
 
 
@@ -170,8 +156,3 @@ def _callbacks(plan: Plan, run: RunSettings, device: Device, journal: Journal) -
         DivergenceCallback(journal),
     ]
     return [*found, RanksCallback()] if plan.technique == "adalora" else found
-
-
-def _is_metric(name: str) -> bool:
-    """Not how long the evaluation took."""
-    return not name.endswith(("runtime", "per_second", "_time", "num_tokens"))

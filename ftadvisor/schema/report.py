@@ -23,6 +23,16 @@ class Metric(NamedTuple):
     high: float | None = None
 
 
+class Answer(NamedTuple):
+    """One held-out prompt and what was answered."""
+
+    prompt: str
+    reference: str
+    """Empty: there is none."""
+    before: str
+    after: str
+
+
 class Event(NamedTuple):
     """Something that a reader of the report should know."""
 
@@ -50,11 +60,16 @@ class Report:
     events: tuple[Event, ...]
     versions: Mapping[str, str]
     seed: int
+    answers: tuple[Answer, ...] = ()
+    """Side by side, before training and after it: a few."""
+    labels: tuple[str, ...] = ()
+    """The classes, in the order of their numbers."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers, as report.json has them."""
         found = cast("dict[str, Any]", writable(asdict(self)))
         found["plan"] = self.plan.as_dict()
         found["metrics"] = {name: metric._asdict() for name, metric in self.metrics.items()}
+        found["answers"] = [answer._asdict() for answer in self.answers]
         found["events"] = [event._asdict() for event in self.events]
         return found

@@ -9,6 +9,9 @@ from typing import TypedDict
 EVAL_SHARE = 0.05
 """Of the rows, held out where no others are named."""
 
+MOST_ANSWERS = 64
+"""Held-out prompts that are answered: drawing answers takes longer than reading rows."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
@@ -21,6 +24,8 @@ class RunSettings:
     eval_share: float = EVAL_SHARE
     """Of the rows, held out where neither eval_dataset nor the data's own splits name others;
     0: nothing is evaluated."""
+    eval_answers: int = MOST_ANSWERS
+    """Held-out prompts that are answered before and after training, at most; 0: none."""
     eval_steps: int | None = None
     """Evaluate every so many steps; None: before and after training only."""
     save_steps: int | None = None
@@ -38,6 +43,7 @@ class RunOptions(TypedDict, total=False):
     max_steps: int
     eval_dataset: str | PathLike[str]
     eval_share: float
+    eval_answers: int
     eval_steps: int
     save_steps: int
     report_to: list[str]

@@ -22,6 +22,8 @@ def build(of: Training) -> Any:
         packing=of.settings.packing,
         # bfd cuts what is longer than a pack; raw text is to be read whole (study 2.6).
         packing_strategy="wrapped" if of.plan.objective == "cpt" else "bfd",
+        # Rows are evaluated one by one; raw text is read whole here too.
+        eval_packing=of.settings.packing and of.plan.objective == "cpt",
         assistant_only_loss=answers_alone and "messages" in train[0],
         completion_only_loss=answers_alone and "prompt" in train[0],
     )

@@ -1,0 +1,124 @@
+"""What the trainer's own loss says of each held-out row, and what the model decides for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from ftadvisor.execution import stack
+from ftadvisor.execution.classes import CLASSIFYING
+from ftadvisor.execution.evaluation.metrics import Tally, classification, mean, perplexity
+
+MOST_BATCHES = 200
+"""As many pieces make an interval narrow enough: more rows go through in larger batches."""
+IGNORED = -100
+PER_TOKEN = ("sft", "clm", "cpt", "seq2seq", "distillation")
+"""Objectives whose loss is the mean over the answer's tokens."""
+DRAWING = ("grpo", "rloo", "distillation")
+"""They evaluate by drawing answers: the trainer's own loop does it, and gives means alone."""
+NAMES = {
+    "rewards/accuracies": "reward_accuracy", "accuracy": "reward_accuracy",
+    "rewards/margins": "reward_margin", "margin": "reward_margin", "reward": "mean_reward",
+    "kl": "kl", "mean_token_accuracy": "token_accuracy",
+}  # fmt: skip
+"""What TRL's trainers log, and what it is called here."""
+
+
+def scores(trainer: Any, objective: str, *, base: bool) -> dict[str, Tally]:
+    """Metrics of the held-out rows. `base`: of the model without what is trained."""
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if objective in DRAWING or sharded:
+        found = trainer.evaluate()
+        return {
+            name: mean([float(value)])
+            for key, value in found.items()
+            if (name := "eval_loss" if key == "eval_loss" else NAMES.get(key[len("eval_") :]))
+        }
+    if objective in CLASSIFYING:
+        return _decided(trainer, base)
+    return _lost(trainer, objective, base)
+
+
+@contextmanager
+def evaluating(trainer: Any, *, base: bool) -> Iterator[Any]:
+    """The model in evaluation, with the dtype of training; nothing of the run's state moves.
+
+    An adapter starts as nothing, except for prompts: theirs is switched off for the `base`.
+    """
+    model, torch = trainer.model, stack.torch
+    config = getattr(model, "active_peft_config", None)
+    off = base and config is not None and config.is_prompt_learning
+    training = model.training
+    model.eval()
+    with torch.no_grad(), torch.random.fork_rng(), trainer.accelerator.autocast():
+        with model.disable_adapter() if off else nullcontext():
+            yield model
+    model.train(training)
+
+
+def _lost(trainer: Any, objective: str, base: bool) -> dict[str, Tally]:
+    per_token = objective in PER_TOKEN
+    losses: list[float] = []
+    weights: list[float] = []
+    own: dict[str, list[float]] = {}
+    with evaluating(trainer, base=base) as model:
+        logged = getattr(trainer, "_metrics", {"eval": {}})["eval"]
+        logged.clear()
+        for rows in _batches(trainer):
+            batch = trainer.data_collator(rows)
+            weight = _num_tokens(batch, model) if per_token else len(rows)
+            if not weight:
+                continue
+            loss, _, _ = trainer.prediction_step(model, batch, prediction_loss_only=True)
+            losses.append(float(loss))
+            weights.append(float(weight))
+            for key, name in NAMES.items():
+                if logged.get(key):
+                    own.setdefault(name, []).append(float(logged[key][-1]))
+            logged.clear()
+    found = {"eval_loss": mean(losses, weights)}
+    if per_token:
+        found["perplexity"] = perplexity(losses, weights)
+    for name, values in own.items():
+        # A batch without a pair has none.
+        kept = [(v, w) for v, w in zip(values, weights, strict=False) if math.isfinite(v)]
+        if kept:
+            found[name] = mean([v for v, _ in kept], [w for _, w in kept])
+    return found
+
+
+def _decided(trainer: Any, base: bool) -> dict[str, Tally]:
+    """Each row's loss and classes: of the text, or of each of its words."""
+    losses: list[float] = []
+    weights: list[float] = []
+    pieces: list[list[tuple[int, int]]] = []
+    with evaluating(trainer, base=base) as model:
+        for rows in _batches(trainer):
+            batch = trainer.data_collator(rows)
+            loss, logits, labels = trainer.prediction_step(model, batch, False)
+            logits = logits[0] if isinstance(logits, tuple) else logits
+            true, predicted = labels.flatten().tolist(), logits.argmax(-1).flatten().tolist()
+            piece = [pair for pair in zip(true, predicted, strict=True) if pair[0] != IGNORED]
+            if piece:
+                losses.append(float(loss))
+                weights.append(float(len(piece)))
+                pieces.append(piece)
+    return {"eval_loss": mean(losses, weights), **classification(pieces)}
+
+
+def _batches(trainer: Any) -> Iterator[list[Any]]:
+    """The held-out rows one by one, of many rows more at once."""
+    rows = trainer.eval_dataset
+    size = min(trainer.args.per_device_eval_batch_size, math.ceil(len(rows) / MOST_BATCHES))
+    for start in range(0, len(rows), size):
+        yield [rows[i] for i in range(start, min(start + size, len(rows)))]
+
+
+def _num_tokens(batch: Any, model: Any) -> int:
+    """Tokens that the loss is the mean of; a decoder predicts none for the first place."""
+    labels = batch["labels"]
+    if not model.config.is_encoder_decoder:
+        labels = labels[..., 1:]
+    return int((labels != IGNORED).sum())
