@@ -136,9 +136,10 @@ def _quieten() -> None:
     """The libraries' own bars and advice; their errors are still raised."""
     for name in ("bitsandbytes", "trl"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    stack.datasets.disable_progress_bars()
+    # datasets 5.2 imported before Transformers leaves huggingface-hub 2.4 half imported.
     stack.transformers.logging.set_verbosity_error()
     stack.transformers.logging.disable_progress_bar()
+    stack.datasets.disable_progress_bars()
     # TRL 1.16 and PEFT 0.21 still use names that Transformers 5.23 calls old.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
