@@ -13,6 +13,7 @@ class Journal:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.losses: list[dict[str, Any]] = []
+        self.memory: list[dict[str, float]] = []
         self.measured: dict[str, float] = {}
         self.status: Status = "done"
 

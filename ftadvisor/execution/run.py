@@ -35,6 +35,7 @@ from ftadvisor.sources.plans import write_plan
 from ftadvisor.sources.text_files import replace_text
 
 LOG, PLAN, REPORT = "log.jsonl", "plan.yaml", "report.json"
+PAGE, CARD = "report.html", "README.md"
 LIBRARIES = (
     "ftadvisor", "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets",
     "tokenizers", "safetensors",
@@ -62,9 +63,17 @@ def execute(plan: Plan, settings: Settings, run: RunSettings, estimate_on: Estim
         save_model(trainer, of.tokenizer, Path(run.output_dir))
         after = measure(trainer, of, base=False)
     report = report_of(of, before, after)
-    text = json.dumps(report.as_dict(), indent=2)
-    replace_text(Path(run.output_dir) / REPORT, text + "\n")
+    write_report(report)
     return report
+
+
+def write_report(report: Report) -> None:
+    """For programs, for people, and for who finds the model."""
+    place = Path(report.output_dir)
+    replace_text(place / REPORT, json.dumps(report.as_dict(), indent=2) + "\n")
+    replace_text(place / PAGE, report.as_page())
+    # In the place of PEFT's and TRL's own.
+    replace_text(place / CARD, report.as_card())
 
 
 def prepare(
@@ -117,6 +126,7 @@ def report_of(of: Training, before: Measured, after: Measured) -> Report:
         versions=versions(),
         seed=of.plan.seed,
         answers=side_by_side(before, after),
+        memory=tuple(of.journal.memory),
         labels=of.examples.labels,
     )
 

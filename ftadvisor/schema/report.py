@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, cast
 
+from ftadvisor.schema.display import Displayed, display
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.read_only import writable
 
@@ -44,7 +45,7 @@ class Event(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Displayed):
     """A run that has ended."""
 
     status: Status
@@ -62,8 +63,19 @@ class Report:
     seed: int
     answers: tuple[Answer, ...] = ()
     """Side by side, before training and after it: a few."""
+    memory: tuple[Mapping[str, float], ...] = ()
+    """After each step: `step`, and the peak within it: `allocated_bytes` of a GPU, else
+    `host_bytes` as they are."""
     labels: tuple[str, ...] = ()
     """The classes, in the order of their numbers."""
+
+    def as_page(self) -> str:
+        """report.html: one page that needs no other file."""
+        return display().as_page(self)
+
+    def as_card(self) -> str:
+        """README.md of what was trained."""
+        return display().as_card(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers, as report.json has them."""

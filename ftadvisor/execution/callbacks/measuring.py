@@ -6,6 +6,7 @@ import resource
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from ftadvisor.execution import stack
@@ -39,6 +40,7 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The loss has been read, so that a GPU's work is done."""
         self._steps.append(time.monotonic() - self._before)
+        self._journal.memory.append({"step": float(state.global_step), **self._peak()})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """All figures to the journal."""
@@ -54,6 +56,26 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
         found["host_bytes"] = float(peak * MAXRSS_BYTES)
         if not self._device.is_cpu:
             found |= _gpu_memory(self._device.place)
+            peaks = [row["allocated_bytes"] for row in self._journal.memory]
+            found["allocated_bytes"] = max([*peaks, found["allocated_bytes"]])
+
+    def _peak(self) -> dict[str, float]:
+        """Of the step that ended: a GPU's counter starts anew; a process has but its size now."""
+        if self._device.is_cpu:
+            return {"host_bytes": float(resident_bytes())}
+        cuda = stack.torch.cuda
+        peak = float(cuda.max_memory_allocated(self._device.place))
+        cuda.reset_peak_memory_stats(self._device.place)
+        return {"allocated_bytes": peak}
+
+
+def resident_bytes() -> int:
+    """Of this process, now; where the system does not say, the most so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES
+    return pages * resource.getpagesize()
 
 
 def _gpu_memory(place: str) -> dict[str, float]:

@@ -20,7 +20,6 @@ Pair = tuple[str, str]
 """What the model answered, and the reference."""
 LARGEST_EXPONENT = 700.0
 """exp of more overflows a float."""
-LOWER_IS_BETTER = ("eval_loss", "perplexity", "general_perplexity", "kl")
 WITHOUT_WORDNET = "meteor_without_wordnet"
 
 
