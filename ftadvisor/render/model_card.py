@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ftadvisor.render.document import Block, Column, Table, Words, paragraph
 from ftadvisor.render.markdown import markdown
 from ftadvisor.render.report import settings_table, versions_table
-from ftadvisor.render.run import headline, measured_table, metrics_table
+from ftadvisor.render.run import headline, measured_table, metrics_table, name_of
 from ftadvisor.schema.report import Report
 from ftadvisor.sources.techniques import find_technique
 
@@ -26,7 +26,7 @@ def model_card(report: Report) -> str:
         "tags:", "- ftadvisor", f"- {plan.technique}", f"- {plan.objective}",
     ]  # fmt: skip
     head = "\n".join(["---", *matter, "---"])
-    title = f"# {plan.model}, {plan.technique} for {plan.objective}"
+    title = f"# {name_of(plan.model)}, {plan.technique} for {plan.objective}"
     parts = [f"## {name}\n\n{markdown(blocks)}" for name, blocks in _sections(report)]
     return "\n\n".join([head, title, markdown((headline(report),)), *parts]) + "\n"
 

@@ -9,7 +9,7 @@ from typing import Any
 from ftadvisor.render.chart import Line, chart
 from ftadvisor.render.document import Block, Column, Table, Words
 from ftadvisor.render.html import STYLE, html_blocks
-from ftadvisor.render.run import headline, measured_table, metrics_table
+from ftadvisor.render.run import headline, measured_table, metrics_table, name_of
 from ftadvisor.schema.report import Report
 from ftadvisor.units import GIB, format_bytes
 
@@ -31,7 +31,7 @@ summary{cursor:pointer;font-weight:600}
 
 def report_page(report: Report) -> str:
     """The whole page."""
-    title = f"{report.plan.technique} of {report.plan.model}"
+    title = f"{report.plan.technique} of {name_of(report.plan.model)}"
     body = "\n".join(_sections(report))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ftadvisor.render.document import (
     Block,
     Bullets,
@@ -28,7 +30,8 @@ NAMES = {
 FIGURES = {
     "allocated_bytes": "memory allocated", "reserved_bytes": "memory reserved",
     "device_bytes": "memory of the device", "host_bytes": "memory of the process",
-    "step_seconds": "a step", "tokens_per_second": "tokens a second", "total_seconds": "training",
+    "step_seconds": "a step", "tokens_per_second": "tokens a second",
+    "total_seconds": "training, these steps",
 }  # fmt: skip
 """What is measured, in the order in which it is shown."""
 SHOWN_ANSWERS = 2
@@ -55,8 +58,14 @@ def headline(report: Report) -> Paragraph:
     steps = f"{int(report.measured.get('num_steps', 0)):,} steps"
     seconds = format_duration(report.measured.get("total_seconds", 0.0))
     status = report.status.replace("_", " ")
-    head = f"{plan.technique} of {plan.model} for {plan.objective}: {status}"
+    head = f"{plan.technique} of {name_of(plan.model)} for {plan.objective}: {status}"
     return paragraph(f"{head} after {steps}, {seconds}.", TOLD.get(report.status, "bad"))
+
+
+def name_of(model: str) -> str:
+    """A model's name; of a directory its last part."""
+    local = model.startswith((".", "~", "/")) or "\\" in model
+    return re.split(r"[\\/]", model.rstrip("/\\"))[-1] if local else model
 
 
 def metrics_table(report: Report) -> Table:
@@ -78,22 +87,29 @@ def metrics_table(report: Report) -> Table:
 
 
 def measured_table(report: Report) -> Table:
-    """Predicted against measured, as far as either is known."""
+    """Predicted against measured; without a prediction what was measured alone."""
+    predicted = dict(report.predicted)
+    if "step_seconds" in predicted:
+        # The plan's total is of all its epochs; a run may be shorter.
+        steps = report.measured.get("num_steps", 0.0)
+        predicted["total_seconds"] = predicted["step_seconds"] * steps
+    named = [name for name in FIGURES if name in report.measured]
     rows = tuple(
         (
-            Words(said),
-            Words(quantity(name, report.predicted.get(name))),
-            Words(quantity(name, report.measured.get(name))),
-            Words(_off(report.predicted.get(name), report.measured.get(name)), "dim"),
+            Words(FIGURES[name]),
+            Words(quantity(name, report.measured[name])),
+            Words(quantity(name, predicted.get(name))),
+            Words(_off(predicted.get(name), report.measured[name]), "dim"),
         )
-        for name, said in FIGURES.items()
-        if name in report.measured
+        for name in named
     )
     heads = (
-        Column("run"), Column("predicted", right=True), Column("measured", right=True),
+        Column("run"), Column("measured", right=True), Column("predicted", right=True),
         Column("off by", right=True),
     )  # fmt: skip
-    return Table(heads, rows)
+    if any(name in predicted for name in named):
+        return Table(heads, rows)
+    return Table(heads[:2], tuple(row[:2] for row in rows))
 
 
 def quantity(name: str, value: float | None) -> str:
@@ -105,17 +121,18 @@ def quantity(name: str, value: float | None) -> str:
     return format_duration(value) if name.endswith("_seconds") else f"{value:,.4g}"
 
 
-def _compared(answer: Answer) -> Paragraph:
+def _compared(answer: Answer) -> Table:
     """One prompt with both answers."""
-    named = [("asked", answer.prompt), ("before", answer.before), ("after", answer.after)]
-    if answer.reference:
-        named.append(("wanted", answer.reference))
-    return Paragraph(
-        tuple(Words(f"{name + ':':8}{_short(text)}", _TONES.get(name, "")) for name, text in named)
+    said: list[tuple[str, str, Tone]] = [
+        ("asked", answer.prompt, "strong"), ("before", answer.before, "dim"),
+        ("after", answer.after, ""), ("wanted", answer.reference, "dim"),
+    ]  # fmt: skip
+    rows = tuple(
+        (Words(name, "dim"), Words(_short(text) or "–", tone))
+        for name, text, tone in said
+        if text or name != "wanted"
     )
-
-
-_TONES: dict[str, Tone] = {"asked": "strong", "before": "dim", "wanted": "dim"}
+    return Table((Column(""), Column("", fold=True)), rows)
 
 
 def _short(text: str) -> str:
@@ -146,7 +163,7 @@ def _off(predicted: float | None, measured: float | None) -> str:
 
 
 def _figure(value: float | None) -> str:
-    """Four digits, without an exponent where it reads well."""
+    """Three digits, without an exponent where it reads well."""
     if value is None:
         return "–"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e7 else f"{value:.3g}"

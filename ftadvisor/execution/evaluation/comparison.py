@@ -9,7 +9,7 @@ from ftadvisor.execution.classes import CLASSIFYING
 from ftadvisor.execution.evaluation import answers, forgetting, metrics
 from ftadvisor.execution.evaluation.intervals import interval
 from ftadvisor.execution.evaluation.metrics import Tally
-from ftadvisor.execution.evaluation.scores import scores
+from ftadvisor.execution.evaluation.scores import is_sharded, scores
 from ftadvisor.execution.training import Training
 from ftadvisor.schema.report import Answer, Metric
 
@@ -32,21 +32,30 @@ def measure(trainer: Any, of: Training, *, base: bool) -> Measured:
 
     `base`: of the model as it was before training.
     """
-    objective = of.plan.objective
     if trainer.eval_dataset is None:
         return Measured({}, [], [])
-    found = scores(trainer, objective, base=base)
-    if objective in NOT_TALKING or _sharded(trainer):
-        return Measured(found, [], [])
-    asked = answers.questions(of)
-    given = answers.answers(trainer, of, asked, base=base)
+    found = scores(trainer, of.plan.objective, base=base)
+    asked: list[answers.Question] = []
+    given: list[str] = []
+    if of.plan.objective not in NOT_TALKING and not is_sharded(trainer):
+        asked = answers.questions(of)
+        given = answers.answers(trainer, of, asked, base=base)
+        found |= _said(trainer, of, asked, given, base)
+    trainer.log({f"eval_{name.removeprefix('eval_')}": t.value for name, t in found.items()})
+    return Measured(found, asked, given)
+
+
+def _said(
+    trainer: Any, of: Training, asked: list[answers.Question], given: list[str], base: bool
+) -> dict[str, Tally]:
+    """Of answers against their references, and of general text."""
+    found: dict[str, Tally] = {}
     pairs = [(a, q.reference) for a, q in zip(given, asked, strict=True) if q.reference]
-    if objective in answers.COMPARED and pairs:
+    if of.plan.objective in answers.COMPARED and pairs:
         found |= metrics.answered(pairs, lambda what: _say_once(of, what))
     if not trainer.model.config.is_encoder_decoder:
         found["general_perplexity"] = forgetting.general_perplexity(trainer, of, base=base)
-    trainer.log({f"eval_{name.removeprefix('eval_')}": t.value for name, t in found.items()})
-    return Measured(found, asked, given)
+    return found
 
 
 def compared(before: Measured, after: Measured, seed: int) -> dict[str, Metric]:
@@ -64,10 +73,6 @@ def side_by_side(before: Measured, after: Measured) -> tuple[Answer, ...]:
     """The first few questions with both answers."""
     given = zip(before.questions, before.answers, after.answers, strict=False)
     return tuple(Answer(q.prompt, q.reference, old, new) for q, old, new in given)[:SHOWN]
-
-
-def _sharded(trainer: Any) -> bool:
-    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
 
 def _say_once(of: Training, what: str) -> None:

@@ -28,8 +28,7 @@ NAMES = {
 
 def scores(trainer: Any, objective: str, *, base: bool) -> dict[str, Tally]:
     """Metrics of the held-out rows. `base`: of the model without what is trained."""
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if objective in DRAWING or sharded:
+    if objective in DRAWING or is_sharded(trainer):
         found = trainer.evaluate()
         return {
             name: mean([float(value)])
@@ -39,6 +38,11 @@ def scores(trainer: Any, objective: str, *, base: bool) -> dict[str, Tally]:
     if objective in CLASSIFYING:
         return _decided(trainer, base)
     return _lost(trainer, objective, base)
+
+
+def is_sharded(trainer: Any) -> bool:
+    """Whether no process has the whole model: the trainer's own loop alone can run it."""
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
 @contextmanager
