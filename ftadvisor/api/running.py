@@ -14,6 +14,7 @@ from ftadvisor.errors import FtadvisorError, InvalidSettingError, near_misses, q
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.options import Options
 from ftadvisor.schema.plan import Plan, PlanHardware
+from ftadvisor.schema.preview import Preview
 from ftadvisor.schema.report import Report
 from ftadvisor.schema.run import RunOptions, RunSettings
 from ftadvisor.sources.gpus import match_gpu
@@ -56,9 +57,31 @@ def run(
     Raises FtadvisorError for what cannot be run, before anything expensive starts.
     """
     given: dict[str, Any] = dict(options)
-    of_run = {name: given.pop(name) for name in _RUN if name in given}
     named = {"model": model, "technique": technique, "objective": objective, "gpu": gpu}
     given |= {name: value for name, value in named.items() if value is not None}
+    plan, settings = planned(plan, given)
+    from ftadvisor.execution.run import execute
+
+    return execute(plan, settings_of(plan.estimate), settings, _estimate_on(plan))
+
+
+def preview(plan: Plan | str | os.PathLike[str] | None = None, **options: Any) -> Preview:
+    """The first few examples of what `run` would train on, with what the loss counts.
+
+    Takes what `run` takes; nothing is written, and no model is loaded. Raises FtadvisorError for
+    data that cannot be used.
+    """
+    plan, settings = planned(plan, options)
+    from ftadvisor.execution.preview import preview as previewed
+
+    return previewed(plan, settings_of(plan.estimate), settings)
+
+
+def planned(
+    plan: Plan | str | os.PathLike[str] | None, given: dict[str, Any]
+) -> tuple[Plan, RunSettings]:
+    """The plan, complete, and how it is run. Raises FtadvisorError."""
+    of_run = {name: given.pop(name) for name in _RUN if name in given}
     if plan is not None and given:
         name = next(iter(given))
         raise InvalidSettingError(
@@ -68,11 +91,7 @@ def run(
     if not isinstance(plan, Plan):
         draft = read_draft(plan) if plan is not None else _draft(given)
         plan = complete_plan(_with_data(draft))
-    from ftadvisor.execution.run import execute
-
-    return execute(
-        plan, settings_of(plan.estimate), _run_settings(plan, of_run), _estimate_on(plan)
-    )
+    return plan, _run_settings(plan, of_run)
 
 
 def _draft(given: dict[str, Any]) -> PlanDraft:

@@ -41,6 +41,10 @@ RUN = Group(
             many=True,
         ),
         Option(
+            "preview", None, "",
+            "Show three examples as the model will see them, with what is learnt, and stop.",
+        ),
+        Option(
             "force", None, "",
             "Run what the checks refuse that may be wrong: another GPU, too little memory or disk.",
         ),
@@ -54,6 +58,13 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor.render.run import run_document
 
     as_json = given.pop("json", False)
+    if given.pop("preview", False):
+        from ftadvisor.render.preview import preview_document
+
+        with warnings_to_stderr():
+            shown = api.preview(**given)
+        print_answer(shown, lambda: preview_document(shown), as_json=as_json)
+        return 0
     with warnings_to_stderr():
         report = api.run(**given)
     print_answer(report, lambda: run_document(report), as_json=as_json)

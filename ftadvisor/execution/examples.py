@@ -82,6 +82,15 @@ def read_examples(dataset: PlanDataset, objective: str, run: RunSettings, seed: 
     return Examples(train, held_out, tuple(left_out), labels)
 
 
+def read_held_out(dataset: PlanDataset, objective: str) -> Examples:
+    """All rows as held out, for a model that is trained already."""
+    split, _ = find_splits(Path(dataset.path).expanduser(), dataset.split, None)
+    left_out: list[Problem] = []
+    rows = _converted(split, dataset, objective, left_out)
+    # A trainer wants something to train on, even where it only evaluates.
+    return Examples(rows[:1], rows, tuple(left_out))
+
+
 def _split(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """A seeded share held out, in the rows' own order."""
     if share == 0 or len(rows) < 2:

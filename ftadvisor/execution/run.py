@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import platform
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
@@ -92,7 +90,7 @@ def prepare(
         journal.events += check(subject, device)
     estimate = None if device.is_cpu else estimate_on(device.name)
     plan = replace(plan, estimate=estimate) if estimate else plan
-    _quieten()
+    stack.quieten()
     stack.transformers.set_seed(plan.seed)
     conversational = "text" not in examples.train[0] and "tokens" not in examples.train[0]
     chat = plan.objective in ("sft", "clm", "cpt") and conversational
@@ -140,18 +138,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _quieten() -> None:
-    """The libraries' own bars and advice; their errors are still raised."""
-    for name in ("bitsandbytes", "trl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # datasets 5.2 imported before Transformers leaves huggingface-hub 2.4 half imported.
-    stack.transformers.logging.set_verbosity_error()
-    stack.transformers.logging.disable_progress_bar()
-    stack.datasets.disable_progress_bars()
-    # TRL 1.16 and PEFT 0.21 still use names that Transformers 5.23 calls old.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _callbacks(plan: Plan, run: RunSettings, device: Device, journal: Journal) -> list[Any]:

@@ -76,7 +76,8 @@ def _axes(scale: _Scale, x: str, form: Callable[[float], str]) -> Iterator[str]:
     for figure in _ticks(scale.low, scale.high):
         y = scale.y(figure)
         yield f'<line x1="{LEFT}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}" stroke="#88888840"/>'
-        yield f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(form(figure))}</text>'
+        at = f'x="{LEFT - 8}" y="{y + 4:.1f}"'
+        yield f'<text {at} text-anchor="end">{escape(form(figure))}</text>'
     for step in _ticks(scale.left, scale.right):
         if step == int(step):
             at = f'x="{scale.x(step):.1f}" y="{bottom + 18}"'

@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 from ftadvisor.render.comparison import comparison_document
 from ftadvisor.render.document import Document
 from ftadvisor.render.estimate import estimates_document
+from ftadvisor.render.evaluation import evaluation_document
 from ftadvisor.render.fit import fit_document
 from ftadvisor.render.html import html
 from ftadvisor.render.model_card import model_card
@@ -21,6 +22,7 @@ from ftadvisor.render.simulation import simulation_document
 from ftadvisor.render.terminal import print_document, renderables
 from ftadvisor.schema.comparison import Comparison
 from ftadvisor.schema.estimate import Estimate
+from ftadvisor.schema.evaluation import Evaluation
 from ftadvisor.schema.fit import Fit
 from ftadvisor.schema.plan import Recommendation
 from ftadvisor.schema.report import Report
@@ -40,6 +42,8 @@ def document_of(answer: Any) -> Document:
             return comparison_document(answer)
         case Simulation():
             return simulation_document(answer)
+        case Evaluation():
+            return evaluation_document(answer)
         case Report():
             return run_document(answer)
         case Estimate():

@@ -34,13 +34,16 @@ def model_card(report: Report) -> str:
 def _sections(report: Report) -> Iterator[tuple[str, tuple[Block, ...]]]:
     yield "Data", (_data(report),)
     if report.metrics:
-        yield "Before and after", (metrics_table(report),)
+        yield "Before and after", (metrics_table(report.metrics),)
     if report.answers:
         yield "Answers to held-out prompts", (_answers(report),)
     yield "Memory and time, predicted and measured", (measured_table(report),)
-    yield "Plan", (
-        paragraph("plan.yaml beside this file trains it again: `ftadvisor run plan.yaml`."),
-        settings_table(report),
+    yield (
+        "Plan",
+        (
+            paragraph("plan.yaml beside this file trains it again: `ftadvisor run plan.yaml`."),
+            settings_table(report),
+        ),
     )
     yield "Versions", (versions_table(report),)
 

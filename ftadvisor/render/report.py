@@ -37,7 +37,7 @@ def report_page(report: Report) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}{PAGE_STYLE}</style></head>\n"
-        f'<body>\n<h1>{escape(title)}</h1>\n{body}\n</body></html>\n'
+        f"<body>\n<h1>{escape(title)}</h1>\n{body}\n</body></html>\n"
     )
 
 
@@ -66,7 +66,7 @@ def _sections(report: Report) -> Iterator[str]:
     if losses:
         yield from ("<h2>Loss</h2>", losses)
     if report.metrics:
-        yield from ("<h2>Before and after</h2>", _blocks(metrics_table(report)))
+        yield from ("<h2>Before and after</h2>", _blocks(metrics_table(report.metrics)))
     if report.answers:
         yield from ("<h2>Answers to held-out prompts</h2>", _answers(report))
     yield from ("<h2>Predicted against measured</h2>", _blocks(measured_table(report)))
@@ -100,10 +100,12 @@ def _losses(report: Report) -> str:
 
 
 def _smoothed(points: list[tuple[float, float]], window: int) -> list[tuple[float, float]]:
-    """The mean of the last `window` losses at each step that has so many."""
+    """At each step the mean of the losses around it, of those that there are at the ends."""
+    half = window // 2
+    around = (points[max(0, i - half) : i + half + 1] for i in range(len(points)))
     return [
-        (points[i][0], sum(loss for _, loss in points[i + 1 - window : i + 1]) / window)
-        for i in range(window - 1, len(points))
+        (step, sum(loss for _, loss in near) / len(near))
+        for (step, _), near in zip(points, around, strict=True)
     ]
 
 

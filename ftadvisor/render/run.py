@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from ftadvisor.render.document import (
     Block,
@@ -43,8 +44,8 @@ def run_document(report: Report) -> Document:
     """How it ended, the metrics, a few answers, predicted against measured, what happened."""
     blocks: list[Block] = [headline(report)]
     if report.metrics:
-        blocks.append(metrics_table(report))
-    blocks += [_compared(answer) for answer in report.answers[:SHOWN_ANSWERS]]
+        blocks.append(metrics_table(report.metrics))
+    blocks += [answer_table(answer) for answer in report.answers[:SHOWN_ANSWERS]]
     blocks.append(measured_table(report))
     if report.events:
         blocks.append(Bullets("What happened", tuple(event.what for event in report.events)))
@@ -68,8 +69,8 @@ def name_of(model: str) -> str:
     return re.split(r"[\\/]", model.rstrip("/\\"))[-1] if local else model
 
 
-def metrics_table(report: Report) -> Table:
-    """Before and after, with the interval of `after`."""
+def metrics_table(metrics: Mapping[str, Metric]) -> Table:
+    """Before and after, with the interval of `after`; of one model alone without `before`."""
     rows = tuple(
         (
             Words(NAMES.get(name, name.replace("_", " "))),
@@ -77,13 +78,16 @@ def metrics_table(report: Report) -> Table:
             Words(_figure(metric.after), _tone(name, metric)),
             Words(_between(metric), "dim"),
         )
-        for name, metric in report.metrics.items()
+        for name, metric in metrics.items()
     )
     heads = (
         Column("on held-out rows"), Column("before", right=True), Column("after", right=True),
         Column("90 % interval", right=True),
     )  # fmt: skip
-    return Table(heads, rows)
+    if any(metric.before is not None for metric in metrics.values()):
+        return Table(heads, rows)
+    alone = (heads[0], Column("", right=True), heads[3])
+    return Table(alone, tuple((row[0], row[2], row[3]) for row in rows))
 
 
 def measured_table(report: Report) -> Table:
@@ -121,16 +125,16 @@ def quantity(name: str, value: float | None) -> str:
     return format_duration(value) if name.endswith("_seconds") else f"{value:,.4g}"
 
 
-def _compared(answer: Answer) -> Table:
+def answer_table(answer: Answer) -> Table:
     """One prompt with both answers."""
     said: list[tuple[str, str, Tone]] = [
         ("asked", answer.prompt, "strong"), ("before", answer.before, "dim"),
         ("after", answer.after, ""), ("wanted", answer.reference, "dim"),
     ]  # fmt: skip
     rows = tuple(
-        (Words(name, "dim"), Words(_short(text) or "–", tone))
+        (Words(name, "dim"), Words(_short(text) or "(nothing)", tone))
         for name, text, tone in said
-        if text or name != "wanted"
+        if text or name in ("asked", "after")
     )
     return Table((Column(""), Column("", fold=True)), rows)
 

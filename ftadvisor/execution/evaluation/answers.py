@@ -118,4 +118,3 @@ def _said(turns: Any) -> str:
     if isinstance(turns, list):
         return str(turns[-1]["content"]) if turns else ""
     return turns or ""
-

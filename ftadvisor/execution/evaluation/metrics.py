@@ -67,7 +67,11 @@ def classification(pieces: Sequence[Sequence[tuple[int, int]]]) -> dict[str, Tal
 def answered(pairs: Sequence[Pair], say: Callable[[str], None]) -> dict[str, Tally]:
     """What answers share with their references; `say` is told what is not measured, and why."""
     found = {"exact_match": mean([float(a.strip() == r.strip()) for a, r in pairs])}
-    for library, measures in (("sacrebleu", _sacrebleu), ("rouge_score", _rouge), ("nltk", _meteor)):
+    for library, measures in (
+        ("sacrebleu", _sacrebleu),
+        ("rouge_score", _rouge),
+        ("nltk", _meteor),
+    ):
         try:
             found |= measures(pairs)
         except ModuleNotFoundError:

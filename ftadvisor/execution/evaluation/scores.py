@@ -56,9 +56,9 @@ def evaluating(trainer: Any, *, base: bool) -> Iterator[Any]:
     off = base and config is not None and config.is_prompt_learning
     training = model.training
     model.eval()
-    with torch.no_grad(), torch.random.fork_rng(), trainer.accelerator.autocast():
-        with model.disable_adapter() if off else nullcontext():
-            yield model
+    alone = model.disable_adapter() if off else nullcontext()
+    with torch.no_grad(), torch.random.fork_rng(), trainer.accelerator.autocast(), alone:
+        yield model
     model.train(training)
 
 
