@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution import stack
@@ -113,6 +113,6 @@ def _row(row: Row) -> tuple[Piece, ...]:
 
 
 def _said(value: Any) -> str:
-    if isinstance(value, list):
-        return "\n".join(f"{turn['role']}: {turn['content']}" for turn in value)
-    return str(value)
+    if not isinstance(value, list):
+        return str(value)
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in cast("list[Row]", value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from typing import Any
+from typing import Any, cast
 
 from ftadvisor.render.chart import Line, chart
 from ftadvisor.render.document import Block, Column, Table, Words
@@ -145,4 +145,6 @@ def _events(report: Report) -> Table:
 
 
 def _said(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, cast("list[Any]", value)))
+    return str(value)

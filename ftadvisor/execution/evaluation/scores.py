@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 from ftadvisor.execution import stack
 from ftadvisor.execution.classes import CLASSIFYING
@@ -102,8 +102,7 @@ def _decided(trainer: Any, base: bool) -> dict[str, Tally]:
         for rows in _batches(trainer):
             batch = trainer.data_collator(rows)
             loss, logits, labels = trainer.prediction_step(model, batch, False)
-            logits = logits[0] if isinstance(logits, tuple) else logits
-            true, predicted = labels.flatten().tolist(), logits.argmax(-1).flatten().tolist()
+            true, predicted = _flat(labels), _flat(_first(logits).argmax(-1))
             piece = [pair for pair in zip(true, predicted, strict=True) if pair[0] != IGNORED]
             if piece:
                 losses.append(float(loss))
@@ -126,3 +125,13 @@ def _num_tokens(batch: Any, model: Any) -> int:
     if not model.config.is_encoder_decoder:
         labels = labels[..., 1:]
     return int((labels != IGNORED).sum())
+
+
+def _flat(numbers: Any) -> list[int]:
+    """A tensor's, in one list."""
+    return numbers.flatten().tolist()
+
+
+def _first(outputs: Any) -> Any:
+    """Logits: some models put out more."""
+    return cast("tuple[Any, ...]", outputs)[0] if isinstance(outputs, tuple) else outputs
