@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ftadvisor.execution import conversation
 from ftadvisor.execution.evaluation.scores import evaluating
@@ -64,7 +64,8 @@ def answers(trainer: Any, of: Training, asked: list[Question], *, base: bool) ->
 def ends(tokenizer: Any, model: Any) -> list[int]:
     """Tokens that end an answer: the tokenizer's, the model's, and the chat template's."""
     own = getattr(model.generation_config, "eos_token_id", None)
-    found = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id}
+    found: set[int | None] = {tokenizer.eos_token_id}
+    found |= {*cast("list[int]", own)} if isinstance(own, list) else {own}
     if tokenizer.chat_template:
         turn = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "ANSWER"}]
         text = tokenizer.apply_chat_template(turn, tokenize=False).rpartition("ANSWER")[2]
@@ -116,5 +117,5 @@ def _question(row: Row, tokenizer: Any) -> Question:
 def _said(turns: Any) -> str:
     """Messages as text: the last one where there are several."""
     if isinstance(turns, list):
-        return str(turns[-1]["content"]) if turns else ""
+        return str(cast("list[Row]", turns)[-1]["content"]) if turns else ""
     return turns or ""

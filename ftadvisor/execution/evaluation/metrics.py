@@ -44,7 +44,7 @@ def mean(values: Sequence[float], weights: Sequence[float] | None = None) -> Tal
 
 def perplexity(losses: Sequence[float], tokens: Sequence[float]) -> Tally:
     """exp of the mean loss of a token."""
-    return Tally(_weighted(losses, tokens), lambda s: math.exp(min(_ratio(s), LARGEST_EXPONENT)))
+    return Tally(_weighted(losses, tokens), _exponential)
 
 
 def classification(pieces: Sequence[Sequence[tuple[int, int]]]) -> dict[str, Tally]:
@@ -135,6 +135,10 @@ def _weighted(values: Sequence[float], weights: Sequence[float] | None) -> Any:
 
 def _ratio(sums: Sums) -> float:
     return float(sums[0] / sums[1]) if sums[1] else math.nan
+
+
+def _exponential(sums: Sums) -> float:
+    return math.exp(min(_ratio(sums), LARGEST_EXPONENT))
 
 
 def _accuracy(sums: Sums) -> float:

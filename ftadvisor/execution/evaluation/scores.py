@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
@@ -46,7 +46,7 @@ def is_sharded(trainer: Any) -> bool:
 
 
 @contextmanager
-def evaluating(trainer: Any, *, base: bool) -> Iterator[Any]:
+def evaluating(trainer: Any, *, base: bool) -> Generator[Any]:
     """The model in evaluation, with the dtype of training; nothing of the run's state moves.
 
     An adapter starts as nothing, except for prompts: theirs is switched off for the `base`.
