@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ftadvisor.errors import DataFileError, quoted
+from ftadvisor.errors import DataFileError, InvalidSettingError, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.classes import CLASSIFYING
 from ftadvisor.execution.device import find_device
@@ -34,32 +34,9 @@ def evaluate(
 
     An adapter is compared with its base. Raises FtadvisorError for what cannot be evaluated.
     """
-    check_objective(plan.objective)
-    assert plan.dataset is not None
-    examples = read_held_out(plan.dataset, plan.objective)._replace(labels=tuple(labels))
-    _check_labels(examples, plan)
-    journal = Journal()
-    if examples.left_out:
-        journal.say("data", f"{len(examples.left_out):,} rows left out")
-    device = find_device()
-    stack.quieten()
-    stack.transformers.set_seed(plan.seed)
     is_adapter = (Path(place) / ADAPTER).is_file()
-    has_tokenizer = (Path(place) / "tokenizer_config.json").is_file() or not is_adapter
-    chat = plan.objective not in (*CLASSIFYING, "seq2seq") and "text" not in examples.held_out[0]
-    if is_adapter and examples.labels:
-        journal.say("evaluation", "before: the base with a head that nothing has trained")
-    tokenizing = load_tokenizer(place if has_tokenizer else plan.model, chat=chat)
-    family = find_model(plan.model).spec.family
-    source = plan.model if is_adapter else place
-    model = load_model(source, family, settings, device, labels)
-    if is_adapter:
-        model = stack.peft.PeftModel.from_pretrained(model, place)
     with tempfile.TemporaryDirectory() as scratch:
-        here = replace(run, output_dir=scratch)
-        of = Training(
-            plan, settings, here, device, examples, tokenizing, model, [], journal
-        )  # fmt: skip
+        of = _prepared(place, plan, settings, replace(run, output_dir=scratch), labels)
         trainer = BUILDERS[plan.objective](of)
         trainer.remove_callback(stack.transformers.PrinterCallback)
         before = Measured({}, [], [])
@@ -74,25 +51,54 @@ def evaluate(
         model=place,
         base=plan.model if is_adapter else None,
         objective=plan.objective,
-        dataset=plan.dataset.path,
-        num_rows=len(examples.held_out),
+        dataset=plan.dataset.path if plan.dataset else "",
+        num_rows=len(of.examples.held_out),
         metrics=compared(before, after, plan.seed),
         answers=answers,
-        events=tuple(journal.events),
+        events=tuple(of.journal.events),
         seed=plan.seed,
     )
 
 
-def _check_labels(examples: Examples, plan: Plan) -> None:
+def _prepared(
+    place: str, plan: Plan, settings: Settings, run: RunSettings, labels: Sequence[str]
+) -> Training:
+    """The rows, and the model with its tokenizer."""
+    check_objective(plan.objective)
+    if plan.dataset is None:
+        raise InvalidSettingError("dataset is missing.", ["--dataset test.jsonl"])
+    examples = read_held_out(plan.dataset, plan.objective)._replace(labels=tuple(labels))
+    _check_labels(examples, plan.objective, plan.dataset.path)
+    journal = Journal()
+    if examples.left_out:
+        journal.say("data", f"{len(examples.left_out):,} rows left out")
+    device = find_device()
+    stack.quieten()
+    stack.transformers.set_seed(plan.seed)
+    folder = Path(place)
+    is_adapter = (folder / ADAPTER).is_file()
+    source = plan.model if is_adapter else place
+    own = place if (folder / "tokenizer_config.json").is_file() else source
+    chat = plan.objective not in (*CLASSIFYING, "seq2seq") and "text" not in examples.held_out[0]
+    tokenizing = load_tokenizer(own, chat=chat)
+    model = load_model(source, find_model(plan.model).spec.family, settings, device, labels)
+    if is_adapter:
+        model = stack.peft.PeftModel.from_pretrained(model, place)
+        if labels:
+            journal.say("evaluation", "before: the base with a head that nothing has trained")
+    return Training(plan, settings, run, device, examples, tokenizing, model, [], journal)
+
+
+def _check_labels(examples: Examples, objective: str, file: str) -> None:
     """The rows' classes are the model's."""
-    if plan.objective not in CLASSIFYING:
+    if objective not in CLASSIFYING:
         return
     rows = examples.held_out
     found = {name for row in rows for name in row.get("labels", [row.get("label")])}
     strange = found - {*examples.labels}
     if strange:
         raise DataFileError(
-            plan.dataset.path if plan.dataset else "", None, "label",
+            file, None, "label",
             f"is {quoted(min(strange))}, which is none of the model's classes",
             ", ".join(examples.labels[:10]) or "a model with classes",
         )  # fmt: skip
