@@ -39,7 +39,13 @@ def measure(trainer: Any, of: Training, *, base: bool) -> Measured:
     given: list[str] = []
     if of.plan.objective not in NOT_TALKING and not is_sharded(trainer):
         asked = answers.questions(of)
-        given = answers.answers(trainer, of, asked, base=base)
+        try:
+            given = answers.answers(trainer, of, asked, base=base)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            # What was trained stands without them, and is not to be lost for them.
+            what = str(error).strip().partition("\n")[0][:200]
+            _say_once(of, f"no answers: the model cannot generate here ({what})")
+            asked = []
         found |= _said(trainer, of, asked, given, base)
     trainer.log({f"eval_{name.removeprefix('eval_')}": t.value for name, t in found.items()})
     return Measured(found, asked, given)

@@ -57,9 +57,11 @@ def evaluating(trainer: Any, *, base: bool) -> Generator[Any]:
     training = model.training
     model.eval()
     alone = model.disable_adapter() if off else nullcontext()
-    with torch.no_grad(), torch.random.fork_rng(), trainer.accelerator.autocast(), alone:
-        yield model
-    model.train(training)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(), trainer.accelerator.autocast(), alone:
+            yield model
+    finally:
+        model.train(training)
 
 
 def _lost(trainer: Any, objective: str, base: bool) -> dict[str, Tally]:
