@@ -97,6 +97,6 @@ COMMAND = Command(
     details="Transformers, PEFT, TRL and bitsandbytes train; ftadvisor maps the plan to their own "
     "objects. Everything that can be checked is checked before anything expensive starts. The "
     "directory then holds plan.yaml, report.json, report.html, log.jsonl, a model card and the "
-    "adapter or the model with its tokenizer.\n\nThe exit code is 0 when the run is done, 1 when it "
-    "diverged or stopped, 2 when it cannot be run.",
+    "adapter or the model with its tokenizer.\n\nThe exit code is 0 when the run is done, 1 when it"
+    " diverged or stopped, 2 when it cannot be run.",
 )
