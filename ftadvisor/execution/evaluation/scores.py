@@ -18,6 +18,8 @@ PER_TOKEN = ("sft", "clm", "cpt", "seq2seq", "distillation")
 """Objectives whose loss is the mean over the answer's tokens."""
 DRAWING = ("grpo", "rloo", "distillation")
 """They evaluate by drawing answers: the trainer's own loop does it, and gives means alone."""
+UNPAIRED = "kto"
+"""Its rows are answers that are good or bad, one by one."""
 NAMES = {
     "rewards/accuracies": "reward_accuracy", "accuracy": "reward_accuracy",
     "rewards/margins": "reward_margin", "margin": "reward_margin", "reward": "mean_reward",
@@ -68,31 +70,43 @@ def _lost(trainer: Any, objective: str, base: bool) -> dict[str, Tally]:
     per_token = objective in PER_TOKEN
     losses: list[float] = []
     weights: list[float] = []
-    own: dict[str, list[float]] = {}
+    own: dict[str, list[tuple[float, float]]] = {}
     with evaluating(trainer, base=base) as model:
-        logged = getattr(trainer, "_metrics", {"eval": {}})["eval"]
+        logged = _logged(trainer)
         logged.clear()
-        for rows in _batches(trainer):
-            batch = trainer.data_collator(rows)
-            weight = _num_tokens(batch, model) if per_token else len(rows)
+        for rows in _batches(trainer, 1 if objective == UNPAIRED else None):
+            batch = trainer._prepare_inputs(trainer.data_collator(rows))
+            weight = float(_num_tokens(batch, model) if per_token else len(rows))
             if not weight:
                 continue
             loss, _, _ = trainer.prediction_step(model, batch, prediction_loss_only=True)
             losses.append(float(loss))
-            weights.append(float(weight))
-            for key, name in NAMES.items():
-                if logged.get(key):
-                    own.setdefault(name, []).append(float(logged[key][-1]))
+            weights.append(weight)
+            for key, values in logged.items():
+                own.setdefault(key.removeprefix("eval_"), []).append((float(values[-1]), weight))
             logged.clear()
     found = {"eval_loss": mean(losses, weights)}
     if per_token:
         found["perplexity"] = perplexity(losses, weights)
-    for name, values in own.items():
-        # A batch without a pair has none.
-        kept = [(v, w) for v, w in zip(values, weights, strict=False) if math.isfinite(v)]
-        if kept:
-            found[name] = mean([v for v, _ in kept], [w for _, w in kept])
-    return found
+    found |= {name: mean(*zip(*own[key], strict=True)) for key, name in NAMES.items() if key in own}
+    return found | (_unpaired(own) if objective == UNPAIRED else {})
+
+
+def _logged(trainer: Any) -> dict[str, list[Any]]:
+    """What TRL's trainers keep of each batch until they log it."""
+    for name in ("_metrics", "_stored_metrics"):
+        kept = getattr(trainer, name, None)
+        if kept is not None:
+            return kept["eval"]
+    return {}
+
+
+def _unpaired(own: dict[str, list[tuple[float, float]]]) -> dict[str, Tally]:
+    """Of rows that are good or bad by themselves: whether the reward has that sign."""
+    chosen = [reward for reward, _ in own.get("rewards/chosen", ())]
+    rejected = [reward for reward, _ in own.get("rewards/rejected", ())]
+    right = [float(r > 0) for r in chosen] + [float(r < 0) for r in rejected]
+    return {"reward_accuracy": mean(right)} if right else {}
 
 
 def _decided(trainer: Any, base: bool) -> dict[str, Tally]:
@@ -113,10 +127,11 @@ def _decided(trainer: Any, base: bool) -> dict[str, Tally]:
     return {"eval_loss": mean(losses, weights), **classification(pieces)}
 
 
-def _batches(trainer: Any) -> Iterator[list[Any]]:
-    """The held-out rows one by one, of many rows more at once."""
+def _batches(trainer: Any, size: int | None = None) -> Iterator[list[Any]]:
+    """The held-out rows one by one, of many rows more at once where no `size` is wanted."""
     rows = trainer.eval_dataset
-    size = min(trainer.args.per_device_eval_batch_size, math.ceil(len(rows) / MOST_BATCHES))
+    most = trainer.args.per_device_eval_batch_size
+    size = size or min(most, math.ceil(len(rows) / MOST_BATCHES))
     for start in range(0, len(rows), size):
         yield [rows[i] for i in range(start, min(start + size, len(rows)))]
 
