@@ -204,3 +204,10 @@ def test_the_card_says_what_a_reader_needs(report: Report):
     for said in ("library_name: peft", "| perplexity | 9 | 4 | 3.5–4.5 |", "| torch | 2 |",
                  "| memory allocated | 2.00 GiB | 1.00 GiB | -50 % |", "| seed | 0 |"):  # fmt: skip
         assert said in card
+
+
+def test_a_difference_of_means():
+    tally = metrics.difference([3.0, 5.0], [1.0, 0.0, 2.0])
+    assert tally.value == pytest.approx(3.0)
+    low, high = interval(tally, 0) or (0.0, 0.0)
+    assert low < 3.0 < high

@@ -42,6 +42,13 @@ def mean(values: Sequence[float], weights: Sequence[float] | None = None) -> Tal
     return Tally(_weighted(values, weights), _ratio)
 
 
+def difference(first: Sequence[float], second: Sequence[float]) -> Tally:
+    """The first's mean over the second's."""
+    pieces = [(value, 1.0, 0.0, 0.0) for value in first]
+    pieces += [(0.0, 0.0, value, 1.0) for value in second]
+    return Tally(np.array(pieces), lambda sums: _ratio(sums[:2]) - _ratio(sums[2:]))
+
+
 def perplexity(losses: Sequence[float], tokens: Sequence[float]) -> Tally:
     """exp of the mean loss of a token."""
     return Tally(_weighted(losses, tokens), _exponential)

@@ -9,14 +9,21 @@ from typing import Any, cast
 
 from ftadvisor.execution import stack
 from ftadvisor.execution.classes import CLASSIFYING
-from ftadvisor.execution.evaluation.metrics import Tally, classification, mean, perplexity
+from ftadvisor.execution.evaluation.metrics import (
+    Tally,
+    classification,
+    difference,
+    mean,
+    perplexity,
+)
 
 MOST_BATCHES = 200
 """As many pieces make an interval narrow enough: more rows go through in larger batches."""
 IGNORED = -100
 PER_TOKEN = ("sft", "clm", "cpt", "seq2seq", "distillation")
 """Objectives whose loss is the mean over the answer's tokens."""
-DRAWING = ("grpo", "rloo", "distillation")
+POLICY = ("grpo", "rloo")
+DRAWING = (*POLICY, "distillation")
 """They evaluate by drawing answers: the trainer's own loop does it, and gives means alone."""
 UNPAIRED = "kto"
 """Its rows are answers that are good or bad, one by one."""
@@ -32,10 +39,12 @@ def scores(trainer: Any, objective: str, *, base: bool) -> dict[str, Tally]:
     """Metrics of the held-out rows. `base`: of the model without what is trained."""
     if objective in DRAWING or is_sharded(trainer):
         found = trainer.evaluate()
+        # The loss of a policy compares two of its own batches: the rewards tell how good it is.
+        drawn = NAMES if objective in POLICY else {**NAMES, "loss": "eval_loss"}
         return {
             name: mean([float(value)])
             for key, value in found.items()
-            if (name := "eval_loss" if key == "eval_loss" else NAMES.get(key[len("eval_") :]))
+            if (name := drawn.get(key.removeprefix("eval_")))
         }
     if objective in CLASSIFYING:
         return _decided(trainer, base)
@@ -102,11 +111,14 @@ def _logged(trainer: Any) -> dict[str, list[Any]]:
 
 
 def _unpaired(own: dict[str, list[tuple[float, float]]]) -> dict[str, Tally]:
-    """Of rows that are good or bad by themselves: whether the reward has that sign."""
+    """Of rows that are good or bad by themselves: whether the reward has that sign, and how far
+    the good are above the bad."""
     chosen = [reward for reward, _ in own.get("rewards/chosen", ())]
     rejected = [reward for reward, _ in own.get("rewards/rejected", ())]
     right = [float(r > 0) for r in chosen] + [float(r < 0) for r in rejected]
-    return {"reward_accuracy": mean(right)} if right else {}
+    if not chosen or not rejected:
+        return {"reward_accuracy": mean(right)} if right else {}
+    return {"reward_accuracy": mean(right), "reward_margin": difference(chosen, rejected)}
 
 
 def _decided(trainer: Any, base: bool) -> dict[str, Tally]:
