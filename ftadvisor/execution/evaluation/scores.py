@@ -83,7 +83,7 @@ def _lost(trainer: Any, objective: str, base: bool) -> dict[str, Tally]:
     with evaluating(trainer, base=base) as model:
         logged = _logged(trainer)
         logged.clear()
-        for rows in _batches(trainer, 1 if objective == UNPAIRED else None):
+        for rows in _batches(trainer, alone=objective == UNPAIRED):
             batch = trainer._prepare_inputs(trainer.data_collator(rows))
             weight = float(_num_tokens(batch, model) if per_token else len(rows))
             if not weight:
@@ -139,11 +139,11 @@ def _decided(trainer: Any, base: bool) -> dict[str, Tally]:
     return {"eval_loss": mean(losses, weights), **classification(pieces)}
 
 
-def _batches(trainer: Any, size: int | None = None) -> Iterator[list[Any]]:
-    """The held-out rows one by one, of many rows more at once where no `size` is wanted."""
+def _batches(trainer: Any, *, alone: bool = False) -> Iterator[list[Any]]:
+    """The held-out rows one by one, of many rows more at once unless each is wanted `alone`."""
     rows = trainer.eval_dataset
-    most = trainer.args.per_device_eval_batch_size
-    size = size or min(most, math.ceil(len(rows) / MOST_BATCHES))
+    most = 1 if alone else trainer.args.per_device_eval_batch_size
+    size = min(int(most), math.ceil(len(rows) / MOST_BATCHES))
     for start in range(0, len(rows), size):
         yield [rows[i] for i in range(start, min(start + size, len(rows)))]
 
