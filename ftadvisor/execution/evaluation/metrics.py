@@ -46,7 +46,7 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Tally:
     """The first's mean over the second's."""
     pieces = [(value, 1.0, 0.0, 0.0) for value in first]
     pieces += [(0.0, 0.0, value, 1.0) for value in second]
-    return Tally(np.array(pieces), lambda sums: _ratio(sums[:2]) - _ratio(sums[2:]))
+    return Tally(np.array(pieces), _apart)
 
 
 def perplexity(losses: Sequence[float], tokens: Sequence[float]) -> Tally:
@@ -142,6 +142,10 @@ def _weighted(values: Sequence[float], weights: Sequence[float] | None) -> Any:
 
 def _ratio(sums: Sums) -> float:
     return float(sums[0] / sums[1]) if sums[1] else math.nan
+
+
+def _apart(sums: Sums) -> float:
+    return _ratio(sums[:2]) - _ratio(sums[2:])
 
 
 def _exponential(sums: Sums) -> float:
