@@ -17,9 +17,11 @@ def general_perplexity(trainer: Any, of: Training, *, base: bool) -> Tally:
     """Of a language model, paragraph by paragraph."""
     losses: list[float] = []
     weights: list[float] = []
+    # A processor of images holds its tokenizer.
+    tokenizer = getattr(of.tokenizer, "tokenizer", of.tokenizer)
     with evaluating(trainer, base=base) as model:
         for paragraph in paragraphs():
-            encoded = of.tokenizer(
+            encoded = tokenizer(
                 paragraph, truncation=True, max_length=of.settings.max_length, return_tensors="pt"
             )
             ids = encoded["input_ids"].to(model.device)
