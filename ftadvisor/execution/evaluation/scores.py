@@ -38,7 +38,10 @@ NAMES = {
 def scores(trainer: Any, objective: str, *, base: bool) -> dict[str, Tally]:
     """Metrics of the held-out rows. `base`: of the model without what is trained."""
     if objective in DRAWING or is_sharded(trainer):
-        found = trainer.evaluate()
+        # The same draws before and after, and none that training would miss.
+        with stack.torch.random.fork_rng():
+            stack.torch.manual_seed(trainer.args.seed)
+            found = trainer.evaluate()
         # The loss of a policy compares two of its own batches: the rewards tell how good it is.
         drawn = NAMES if objective in POLICY else {**NAMES, "loss": "eval_loss"}
         return {
