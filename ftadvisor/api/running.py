@@ -125,8 +125,9 @@ def _run_settings(plan: Plan, given: dict[str, Any]) -> RunSettings:
     share = values.get("eval_share", 0.0)
     if not isinstance(share, int | float) or not 0 <= share < 1:
         raise InvalidSettingError.of("eval_share", share, "be a number from 0 to below 1")
-    if values.get("eval_dataset") is not None:
-        values["eval_dataset"] = os.fspath(values["eval_dataset"])
+    for name in ("eval_dataset", "reward_model"):
+        if values.get(name) is not None:
+            values[name] = os.fspath(values[name])
     reporters: list[str] = values.get("report_to", [])
     values["report_to"] = tuple(reporters)
     return RunSettings(**values)

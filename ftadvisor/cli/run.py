@@ -33,6 +33,16 @@ RUN = Group(
         Option("eval_steps", whole, "N", "Evaluate every N steps, not only before and after."),
         Option("save_steps", whole, "N", "A checkpoint every N steps."),
         Option(
+            "reward_model", text, "DIR",
+            "What scores answers (grpo, rloo): what a run with --objective reward left.",
+            also=("reward",),
+        ),
+        Option(
+            "reward_function", text, "MODULE:FUNCTION",
+            "Instead of it a Python function, as TRL's trainers take; its module is executed.",
+            also=("reward_func", "reward_funcs"),
+        ),
+        Option(
             "report_to", text, "NAME", "Reporters of Transformers' own: tensorboard, wandb ...",
             many=True,
         ),

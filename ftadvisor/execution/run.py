@@ -17,14 +17,16 @@ from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution import preflight, stack
 from ftadvisor.execution.adapting import adapt, set_adapter_dtype
 from ftadvisor.execution.arguments import total_steps
-from ftadvisor.execution.classes import CLASSIFYING
+from ftadvisor.execution.conversation import is_conversational
 from ftadvisor.execution.device import Device, find_device
 from ftadvisor.execution.examples import check_objective, read_examples
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
+from ftadvisor.execution.preferences import POLICY, PREFERRING
 from ftadvisor.execution.saving import save_model
 from ftadvisor.execution.tokenizing import load_tokenizer
-from ftadvisor.execution.trainers import BUILDERS
+from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
+from ftadvisor.execution.trainers.reward import HEAD
 from ftadvisor.execution.training import Training
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
@@ -35,6 +37,8 @@ from ftadvisor.sources.models import find_model
 from ftadvisor.sources.plans import write_plan
 from ftadvisor.sources.text_files import replace_text
 
+LIKELIHOOD = ("sft", "clm", "cpt", "seq2seq")
+"""Objectives whose loss is that of text: its exponential is the perplexity."""
 LOG, PLAN, REPORT = "log.jsonl", "plan.yaml", "report.json"
 LIBRARIES = (
     "ftadvisor", "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets",
@@ -85,14 +89,14 @@ def prepare(
     plan = replace(plan, estimate=estimate) if estimate else plan
     _quieten()
     stack.transformers.set_seed(plan.seed)
-    conversational = "text" not in examples.train[0] and "tokens" not in examples.train[0]
-    chat = plan.objective in ("sft", "clm", "cpt") and conversational
-    tokenizing = load_tokenizer(plan.model, chat=chat)
+    tokenizing = load_tokenizer(plan.model, chat=is_conversational(examples.train[0]))
     for said in tokenizing.said:
         journal.say("tokenizer", said)
     family = find_model(plan.model).spec.family
-    model = load_model(plan.model, family, settings, device, examples.labels)
-    model = adapt(model, settings, total_steps(plan, settings, run, len(examples.train)))
+    labels = HEAD if plan.objective == "reward" else examples.labels
+    model = load_model(plan.model, family, settings, device, labels)
+    if plan.objective not in MAKES_THE_ADAPTER:
+        model = adapt(model, settings, total_steps(plan, settings, run, len(examples.train)))
     # From here on the directory is this run's.
     write_plan(plan, Path(run.output_dir) / PLAN)
     return Training(
@@ -109,7 +113,10 @@ def evaluate(trainer: Any, objective: str) -> dict[str, float]:
     figures = {k: float(v) for k, v in found.items() if k.startswith("eval_") and _is_metric(k)}
     # JSON has no others; where the loss is none the callbacks end the run.
     kept = {name: value for name, value in figures.items() if math.isfinite(value)}
-    if "eval_loss" in kept and objective not in CLASSIFYING:
+    if objective in POLICY:
+        # Of two policies it compares nothing: the rewards do.
+        kept.pop("eval_loss", None)
+    if "eval_loss" in kept and objective in LIKELIHOOD:
         kept["perplexity"] = math.exp(min(kept["eval_loss"], 700.0))
     return kept
 
@@ -167,7 +174,8 @@ def _callbacks(plan: Plan, run: RunSettings, device: Device, journal: Journal) -
     found: list[Any] = [
         MeasuringCallback(device, journal),
         LogCallback(Path(run.output_dir) / LOG, journal),
-        DivergenceCallback(journal),
+        # A loss that may be zero, or below it, has no measure of growth.
+        DivergenceCallback(journal, may_grow=plan.objective in (*POLICY, *PREFERRING)),
     ]
     return [*found, RanksCallback()] if plan.technique == "adalora" else found
 

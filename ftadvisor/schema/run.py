@@ -27,6 +27,10 @@ class RunSettings:
     """A checkpoint every so many steps; None: none."""
     report_to: tuple[str, ...] = ()
     """Transformers' reporters: tensorboard, wandb, ..."""
+    reward_model: str | None = None
+    """The directory of the model that scores answers (grpo, rloo)."""
+    reward_function: str | None = None
+    """module:function, which scores them; its code is executed."""
     force: bool = False
     """Run what the checks that may be wrong refuse: another GPU, too little memory or disk."""
 
@@ -41,4 +45,6 @@ class RunOptions(TypedDict, total=False):
     eval_steps: int
     save_steps: int
     report_to: list[str]
+    reward_model: str | PathLike[str]
+    reward_function: str
     force: bool

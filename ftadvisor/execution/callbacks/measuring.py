@@ -49,7 +49,8 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
         found |= {"total_seconds": total, "num_steps": float(len(self._steps))}
         if steps:
             found["step_seconds"] = statistics.median(steps)
-            found["tokens_per_second"] = state.num_input_tokens_seen / sum(self._steps)
+            if state.num_input_tokens_seen:
+                found["tokens_per_second"] = state.num_input_tokens_seen / sum(self._steps)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         found["host_bytes"] = float(peak * MAXRSS_BYTES)
         if not self._device.is_cpu:
