@@ -86,9 +86,7 @@ def test_verdicts_come_from_labels_and_from_pairs(tmp_path: Path):
         ({"prompt": "Why?", "chosen": "Because.", "rejected": "No."}, {}),
     ],
 )
-def test_prompts_end_before_the_answer(
-    tmp_path: Path, row: dict[str, Any], beside: dict[str, Any]
-):
+def test_prompts_end_before_the_answer(tmp_path: Path, row: dict[str, Any], beside: dict[str, Any]):
     """What stands beside them reaches a reward function by its own name."""
     assert read(tmp_path, "grpo", row) == {"prompt": [USER], **beside}
 
@@ -150,7 +148,7 @@ def test_a_reward_model_scores(model: Path, tmp_path: Path):
         ("words", LLAMA, "config.json", "it predicts words"),
         ("classes", scoring, "config.json", "tells 2 classes apart"),
         ("bare", one, "config.json", "holds no tokenizer"),
-        ("gone", gone, "adapter_config.json", "which is not there"),
+        ("orphan", gone, "adapter_config.json", "which is not there"),
         ("adapter", words, "adapter_config.json", "it predicts words"),
         ("empty", {}, "README.md", "holds no model"),
     ):

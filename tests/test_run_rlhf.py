@@ -37,9 +37,7 @@ def answering(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     # A policy must be able to end an answer: the chat template ends it so.
     tokenizer.eos_token = "<|im_end|>"
     tokenizer.save_pretrained(base)
-    asked = [
-        {"prompt": prompt, "completion": answer} for prompt in PROMPTS for answer in ANSWERS
-    ]
+    asked = [{"prompt": prompt, "completion": answer} for prompt in PROMPTS for answer in ANSWERS]
     data = write_rows(place / "sft.jsonl", asked)
     report = ftadvisor.run(
         model=str(base), technique="full", objective="sft", dataset=str(data), max_steps=30,

@@ -18,7 +18,6 @@ from ftadvisor.configuration.adapter_config import NOT_PEFT
 from ftadvisor.errors import InvalidSettingError, MissingExtraError, UnsupportedError, quoted
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
-from ftadvisor.execution.rewards import check_reward
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.report import Event
@@ -173,12 +172,6 @@ def technique(of: Subject) -> Iterator[Event]:
     yield from ()
 
 
-def reward(of: Subject) -> Iterator[Event]:
-    """What scores answers, where answers are scored."""
-    check_reward(of.plan, of.run)
-    yield from ()
-
-
 def classes(of: Subject) -> Iterator[Event]:
     """Labels that a checkpoint's own head has not are outside its range."""
     labels = of.examples.labels
@@ -253,7 +246,7 @@ def memory(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, technique, classes, reward, output_dir, disk, data,
+    libraries, settings, technique, classes, output_dir, disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory)
 

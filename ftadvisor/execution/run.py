@@ -23,6 +23,7 @@ from ftadvisor.execution.examples import check_objective, read_examples
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.preferences import POLICY, PREFERRING
+from ftadvisor.execution.rewards import check_reward
 from ftadvisor.execution.saving import save_model
 from ftadvisor.execution.tokenizing import load_tokenizer
 from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
@@ -76,6 +77,7 @@ def prepare(
 ) -> Training:
     """Checks, and everything that the trainer is built of."""
     check_objective(plan.objective)
+    check_reward(plan, run)
     if plan.dataset is None:
         raise InvalidSettingError("The plan names no dataset.", ["--dataset train.jsonl"])
     examples = read_examples(plan.dataset, plan.objective, run, plan.seed)
