@@ -26,6 +26,13 @@ PAIRS = [{"prompt": f"Say {i}", "chosen": f"good {i}", "rejected": f"bad {i}"} f
 PROMPTS = [{"prompt": f"Say {i}", "answer": str(i)} for i in range(20)]
 
 
+TINY: dict[str, Any] = {
+    "precision": "fp32", "micro_batch_size": 4, "gradient_accumulation_steps": 1,
+    "max_steps": 4, "max_length": 96, "learning_rate": 5e-3, "eval_share": 0.2,
+    "gradient_checkpointing": "none", "warmup_steps": 0,
+}  # fmt: skip
+
+
 def read(place: Path, objective: str, row: dict[str, Any], **columns: str) -> dict[str, Any]:
     data = write_rows(place / "rows.jsonl", [row])
     wanted = PlanDataset(path=str(data), format=None, columns=columns, split="train")
@@ -131,9 +138,9 @@ def test_a_reward_is_named_once(model: Path, tmp_path: Path):
         ({"reward_function": "json:score"}, "has no such function"),
         ({"reward_model": tmp_path / "none"}, "is no directory"),
         ({"reward_model": tmp_path / "none", "objective": "sft"}, "has no effect"),
-        ({"micro_batch_size": 3, "num_generations": 4}, "num_generations 4 does not divide"),
+        ({"micro_batch_size": 3, "num_generations": 8}, "num_generations 8 does not divide"),
     ):
-        given = {"objective": "grpo", "gradient_accumulation_steps": 8, **options}
+        given = {"objective": "grpo", "gradient_accumulation_steps": 4, **options}
         assert said in str(refused(model, data, **given))
     assert not (tmp_path / "out").exists()
 
@@ -172,12 +179,6 @@ def test_ppo_names_what_there_is(model: Path, tmp_path: Path):
 class TestTraining:
     """With TRL's own trainers."""
 
-    TINY: dict[str, Any] = {
-        "precision": "fp32", "micro_batch_size": 4, "gradient_accumulation_steps": 1,
-        "max_steps": 4, "max_length": 96, "learning_rate": 5e-3, "eval_share": 0.2,
-        "gradient_checkpointing": "none", "warmup_steps": 0,
-    }  # fmt: skip
-
     @pytest.fixture(autouse=True)
     def _stack(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.importorskip("trl")
@@ -205,7 +206,7 @@ class TestTraining:
         data = write_rows(place / "rows.jsonl", rows)
         return run(
             model=str(models["decoder"]), objective=objective, technique=technique,
-            dataset=str(data), output_dir=place / "out", **{**self.TINY, **options},
+            dataset=str(data), output_dir=place / "out", **{**TINY, **options},
         )  # fmt: skip
 
     @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from ftadvisor.execution import conversation
 from ftadvisor.sources.datasets.blocks import Fault
@@ -89,7 +89,7 @@ def asked(row: Row, layout: Layout) -> Row | Fault | None:
         case "preference":
             found = pair(row, layout)
         case "chat" | "instruction" | "prompt_completion" | "unpaired_preference":
-            made = cast("Row", conversation.completed(row, layout))
+            made = conversation.completed(row, layout)
             found = conversation.split_turn(made["messages"]) if "messages" in made else made
         case _:
             return None

@@ -19,6 +19,7 @@ from ftadvisor.execution.preferences import POLICY
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.techniques import find_technique
 
 WAYS = ["--reward-model DIR", "--reward-function rewards.py:score"]
 MADE_BY = "ftadvisor run --objective reward, which makes one"
@@ -42,6 +43,13 @@ def check_reward(plan: Plan, run: RunSettings) -> None:
     if len(named) != 1:
         what = "nothing says how good an answer is" if not named else "both score answers"
         raise InvalidSettingError(f"objective {plan.objective}: {what}.", WAYS)
+    is_whole = find_technique(plan.technique).trains_base
+    if is_whole and plan.model.endswith(".gguf") and plan.settings.get("beta"):
+        raise UnsupportedError.of(
+            f"objective {plan.objective} with technique {plan.technique} of a GGUF file",
+            "TRL loads the reference itself, from a directory",
+            ["--technique lora", "the model's directory"],
+        )
     if run.reward_function is not None:
         find_function(run.reward_function)
         return
