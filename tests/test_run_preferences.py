@@ -266,11 +266,13 @@ class TestTraining:
             again = cls.from_pretrained(models["decoder"], **options)
             again = PeftModel.from_pretrained(again, out)
         again.config.pad_token_id = 0
+        for layer in again.modules():
+            # Else its first evaluation packs them anew, and they round otherwise (study 2.1).
+            layer.support_avx512bf16_for_cpu = False
         ids = torch.arange(10, 30)[None]
         with torch.no_grad():
             expected = trainer.model.eval()(input_ids=ids).logits
-            # The same layers in 4 bits: packed anew by the first evaluation, they round alike.
-            assert torch.allclose(again.eval()(input_ids=ids).logits, expected, atol=1e-3)
+            assert torch.allclose(again.eval()(input_ids=ids).logits, expected, atol=1e-5)
 
     def test_what_the_plan_says_reaches_the_policys_trainer(
         self, models: dict[str, Path], tmp_path: Path, trainers: list[Any]

@@ -23,7 +23,7 @@ TOY: dict[str, Any] = {
 }  # fmt: skip
 ANSWERS = ("good", "bad")
 PROMPTS = [f"Say {i}" for i in range(32)]
-STEPS = 6
+STEPS = 8
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,13 @@ def answering(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     return place / "sft"
 
 
-def reward_model(answering: Path, place: Path, technique: str) -> Path:
-    """A reward model of it that prefers good: whole, or an adapter."""
+def reward_model(answering: Path, place: Path, technique: str) -> tuple[Path, float]:
+    """A reward model of it that prefers good, whole or an adapter; and by how much it does."""
     asked = [{"prompt": prompt, "chosen": "good", "rejected": "bad"} for prompt in PROMPTS]
     data = write_rows(place / "pairs.jsonl", asked)
     report = ftadvisor.run(
         model=str(answering), technique=technique, objective="reward", dataset=str(data),
-        max_steps=8, learning_rate=3e-3, micro_batch_size=8, eval_share=0.2,
+        max_steps=8, learning_rate=3e-3 if technique == "full" else 1e-2, micro_batch_size=8, eval_share=0.2,
         output_dir=place / "reward", **TOY,
     )  # fmt: skip
     assert report.metrics["eval_accuracy"].after == 1.0
@@ -61,7 +61,7 @@ def reward_model(answering: Path, place: Path, technique: str) -> Path:
     assert margin.before is not None
     assert margin.after is not None
     assert margin.after > margin.before + 0.5
-    return place / "reward"
+    return place / "reward", margin.after
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_reward_rises(
     answering: Path, tmp_path: Path, objective: str, technique: str, reward: str
 ):
     """Over three seeds, against a model that was trained to prefer one of two answers."""
-    place = reward_model(answering, tmp_path, reward)
+    place, margin = reward_model(answering, tmp_path, reward)
     data = write_rows(tmp_path / "prompts.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
     for seed in range(3):
         report = ftadvisor.run(
@@ -82,7 +82,8 @@ def test_the_reward_rises(
             output_dir=tmp_path / str(seed), **TOY,
         )  # fmt: skip
         rewards = [row["reward"] for row in report.losses]
-        assert fmean(rewards[-2:]) > fmean(rewards[:2]) + 0.2
+        # It answers good half of the time at first, so that half the margin can be won.
+        assert fmean(rewards[-2:]) - fmean(rewards[:2]) > 0.15 * margin
         # The reference is there, and the distance to it is measured: none before the first step.
         distances = [row["kl"] for row in report.losses]
         assert distances[0] == pytest.approx(0, abs=1e-3)

@@ -9,6 +9,7 @@ from ftadvisor.execution import stack
 from ftadvisor.execution.adapting import peft_config
 from ftadvisor.execution.arguments import total_steps
 from ftadvisor.execution.examples import Row
+from ftadvisor.execution.trainers.orthogonal import orthogonal
 from ftadvisor.execution.training import Training
 from ftadvisor.sources.techniques import find_technique
 
@@ -21,7 +22,7 @@ def built(of: Training, trainer: Any, **options: Any) -> Any:
     """
     technique = find_technique(of.plan.technique)
     try:
-        found = trainer(
+        found = class_of(of, trainer)(
             model=of.model, processing_class=of.tokenizer, callbacks=of.callbacks, **options
         )
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -34,6 +35,11 @@ def built(of: Training, trainer: Any, **options: Any) -> Any:
         found.eval_dataset = None
         of.journal.say("data", "max_length leaves nothing of what was held out to evaluate")
     return found
+
+
+def class_of(of: Training, trainer: Any) -> Any:
+    """The trainer's class; for AdaLoRA with the regularisation that TRL leaves out."""
+    return orthogonal(trainer) if of.plan.technique == "adalora" else trainer
 
 
 def adapter_of(of: Training) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""AdaLoRA under TRL's SFTTrainer.
+"""AdaLoRA under TRL's trainers.
 
 PEFT adds AdaLoRA's regularisation to the loss that the model returns (peft 0.21.2
-tuners/adalora/model.py, AdaLoraModel.forward); SFTTrainer makes its own loss of the log
-probabilities and never looks at that one (trl 1.16 trainer/sft_trainer.py line 1612).
+tuners/adalora/model.py, AdaLoraModel.forward); TRL's trainers make losses of their own and never
+look at that one (trl 1.16 trainer/sft_trainer.py line 1612; dpo, kto, reward and the policies too).
 """
 
 from __future__ import annotations
@@ -11,26 +11,25 @@ from typing import Any
 
 from ftadvisor.execution import stack
 
-SFTTrainer: Any = stack.trl.SFTTrainer
 
+def orthogonal(trainer: Any) -> Any:
+    """The trainer's class with the term that keeps AdaLoRA's singular vectors orthogonal.
 
-class OrthogonalTrainer(SFTTrainer):
-    """SFTTrainer with the term that keeps AdaLoRA's singular vectors orthogonal."""
+    The term has a backward pass of its own, beside the loss's: the sum of the gradients is that of
+    the sum, whatever the trainer makes its loss of.
+    """
 
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """TRL's loss; in training with PEFT's regularisation."""
-        found: Any = SFTTrainer.compute_loss(
-            self, model, inputs, return_outputs, num_items_in_batch
-        )
-        if not self.model.training:
-            return found
-        loss: Any = found[0] if return_outputs else found
-        # With num_items_in_batch the Trainer leaves the mean over micro-batches to the loss.
-        steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
-        loss = loss + regularisation(self.model) / steps
-        return (loss, *found[1:]) if return_outputs else loss
+    class OrthogonalTrainer(trainer):
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            """One micro-batch."""
+            loss: Any = super().training_step(model, inputs, num_items_in_batch)
+            # A step's micro-batches together are to add it once.
+            term = regularisation(self.model) / self.current_gradient_accumulation_steps
+            self.accelerator.backward(term)
+            return loss + term.detach()
+
+    OrthogonalTrainer.__name__ = trainer.__name__
+    return OrthogonalTrainer
 
 
 def regularisation(model: Any) -> Any:

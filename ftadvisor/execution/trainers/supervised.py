@@ -7,7 +7,7 @@ from typing import Any
 from ftadvisor.execution import arguments, conversation, stack
 from ftadvisor.execution.examples import Row
 from ftadvisor.execution.tokenizing import Tokenizing
-from ftadvisor.execution.trainers.building import say_what_was_cut
+from ftadvisor.execution.trainers.building import class_of, say_what_was_cut
 from ftadvisor.execution.training import Training
 
 
@@ -25,7 +25,7 @@ def build(of: Training) -> Any:
         assistant_only_loss=answers_alone and "messages" in train[0],
         completion_only_loss=answers_alone and "prompt" in train[0],
     )
-    trainer = _class(of)(
+    trainer = class_of(of, stack.trl.SFTTrainer)(
         model=of.model,
         args=args,
         train_dataset=stack.datasets.Dataset.from_list(train),
@@ -62,12 +62,3 @@ def marks_answers(tokenizing: Tokenizing) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _class(of: Training) -> Any:
-    """SFTTrainer; for AdaLoRA with the regularisation that TRL leaves out."""
-    if of.plan.technique != "adalora":
-        return stack.trl.SFTTrainer
-    from ftadvisor.execution.trainers.orthogonal import OrthogonalTrainer
-
-    return OrthogonalTrainer
