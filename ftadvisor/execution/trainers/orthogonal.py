@@ -22,7 +22,7 @@ def orthogonal(trainer: Any) -> Any:
     class OrthogonalTrainer(trainer):
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
             """One micro-batch."""
-            loss: Any = super().training_step(model, inputs, num_items_in_batch)
+            loss: Any = trainer.training_step(self, model, inputs, num_items_in_batch)
             # A step's micro-batches together are to add it once.
             term = regularisation(self.model) / self.current_gradient_accumulation_steps
             self.accelerator.backward(term)
