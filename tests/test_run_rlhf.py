@@ -23,7 +23,7 @@ TOY: dict[str, Any] = {
 }  # fmt: skip
 ANSWERS = ("good", "bad")
 PROMPTS = [f"Say {i}" for i in range(32)]
-STEPS = 8
+STEPS = 12
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def reward_model(answering: Path, place: Path, technique: str) -> tuple[Path, fl
     data = write_rows(place / "pairs.jsonl", asked)
     report = ftadvisor.run(
         model=str(answering), technique=technique, objective="reward", dataset=str(data),
-        max_steps=8, learning_rate=3e-3 if technique == "full" else 1e-2, micro_batch_size=8,
+        max_steps=12, learning_rate=2e-3 if technique == "full" else 1e-2, micro_batch_size=8,
         eval_share=0.2, output_dir=place / "reward", **TOY,
     )  # fmt: skip
     assert report.metrics["eval_accuracy"].after == 1.0
