@@ -119,7 +119,8 @@ def logit_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trai
         return _pair_logits(n)
     if trainer.compiled_loss:
         return LogitBytes(float(n.head), 2.0 * n.head, 0.0)
-    if not trainer.logits_upcast:
+    own = model.model_type in trainer.upcasts_no_logits and not n.autocast
+    if own or not trainer.logits_upcast:
         held = float(n.head) if trainer.holds_outputs else 0.0
         return LogitBytes(3.0 * n.head, 3.0 * n.head + held, held)
     if trainer.loss_chunk_tokens:
@@ -139,9 +140,12 @@ def logit_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trai
         return LogitBytes(
             caller + FP32_BYTES + shift + capped, 2.0 * FP32_BYTES + held + capped, held
         )
-    return LogitBytes(
-        caller + 2 * FP32_BYTES + shift + capped, 3.0 * FP32_BYTES + held + capped, held
-    )
+    backward = 3.0 * FP32_BYTES + held + capped
+    if settings.objective == "orpo":
+        # The fp32 logits that accelerate hands out, log-probabilities of the chosen half, and the
+        # gradients of log-probabilities and logits (trl/experimental/orpo/orpo_trainer.py).
+        backward = FP32_BYTES + FP32_BYTES / 2 + 2.0 * FP32_BYTES
+    return LogitBytes(caller + 2 * FP32_BYTES + shift + capped, backward, held)
 
 
 def _pair_logits(n: Numerics) -> LogitBytes:

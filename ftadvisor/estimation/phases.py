@@ -290,7 +290,9 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, saved: Number, *, firs
 
 def _still_to_come(t: Terms) -> Number:
     """Fraction of all gradients that only the end of backward makes: an untied embedding's."""
-    if not t.n.trained or t.model.tie_word_embeddings or t.settings.strategy != "none":
+    if not t.n.trained or t.settings.strategy != "none":
+        return 0
+    if t.model.tie_word_embeddings and not t.objective.classifies:
         return 0
     share = t.model.num_embedding_params / t.trainable_params
     return select(t.settings.gradient_accumulation_steps > 1, 0, share)
