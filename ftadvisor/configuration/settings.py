@@ -15,7 +15,7 @@ from ftadvisor.configuration.lengths import set_lengths
 from ftadvisor.configuration.options import PRECISIONS
 from ftadvisor.configuration.peft_config import with_peft_config
 from ftadvisor.errors import InvalidSettingError
-from ftadvisor.estimation.numerics import BITSANDBYTES
+from ftadvisor.estimation.numerics import BITSANDBYTES, quantizes_nothing
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import MAX_TARGET_LENGTH, Settings
@@ -97,6 +97,10 @@ def resolve(
         said.append(f"max_target_length {MAX_TARGET_LENGTH}: Transformers' examples' default")
     if model.family == "vlm" and "num_images" not in given:
         said.append("num_images 0: text only; --num-images 1 counts the tower and its tokens")
+    if quantizes_nothing(model, trainer) and chosen.get("quantization") in BITSANDBYTES:
+        said.append(
+            "nothing is quantised: Transformers 5 converts nn.Linear itself, not this model's class"
+        )
     if (
         model.num_bare_weights
         and trainer.grouped_experts

@@ -156,7 +156,12 @@ def _layer(
     mlp = mlp_saved(block, n, fused=settings.fused_mlp, grouped=trainer.grouped_experts)
     h, stream = block.hidden_size, residual_bytes(block, n)
     dropped = block.traits.residual_dropouts * h
-    rest = norms.kept + qk_norms(block, n, fused=settings.fused_norm) + input_copies(block, n) + dropped
+    rest = (
+        norms.kept
+        + qk_norms(block, n, fused=settings.fused_norm)
+        + input_copies(block, n)
+        + dropped
+    )
     kept = rest + attention.kept
     # The gradient that arrives; a reentrant checkpoint's output is alive beside it.
     recomputed = settings.gradient_checkpointing != "none" and trainer.reentrant_checkpointing

@@ -33,6 +33,9 @@ class LossBytes(NamedTuple):
     forward_per_token: Number
     """The final norm's copies and output, while the loss runs forward."""
     backward_per_token: Number
+    forward_per_scored: Number = 0
+    """Kept of the hidden states that a fused head scores."""
+    backward_per_scored: Number = 0
     tile_tokens: int = 0
     """Tokens of the tile that a fused head works on."""
     tile_bytes_per_token: float = 0.0
@@ -92,8 +95,10 @@ def _fused_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:
         weight += HALF_BYTES * FUSED_TILE_LOGITS * h if n.autocast else 0
     return LossBytes(
         logits=LogitBytes(0.0, 0.0, 0.0),
-        forward_per_token=kept + n.residual * h + scored,
-        backward_per_token=kept + scored + gradient,
+        forward_per_token=kept + n.residual * h,
+        backward_per_token=kept,
+        forward_per_scored=scored,
+        backward_per_scored=scored + gradient,
         tile_tokens=FUSED_TILE_TOKENS,
         tile_bytes_per_token=float(n.head * FUSED_TILE_LOGITS),
         head_chunk=FUSED_TILE_LOGITS * h,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 
@@ -55,6 +56,21 @@ class Numerics:
     def recasts_input(self) -> bool:
         """Autocast makes a half-precision copy of a layer's input for each matrix that reads it."""
         return self.autocast and self.residual != self.compute
+
+
+def as_quantized(model: ModelSpec, settings: Settings, trainer: Trainer) -> Settings:
+    """The settings, without a quantisation that finds no matrix.
+
+    Since Transformers 5 bitsandbytes converts nn.Linear itself alone, no class derived from it
+    (transformers 5.23 integrations/bitsandbytes.py, replace_with_bnb_linear: type(module)).
+    """
+    none = settings.quantization in BITSANDBYTES and quantizes_nothing(model, trainer)
+    return replace(settings, quantization="none") if none else settings
+
+
+def quantizes_nothing(model: ModelSpec, trainer: Trainer) -> bool:
+    """Whether bitsandbytes leaves all of a model as it is."""
+    return trainer.grouped_experts and all(b.traits.own_linears for b in model.blocks)
 
 
 def numerics(

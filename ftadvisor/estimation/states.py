@@ -203,16 +203,12 @@ def weight_bytes(
 def _unquantized(block: Block, trainer: Trainer) -> int:
     """Matrix elements that bitsandbytes leaves as they are.
 
-    What Transformers keeps in fp32 with fp16 weights (T5's wo) is never converted; since
-    Transformers 5 classes derived from nn.Linear are not either (Falcon's), and the experts are no
-    modules, except where it splits them again (Llama 4).
+    What Transformers keeps in fp32 with fp16 weights (T5's wo) is never converted; the experts of
+    Transformers 5 are no modules, except where it splits them again (Llama 4).
     """
     kept = sum(x.num_weights for x in block.linears if x.name in block.traits.unquantized)
-    if trainer.grouped_experts:
-        whole = block.num_linear_weights if block.traits.own_linears else block.num_bare_weights
-        if not block.traits.splits_experts:
-            return kept * block.num_layers + whole
-    return kept * block.num_layers
+    whole = trainer.grouped_experts and not block.traits.splits_experts
+    return kept * block.num_layers + (block.num_bare_weights if whole else 0)
 
 
 def trainable_dtype_bytes(settings: Settings, n: Numerics, trainer: Trainer) -> int:
