@@ -16,6 +16,7 @@ from ftadvisor.configuration.options import PRECISIONS
 from ftadvisor.configuration.peft_config import with_peft_config
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.estimation.numerics import BITSANDBYTES, quantizes_nothing
+from ftadvisor.estimation.sharding import CHUNKED
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import MAX_TARGET_LENGTH, Settings
@@ -101,6 +102,11 @@ def resolve(
         said.append(
             "nothing is quantised: Transformers 5 converts nn.Linear itself, not this model's class"
         )
+    if trainer.fsdp_version == CHUNKED and _shards_kbit(chosen):
+        said.append(
+            "every rank holds all 4-bit weights: accelerate leaves bytes whole (fsdp_utils.py, "
+            "fsdp2_prepare_model)"
+        )
     if (
         model.num_bare_weights
         and trainer.grouped_experts
@@ -108,6 +114,11 @@ def resolve(
     ):
         said.append("the experts stay in 16 bits: bitsandbytes quantises modules, not parameters")
     return Resolved(Settings(**chosen), technique, tuple(said))
+
+
+def _shards_kbit(chosen: dict[str, Any]) -> bool:
+    kbit = str(chosen.get("quantization")).startswith("nf4")
+    return kbit and str(chosen.get("strategy")).startswith("fsdp")
 
 
 _FIELDS = frozenset(f.name for f in fields(Settings))

@@ -65,6 +65,8 @@ def loss_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Train
     normalised = n.residual * h if model.final_norm == "rms" and not settings.fused_norm else 0
     trained = normalised + n.head * h if n.trained else 0
     source = _source_output(settings, n, kept, h) if model.family == "encdec" else 0
+    if settings.loss_kernel == "fused_linear" and n.trained:
+        return _liger_head(model, n, kept + trained)
     return LossBytes(
         logits=logit_bytes(model, settings, n, trainer),
         forward_per_token=kept + max(trained, n.residual * h) + source,
@@ -76,6 +78,22 @@ def _source_output(settings: Settings, n: Numerics, norm: float, h: int) -> Numb
     """The encoder's last norm and its output, which it hands on [bytes per target token]."""
     per_target = settings.longest_length / settings.max_target_length
     return (norm + n.residual * h) * per_target
+
+
+def _liger_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:
+    """Liger's fused head and loss, which forms both gradients in its forward.
+
+    Ref: liger_kernel/ops/fused_linear_cross_entropy.py 0.8.5: grad_input as the hidden states,
+    grad_weight in the weight's dtype, each chunk's added in place; the chunk of logits is small.
+    """
+    h = model.hidden_size
+    return LossBytes(
+        logits=LogitBytes(0.0, 0.0, 0.0),
+        forward_per_token=kept + n.residual * h,
+        backward_per_token=kept + n.residual * h,
+        head_chunk=model.vocab_size * h,
+        weight_gradient=float(n.weight * model.vocab_size * h),
+    )
 
 
 def _fused_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:
