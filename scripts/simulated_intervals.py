@@ -68,8 +68,11 @@ def main() -> None:
     residuals = {metric: residual_interval(values) for metric, values in ratios.items()}
     file = DATA / "coefficients" / "simulated.json"
     content = {
-        "about": ABOUT, "source": SOURCE, **entries(residuals), "longest_batches": longest_batches(),
-    }  # fmt: skip
+        "about": ABOUT,
+        "source": SOURCE,
+        **entries(residuals),
+        "longest_batches": longest_batches(),
+    }
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     for metric, values in ratios.items():
         errors = [abs(1 / value - 1) for value in values]
