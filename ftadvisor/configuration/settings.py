@@ -98,6 +98,13 @@ def resolve(
         said.append(f"max_target_length {MAX_TARGET_LENGTH}: Transformers' examples' default")
     if model.family == "vlm" and "num_images" not in given:
         said.append("num_images 0: text only; --num-images 1 counts the tower and its tokens")
+    said += _kbit_said(chosen, model, trainer)
+    return Resolved(Settings(**chosen), technique, tuple(said))
+
+
+def _kbit_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) -> list[str]:
+    """What bitsandbytes and sharding make of a quantised base."""
+    said: list[str] = []
     if quantizes_nothing(model, trainer) and chosen.get("quantization") in BITSANDBYTES:
         said.append(
             "nothing is quantised: Transformers 5 converts nn.Linear itself, not this model's class"
@@ -113,7 +120,7 @@ def resolve(
         and chosen.get("quantization") in BITSANDBYTES
     ):
         said.append("the experts stay in 16 bits: bitsandbytes quantises modules, not parameters")
-    return Resolved(Settings(**chosen), technique, tuple(said))
+    return said
 
 
 def _shards_kbit(chosen: dict[str, Any]) -> bool:

@@ -155,13 +155,8 @@ def _layer(
         attention = attention._replace(kept=attention.kept + across, working=working)
     mlp = mlp_saved(block, n, fused=settings.fused_mlp, grouped=trainer.grouped_experts)
     h, stream = block.hidden_size, residual_bytes(block, n)
-    dropped = block.traits.residual_dropouts * h
-    rest = (
-        norms.kept
-        + qk_norms(block, n, fused=settings.fused_norm)
-        + input_copies(block, n)
-        + dropped
-    )
+    rest = norms.kept + qk_norms(block, n, fused=settings.fused_norm) + input_copies(block, n)
+    rest = rest + block.traits.residual_dropouts * h
     kept = rest + attention.kept
     # The gradient that arrives; a reentrant checkpoint's output is alive beside it.
     recomputed = settings.gradient_checkpointing != "none" and trainer.reentrant_checkpointing

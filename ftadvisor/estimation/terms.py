@@ -112,10 +112,7 @@ def terms(
 ) -> Terms:
     """Resolve the terms of one run. `adapter` is None where the base itself trains."""
     trains_base = adapter is None
-    settings = as_quantized(model, settings, trainer)
-    kernel = attention_kernel(model, settings, trainer)
-    if kernel != settings.attn_implementation:
-        settings = replace(settings, attn_implementation=kernel)
+    settings = _as_it_runs(model, settings, trainer)
     if trainer.model_code == "litgpt":
         model = _as_litgpt_writes_it(model)
     n = numerics(settings, trainer, trains_base=trains_base, layer_norm=model.layer_norm)
@@ -159,6 +156,14 @@ def terms(
         unsplit=_unsplit(layers[-1], settings, n),
         mask_bytes=(sequences * text) ** 2 if packing_needs_mask(settings, trainer) else 0,
     )
+
+
+def _as_it_runs(model: ModelSpec, settings: Settings, trainer: Trainer) -> Settings:
+    settings = as_quantized(model, settings, trainer)
+    kernel = attention_kernel(model, settings, trainer)
+    if kernel == settings.attn_implementation:
+        return settings
+    return replace(settings, attn_implementation=kernel)
 
 
 def _unsplit(last: Layer, settings: Settings, n: Numerics) -> Unsplit:
