@@ -10,6 +10,7 @@ from typing import Any, Unpack
 
 from ftadvisor.api.plan_files import complete_plan, estimate_plan
 from ftadvisor.api.simulating import settings_of
+from ftadvisor.configuration.applicable import TAUGHT
 from ftadvisor.errors import FtadvisorError, InvalidSettingError, near_misses, quoted
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.options import Options
@@ -35,6 +36,8 @@ class PlanOptions(Options, RunOptions, total=False):
     weight_decay: float
     global_batch_size: int
     beta: float
+    teacher_model: str | os.PathLike[str]
+    lmbda: float
     seed: int
 
 
@@ -59,6 +62,10 @@ def run(
     of_run = {name: given.pop(name) for name in _RUN if name in given}
     named = {"model": model, "technique": technique, "objective": objective, "gpu": gpu}
     given |= {name: value for name, value in named.items() if value is not None}
+    if "teacher_model" in given:
+        given["teacher_model"] = os.fspath(given["teacher_model"])
+    # A recommended plan says that there is a teacher, and not which one.
+    teacher = given.pop("teacher_model", None) if plan is not None else None
     if plan is not None and given:
         name = next(iter(given))
         raise InvalidSettingError(
@@ -68,6 +75,7 @@ def run(
     if not isinstance(plan, Plan):
         draft = read_draft(plan) if plan is not None else _draft(given)
         plan = complete_plan(_with_data(draft))
+    plan = _with_teacher(plan, teacher)
     from ftadvisor.execution.run import execute
 
     return execute(
@@ -111,6 +119,25 @@ def _with_data(draft: PlanDraft) -> PlanDraft:
     workload = read_workload(path, epochs)
     found = data.format or first_format(path)
     return replace(draft, workload=workload, dataset=replace(data, format=found))
+
+
+def _with_teacher(plan: Plan, teacher: str | None) -> Plan:
+    """The plan with its teacher, where it names no other."""
+    if teacher is None:
+        return plan
+    named = plan.settings.get("teacher_model", teacher)
+    if named != teacher:
+        raise InvalidSettingError(
+            f"teacher_model {quoted(teacher)}: the plan names another, {quoted(named)}.",
+            [f"teacher_model: {teacher} in the plan", "leave --teacher-model out"],
+        )
+    if plan.objective not in TAUGHT:
+        raise InvalidSettingError(
+            f"teacher_model {quoted(teacher)} has no effect with objective {plan.objective}: it"
+            f" belongs to {', '.join(TAUGHT)}.",
+            ["leave it out"],
+        )
+    return replace(plan, settings={**plan.settings, "teacher_model": teacher})
 
 
 def _run_settings(plan: Plan, given: dict[str, Any]) -> RunSettings:

@@ -30,6 +30,16 @@ RUN = Group(
             "The share of the rows that is held out for it (default: 0.05, at most 200 rows).",
             also=("val_size", "test_size", "validation_split"),
         ),
+        Option(
+            "teacher_model", text, "MODEL",
+            "Whom distillation follows: a directory or an id, of the student's vocabulary.",
+            also=("teacher",),
+        ),
+        Option(
+            "lmbda", number, "X",
+            "The share of distillation's batches that the student answers itself; the data's own "
+            "answers serve for the others (default: 1).",
+        ),
         Option("eval_steps", whole, "N", "Evaluate every N steps, not only before and after."),
         Option("save_steps", whole, "N", "A checkpoint every N steps."),
         Option(

@@ -46,6 +46,17 @@ def source_target(row: Row, layout: Layout) -> Row | None:
     }
 
 
+def asked(row: Row, layout: Layout) -> Row | None:
+    """`prompt`, and `completion` where the row has an answer: what a student answers itself."""
+    if layout.format == "prompts":
+        (part,) = layout.parts
+        return {"prompt": _said_by("user", row[part.column])}
+    found = supervised(row, layout)
+    if found is None or "text" in found:
+        return None
+    return split_turn(found["messages"]) if "messages" in found else found
+
+
 def messages_of(value: Any) -> list[Row]:
     """OpenAI's or ShareGPT's messages, as chat templates read them."""
     found: list[Row] = []

@@ -35,6 +35,7 @@ CONVERTERS: dict[str, Converter] = {
     "sft": conversation.supervised,
     "clm": conversation.supervised,
     "cpt": conversation.supervised,
+    "distillation": conversation.asked,
     "seq_cls": classes.labelled,
     "seq2seq": conversation.source_target,
 }
@@ -43,6 +44,7 @@ NEEDED = {
     "sft": "messages, or a prompt and a completion, or text",
     "clm": "text, messages, or a prompt and a completion",
     "cpt": "text, messages, or a prompt and a completion",
+    "distillation": "messages, a prompt and a completion, or a prompt alone",
     "seq_cls": "a text and a label",
     "token_cls": "tokens and ner_tags (or tags, labels): two lists of one length",
     "seq2seq": "a prompt (or source) and a completion (or target)",

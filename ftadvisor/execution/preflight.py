@@ -18,6 +18,7 @@ from ftadvisor.configuration.adapter_config import NOT_PEFT
 from ftadvisor.errors import InvalidSettingError, MissingExtraError, UnsupportedError, quoted
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
+from ftadvisor.execution.teachers import teacher
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.report import Event
@@ -246,7 +247,7 @@ def memory(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, technique, classes, output_dir, disk, data,
+    libraries, settings, technique, teacher, classes, output_dir, disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory)
 

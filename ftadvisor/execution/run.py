@@ -17,7 +17,6 @@ from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution import preflight, stack
 from ftadvisor.execution.adapting import adapt, set_adapter_dtype
 from ftadvisor.execution.arguments import total_steps
-from ftadvisor.execution.classes import CLASSIFYING
 from ftadvisor.execution.device import Device, find_device
 from ftadvisor.execution.examples import check_objective, read_examples
 from ftadvisor.execution.journal import Journal
@@ -42,6 +41,8 @@ LIBRARIES = (
 )  # fmt: skip
 
 
+LIKELIHOODS = ("sft", "clm", "cpt", "seq2seq")
+"""Objectives whose loss is the text's negative log-likelihood a token."""
 EstimateOn = Callable[[str], Estimate | None]
 
 
@@ -86,7 +87,7 @@ def prepare(
     _quieten()
     stack.transformers.set_seed(plan.seed)
     conversational = "text" not in examples.train[0] and "tokens" not in examples.train[0]
-    chat = plan.objective in ("sft", "clm", "cpt") and conversational
+    chat = plan.objective in ("sft", "clm", "cpt", "distillation") and conversational
     tokenizing = load_tokenizer(plan.model, chat=chat)
     for said in tokenizing.said:
         journal.say("tokenizer", said)
@@ -109,7 +110,7 @@ def evaluate(trainer: Any, objective: str) -> dict[str, float]:
     figures = {k: float(v) for k, v in found.items() if k.startswith("eval_") and _is_metric(k)}
     # JSON has no others; where the loss is none the callbacks end the run.
     kept = {name: value for name, value in figures.items() if math.isfinite(value)}
-    if "eval_loss" in kept and objective not in CLASSIFYING:
+    if "eval_loss" in kept and objective in LIKELIHOODS:
         kept["perplexity"] = math.exp(min(kept["eval_loss"], 700.0))
     return kept
 

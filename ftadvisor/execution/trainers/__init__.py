@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ftadvisor.execution.trainers import classification, sequences, supervised
+from ftadvisor.execution.trainers import classification, distillation, sequences, supervised
 from ftadvisor.execution.training import Training
 
 BUILDERS: dict[str, Callable[[Training], Any]] = {
     "sft": supervised.build,
     "clm": supervised.build,
     "cpt": supervised.build,
+    "distillation": distillation.build,
     "seq_cls": classification.build_sequence,
     "token_cls": classification.build_token,
     "seq2seq": sequences.build,

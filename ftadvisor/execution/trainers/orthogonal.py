@@ -1,7 +1,7 @@
-"""AdaLoRA under TRL's SFTTrainer.
+"""AdaLoRA under TRL's trainers.
 
 PEFT adds AdaLoRA's regularisation to the loss that the model returns (peft 0.21.2
-tuners/adalora/model.py, AdaLoraModel.forward); SFTTrainer makes its own loss of the log
+tuners/adalora/model.py, AdaLoraModel.forward); SFTTrainer, for one, makes its own loss of the log
 probabilities and never looks at that one (trl 1.16 trainer/sft_trainer.py line 1612).
 """
 
@@ -11,26 +11,34 @@ from typing import Any
 
 from ftadvisor.execution import stack
 
-SFTTrainer: Any = stack.trl.SFTTrainer
+def orthogonal(trainer: Any) -> Any:
+    """That class of trainer with the term that keeps AdaLoRA's singular vectors orthogonal."""
 
+    class OrthogonalTrainer(trainer):
+        """Of TRL's, whose losses never look at the model's own."""
 
-class OrthogonalTrainer(SFTTrainer):
-    """SFTTrainer with the term that keeps AdaLoRA's singular vectors orthogonal."""
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: Any,
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
+            """TRL's loss; in training with PEFT's regularisation."""
+            found: Any = trainer.compute_loss(
+                self, model, inputs, return_outputs, num_items_in_batch
+            )
+            if not self.model.training:
+                return found
+            loss: Any = found[0] if return_outputs else found
+            # Where the loss is scaled, the Trainer leaves the mean over micro-batches to it.
+            scaled = self.loss_is_scaled_for_ga
+            scaled = num_items_in_batch is not None if scaled is None else scaled
+            steps = self.current_gradient_accumulation_steps if scaled else 1
+            loss = loss + regularisation(self.model) / steps
+            return (loss, *found[1:]) if return_outputs else loss
 
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """TRL's loss; in training with PEFT's regularisation."""
-        found: Any = SFTTrainer.compute_loss(
-            self, model, inputs, return_outputs, num_items_in_batch
-        )
-        if not self.model.training:
-            return found
-        loss: Any = found[0] if return_outputs else found
-        # With num_items_in_batch the Trainer leaves the mean over micro-batches to the loss.
-        steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
-        loss = loss + regularisation(self.model) / steps
-        return (loss, *found[1:]) if return_outputs else loss
+    return OrthogonalTrainer
 
 
 def regularisation(model: Any) -> Any:

@@ -82,6 +82,6 @@ def _class(of: Training) -> Any:
     """SFTTrainer; for AdaLoRA with the regularisation that TRL leaves out."""
     if of.plan.technique != "adalora":
         return stack.trl.SFTTrainer
-    from ftadvisor.execution.trainers.orthogonal import OrthogonalTrainer
+    from ftadvisor.execution.trainers.orthogonal import orthogonal
 
-    return OrthogonalTrainer
+    return orthogonal(stack.trl.SFTTrainer)
