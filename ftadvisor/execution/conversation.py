@@ -18,7 +18,7 @@ def supervised(row: Row, layout: Layout) -> Row | None:
     parts = {part.role: row.get(part.column) for part in layout.parts}
     match layout.format:
         case "chat":
-            return {"messages": [*_system(parts), *messages_of(parts["messages"])]}
+            return {"messages": [*system_of(parts), *messages_of(parts["messages"])]}
         case "instruction":
             asked = "\n\n".join(filter(None, (parts["instruction"], parts.get("input"))))
             return _turn(parts, asked, parts["output"])
@@ -78,7 +78,7 @@ def split_turn(messages: list[Row]) -> Row | None:
 
 def _turn(parts: Row, prompt: Any, completion: Any) -> Row:
     return {
-        "prompt": [*_system(parts), *_said_by("user", prompt)],
+        "prompt": [*system_of(parts), *_said_by("user", prompt)],
         "completion": _said_by("assistant", completion),
     }
 
@@ -90,7 +90,8 @@ def _said_by(role: str, value: Any) -> list[Row]:
     return [{"role": role, "content": value or ""}]
 
 
-def _system(parts: Row) -> list[Row]:
+def system_of(parts: Row) -> list[Row]:
+    """The system's message, where there is one."""
     said = parts.get("system")
     return [{"role": "system", "content": said}] if said else []
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ftadvisor.errors import DataFileError, InvalidSettingError, quoted
-from ftadvisor.execution import classes, conversation
+from ftadvisor.execution import classes, conversation, pictures
 from ftadvisor.schema.dataset import Problem
 from ftadvisor.schema.plan import PlanDataset
 from ftadvisor.schema.run import RunSettings
@@ -41,7 +41,7 @@ CONVERTERS: dict[str, Converter] = {
 }
 """By objective. token_cls reads rows that have no layout: see `_tagged`."""
 NEEDED = {
-    "sft": "messages, or a prompt and a completion, or text",
+    "sft": "messages, or a prompt and a completion, or text; with images or without",
     "clm": "text, messages, or a prompt and a completion",
     "cpt": "text, messages, or a prompt and a completion",
     "distillation": "messages, a prompt and a completion, or a prompt alone",
@@ -102,8 +102,8 @@ def _converted(
     """The split's examples; what cannot be used goes to `left_out`."""
     found: list[Row] = []
     faults: list[Problem] = []
-    for number, value in _rows(split):
-        example = _example(value, dataset, objective)
+    for folder, number, value in _rows(split):
+        example = _example(value, dataset, objective, folder)
         if isinstance(example, Fault):
             faults.append(Problem(number, example.what))
         else:
@@ -119,12 +119,13 @@ def _converted(
     return found
 
 
-def _rows(split: Split) -> Iterator[tuple[int, Any]]:
+def _rows(split: Split) -> Iterator[tuple[Path, int, Any]]:
     for file in split.files:
-        yield from rows_of(file, Meter(None, 0))
+        for number, value in rows_of(file, Meter(None, 0), binary=True):
+            yield file.path.parent, number, value
 
 
-def _example(value: Any, dataset: PlanDataset, objective: str) -> Row | Fault:
+def _example(value: Any, dataset: PlanDataset, objective: str, folder: Path) -> Row | Fault:
     """The trainer's example of one row, or why there is none."""
     if value is None:
         return Fault("is empty")
@@ -143,6 +144,10 @@ def _example(value: Any, dataset: PlanDataset, objective: str) -> Row | Fault:
     usable = example_of(row, layout)
     if not isinstance(usable, Example):
         return usable or Fault("is empty")
+    if usable.format == "image_text":
+        if objective in pictures.ILLUSTRATED:
+            return pictures.illustrated(row, layout, folder)
+        return Fault(f"has images, which {objective} does not learn from here")
     made = CONVERTERS[objective](row, layout)
     return made or Fault(f"is {layout.format}, with the columns {', '.join(map(quoted, row))}")
 

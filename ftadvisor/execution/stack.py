@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     trl: Any
     bitsandbytes: Any
     datasets: Any
+    PIL_Image: Any
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
+MODULES = dict.fromkeys(LIBRARIES) | {"PIL_Image": "PIL.Image"}
+"""Names here, and what is imported for them where that is called otherwise."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in LIBRARIES:
+    if name not in MODULES:
         raise AttributeError(f"the training stack has no {name!r}")
     try:
-        library = import_module(name)
+        library = import_module(MODULES[name] or name)
     except ModuleNotFoundError as error:
         raise MissingExtraError("run", "run") from error
     globals()[name] = library
