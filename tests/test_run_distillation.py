@@ -28,15 +28,19 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def picks(count: int, seed: int) -> list[dict[str, Any]]:
-    """Questions with one of several right answers, drawn: a few rows show little of that, a teacher
-    that has read many knows it."""
+    """Questions with several answers, one of them likelier: what a few rows show is mostly chance,
+    and a teacher that has read many knows the odds."""
     words = ("red", "green", "blue", "black")
     drawn = random.Random(seed)
+
+    def odds(i: int) -> list[int]:
+        return [6 if word == i % 4 else 1 for word in range(4)]
+
     return [
         {
             "messages": [
                 {"role": "user", "content": f"Pick {i % 16}"},
-                {"role": "assistant", "content": f"I take {drawn.choice(words)}"},
+                {"role": "assistant", "content": f"I take {drawn.choices(words, odds(i))[0]}"},
             ]
         }
         for i in range(count)
@@ -107,8 +111,8 @@ def test_the_student_gets_closer_to_its_teacher(
     student: Path, teacher: Path, tmp_path: Path, seed: int, lmbda: float
 ):
     """Closer than the same student, rows and steps without a teacher."""
-    data = write_rows(tmp_path / "picks.jsonl", picks(32, seed))
-    options: dict[str, Any] = {"seed": seed, "learning_rate": 1e-3, "max_steps": 20,
+    data = write_rows(tmp_path / "picks.jsonl", picks(16, seed))
+    options: dict[str, Any] = {"seed": seed, "learning_rate": 1e-3, "max_steps": 40,
                                "technique": "full", "dataset": data}  # fmt: skip
     alone = tmp_path / "alone"
     ftadvisor.run(model=str(student), output_dir=alone, **{**SMALL, **options})

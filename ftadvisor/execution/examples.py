@@ -62,6 +62,11 @@ class Examples(NamedTuple):
     labels: tuple[str, ...] = ()
     """The classes, in the order of their numbers; empty: the objective has none."""
 
+    @property
+    def has_images(self) -> bool:
+        """Whether some row has; where one has, all are read as such."""
+        return pictures.IMAGES in self.train[0]
+
 
 def read_examples(dataset: PlanDataset, objective: str, run: RunSettings, seed: int) -> Examples:
     """Everything that the run reads. Raises a FtadvisorError for data that the objective cannot
@@ -78,6 +83,7 @@ def read_examples(dataset: PlanDataset, objective: str, run: RunSettings, seed: 
         train, held_out = _split(train, run.eval_share, seed)
         if objective in classes.CLASSIFYING:
             train, held_out = classes.seen_only(train, held_out)
+    train, held_out = pictures.alike(train, held_out)
     labels: tuple[str, ...] = ()
     if objective in classes.CLASSIFYING:
         labels = classes.classes_of(train, held_out, path.name)

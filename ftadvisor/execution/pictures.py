@@ -65,6 +65,21 @@ def illustrated(row: Row, layout: Layout, folder: Path) -> Row | Fault:
     return {**made, IMAGES: found.images}
 
 
+def alike(train: list[Row], held_out: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Where a row has images, the others get none of them: a batch is of one shape."""
+    if not any(IMAGES in row for row in (*train, *held_out)):
+        return train, held_out
+    return [_bare(row) for row in train], [_bare(row) for row in held_out]
+
+
+def _bare(row: Row) -> Row:
+    if IMAGES in row:
+        return row
+    found = _Found([], Path())
+    turns = {k: [_parted(message, [], found) for message in row[k]] for k in row if k != "text"}
+    return {**turns, IMAGES: []}
+
+
 def image_of(value: Any, folder: Path) -> Row:
     """One image as the datasets library holds it. Raises NoImageError, naming it."""
     if isinstance(value, dict):

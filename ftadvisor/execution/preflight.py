@@ -24,7 +24,7 @@ from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.report import Event
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
-from ftadvisor.sources.models import model_config
+from ftadvisor.sources.models import find_model, model_config
 from ftadvisor.sources.techniques import find_technique
 from ftadvisor.sources.trainers import DEFAULT_TRAINER, TRAINERS_OF_OBJECTIVES
 from ftadvisor.units import format_bytes
@@ -195,6 +195,21 @@ def classes(of: Subject) -> Iterator[Event]:
     yield from ()
 
 
+def images(of: Subject) -> Iterator[Event]:
+    """Images need a model that reads them, and samples that are not joined."""
+    if not of.examples.has_images:
+        return
+    if find_model(of.plan.model).spec.family != "vlm":
+        raise InvalidSettingError(
+            f"The rows have images, and {of.plan.model} reads none.",
+            ["a vision-language model", "a dataset of text"],
+        )
+    if of.settings.packing:
+        raise UnsupportedError.of("Packing of images", "TRL refuses it", ["--no-packing"])
+    if not of.settings.num_images:
+        yield Event("data", 0, "num_images 0: the estimate counts none of the rows' images")
+
+
 def data(of: Subject) -> Iterator[Event]:
     """What was left out, and what is held out."""
     e = of.examples
@@ -247,7 +262,7 @@ def memory(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, technique, teacher, classes, output_dir, disk, data,
+    libraries, settings, technique, teacher, images, classes, output_dir, disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory)
 

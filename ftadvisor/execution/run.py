@@ -88,7 +88,7 @@ def prepare(
     stack.transformers.set_seed(plan.seed)
     conversational = "text" not in examples.train[0] and "tokens" not in examples.train[0]
     chat = plan.objective in ("sft", "clm", "cpt", "distillation") and conversational
-    tokenizing = load_tokenizer(plan.model, chat=chat)
+    tokenizing = load_tokenizer(plan.model, chat=chat, images=examples.has_images)
     for said in tokenizing.said:
         journal.say("tokenizer", said)
     family = find_model(plan.model).spec.family

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ftadvisor.execution.trainers import classification, distillation, sequences, supervised
+from ftadvisor.execution.trainers import classification, distillation, images, sequences, supervised
 from ftadvisor.execution.training import Training
 
+
+def _sft(of: Training) -> Any:
+    return (images if of.examples.has_images else supervised).build(of)
+
+
 BUILDERS: dict[str, Callable[[Training], Any]] = {
-    "sft": supervised.build,
+    "sft": _sft,
     "clm": supervised.build,
     "cpt": supervised.build,
     "distillation": distillation.build,
