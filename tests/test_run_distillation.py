@@ -10,7 +10,6 @@ import pytest
 from execution_models import write_rows
 
 import ftadvisor
-from ftadvisor.errors import InvalidSettingError, UnsupportedError
 
 pytestmark = pytest.mark.slow
 torch = pytest.importorskip("torch")

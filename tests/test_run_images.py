@@ -99,7 +99,7 @@ def test_what_is_no_image_is_told_by_row(tmp_path: Path):
     assert [problem.line for problem in found.left_out] == [4, 5, 6, 7]
     for problem, name in zip(found.left_out, wrong, strict=True):
         assert name in problem.what
-    with pytest.raises(DataFileError, match="line 1 has the image 'pictures/none.png', which is"):
+    with pytest.raises(DataFileError, match=r"line 1 has the image 'pictures/none\.png', which is"):
         examples(write_rows(tmp_path / "s.jsonl", bad[:1]))
     with pytest.raises(DataFileError, match="has images, which clm does not learn from"):
         examples(data, "clm")
@@ -136,7 +136,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_llava_trains_and_is_loaded_again_with_its_processor(llava: Path, tmp_path: Path):
     """Its loss falls; what is trained is what the estimate counts, and the projector's."""
     import torch
-    from peft import AutoPeftModel, PeftModel
+    from peft import PeftModel
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     out = tmp_path / "out"
@@ -164,8 +164,8 @@ def test_llava_trains_and_is_loaded_again_with_its_processor(llava: Path, tmp_pa
     )
     with torch.no_grad():
         before = model.eval()(**inputs).logits
-        again = AutoPeftModel.from_pretrained if False else PeftModel.from_pretrained
-        other = again(AutoModelForImageTextToText.from_pretrained(llava), out).eval()
+        base = AutoModelForImageTextToText.from_pretrained(llava)
+        other = PeftModel.from_pretrained(base, out).eval()
         assert torch.equal(other(**inputs).logits, before)
         with model.disable_adapter():
             assert not torch.equal(model(**inputs).logits, before)
@@ -210,11 +210,12 @@ def test_qwen2_vl_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     try:
         import torchvision  # noqa: F401
     except ImportError:
-        with pytest.raises(FtadvisorError, match="(?i)torchvision") as caught:
+        with pytest.raises(FtadvisorError, match=r"(?i)torchvision") as caught:
             ftadvisor.run(output_dir=tmp_path / "none", **options)
         assert "pip install torchvision" in caught.value.suggestions
     loaded = tokenizing.Tokenizing(vision_models.qwen_processor(model), ())
     monkeypatch.setattr(run, "load_tokenizer", lambda *_, **__: loaded)
+    # Without the part that reads videos it cannot be saved.
     monkeypatch.setattr(loaded.tokenizer, "save_pretrained", lambda *_, **__: None)
     report = ftadvisor.run(output_dir=tmp_path / "out", **options)
     loss = report.metrics["eval_loss"]

@@ -18,6 +18,7 @@ from ftadvisor.configuration.adapter_config import NOT_PEFT
 from ftadvisor.errors import InvalidSettingError, MissingExtraError, UnsupportedError, quoted
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
+from ftadvisor.execution.kernels import check_liger, checkpoint, packages
 from ftadvisor.execution.teachers import teacher
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
@@ -134,11 +135,6 @@ def settings(of: Subject) -> Iterator[Event]:
     refused = {
         f"loss_kernel {s.loss_kernel}": (s.loss_kernel != kernel, f"--loss-kernel {kernel}"),
         "fp8": (s.fp8, "--precision bf16"),
-        f"quantization {s.quantization}": (
-            s.quantization not in ("none", "nf4", "nf4-dq", "int8"), "--quantization nf4",
-        ),
-        "fused_norm": (s.fused_norm, "--no-fused-norm"),
-        "fused_mlp": (s.fused_mlp, "without it"),
         "fused_lora": (s.fused_lora, "without it"),
         "selective checkpointing": (
             s.gradient_checkpointing == "selective" and usual != DEFAULT_TRAINER,
@@ -242,6 +238,10 @@ def hardware(of: Subject, device: Device) -> Iterator[Event]:
         raise UnsupportedError.of(
             "flash_attention_2 on a CPU", "its kernels are a GPU's", ["--attn-implementation sdpa"]
         )
+    model_type = find_model(of.plan.model).spec.model_type
+    check_liger(of.settings, model_type, on_cpu=device.is_cpu)
+    if device.is_cpu and of.settings.optim.startswith("paged_"):
+        yield Event("device", 0, f"optim {of.settings.optim}: bitsandbytes pages nothing on a CPU")
     yield Event("device", 0, f"trains on {device.name}")
 
 
@@ -262,7 +262,8 @@ def memory(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, technique, teacher, images, classes, output_dir, disk, data,
+    libraries, settings, packages, checkpoint, technique, teacher, images, classes, output_dir,
+    disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory)
 

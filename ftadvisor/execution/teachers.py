@@ -107,7 +107,7 @@ def _told(of: Subject, student: ModelSpec, taught_by: ModelSpec) -> Iterator[Eve
     """Where the run is not what the estimate is for."""
     larger = taught_by.num_params / student.num_params
     if not 1 / LEAST_LARGER < larger < LEAST_LARGER:
-        what = f"the teacher is {larger:.2g} times the student; the estimate takes it to be as large"
+        what = f"the teacher is {larger:.2g} times the student; the estimate is for one of its size"
         yield Event("teacher", 0, what)
     lmbda = of.plan.settings.get("lmbda", 1.0)
     if lmbda < 1:

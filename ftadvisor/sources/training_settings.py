@@ -48,7 +48,8 @@ RULED: Final = tuple(
     if name
     not in {
         "micro_batch_size", "gradient_accumulation_steps", "max_length", "mean_length",
-        "longest_length", "num_images", "strategy", "trainer", "price", "precision", "teacher_model",
+        "longest_length", "num_images", "strategy", "trainer", "price", "precision",
+        "teacher_model",
     }
 )  # fmt: skip
 """Those that a rule may set: the others are found by the search, or stated by the person."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from ftadvisor.execution import stack
 
+
 def orthogonal(trainer: Any) -> Any:
     """That class of trainer with the term that keeps AdaLoRA's singular vectors orthogonal."""
 

@@ -15,7 +15,8 @@ from ftadvisor.sources.datasets.table_rows import csv_rows, text_rows
 def rows_of(file: DataFile, meter: Meter, *, binary: bool = False) -> Iterator[Row]:
     """Numbered rows of one file: a dictionary, a Fault, None for a blank one, or what else it is.
 
-    `binary`: bytes too, which images are made of; else only that there are some. Raises a FtadvisorError for a file that as a whole is not what its name says.
+    `binary`: bytes too, which images are made of; else only that there are some. Raises a
+    FtadvisorError for a file that as a whole is not what its name says.
     """
     size = size_of(file.path)
     yield from _rows_of(file, meter, binary=binary)
