@@ -101,7 +101,7 @@ SFT: dict[str, Any] = {
 CASES: dict[str, dict[str, Any]] = {
     "sft": SFT,
     "clm": {"technique": "qlora", "quantization": "nf4-dq", "prepare_kbit": True,
-            "weights_dtype": "bf16", "gradient_checkpointing": "none", "packing": False},
+            "gradient_checkpointing": "none", "packing": False},
     "seq2seq": {"technique": "full", **PLAIN, "max_target_length": 4},
     "distillation": {"technique": "lora", **PLAIN, "beta": 0.25, "lmbda": 0.5,
                      "max_completion_length": 7},

@@ -46,7 +46,7 @@ def illustrated(row: Row, layout: Layout, folder: Path) -> Row | Fault:
     Arrow asks for. A Fault says what is wrong with an image.
     """
     given: Any = row.get(layout.image) if layout.image else None
-    beside = given if isinstance(given, list) else [] if given in (None, "") else [given]
+    beside: Any = given if isinstance(given, list) else [] if given in (None, "") else [given]
     found = _Found([], folder)
     try:
         own = [image_of(value, folder) for value in cast("list[Any]", beside)]

@@ -25,12 +25,12 @@ class AnsweredTrainer(DistillationTrainer):
         # In evaluation wherever there are answers: figures before and after are then of one text.
         answers = [row.get("completion_ids") for row in inputs]
         self._answers = answers if all(answers) and not self._generates() else None
-        return super()._generate_and_score_completions(inputs)
+        return DistillationTrainer._generate_and_score_completions(self, inputs)
 
     def _generate_single_turn(self, prompt_ids: Any, *others: Any, **named: Any) -> Any:
         if self._answers is not None:
             return self._answers
-        return super()._generate_single_turn(prompt_ids, *others, **named)
+        return DistillationTrainer._generate_single_turn(self, prompt_ids, *others, **named)
 
     def _generates(self) -> bool:
         """Drawn by the step, so that all processes and a resumed run draw alike."""
