@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from ftadvisor.errors import InvalidSettingError, UnsupportedError
+from ftadvisor.execution import stack
 from ftadvisor.schema.report import Event
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import model_config
@@ -87,10 +88,7 @@ def check_liger(settings: Settings, model_type: str, *, on_cpu: bool) -> None:
         raise UnsupportedError.of(
             "fused_norm and fused_mlp on a CPU", "Liger's kernels are a GPU's", ["--no-fused-norm"]
         )
-    from importlib import import_module
-
-    known: Any = import_module("liger_kernel.transformers.monkey_patch")
-    if model_type not in known.MODEL_TYPE_TO_APPLY_LIGER_FN:
+    if model_type not in stack.liger.MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise UnsupportedError.of(
             f"fused_norm and fused_mlp of {model_type}", "Liger has no kernels for it",
             ["--no-fused-norm"],

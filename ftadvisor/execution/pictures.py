@@ -46,10 +46,11 @@ def illustrated(row: Row, layout: Layout, folder: Path) -> Row | Fault:
     Arrow asks for. A Fault says what is wrong with an image.
     """
     given: Any = row.get(layout.image) if layout.image else None
-    beside: Any = given if isinstance(given, list) else [] if given in (None, "") else [given]
+    listed: list[Any] = [] if given in (None, "") else [given]
+    beside = cast("list[Any]", given) if isinstance(given, list) else listed
     found = _Found([], folder)
     try:
-        own = [image_of(value, folder) for value in cast("list[Any]", beside)]
+        own = [image_of(value, folder) for value in beside]
         made = _said(row, layout)
         if made is None:
             return Fault(f"is {layout.format}, with the columns {', '.join(map(quoted, row))}")

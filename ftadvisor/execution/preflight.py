@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ftadvisor.configuration.adapter_config import NOT_PEFT
+from ftadvisor.configuration.applicable import PACKED
 from ftadvisor.errors import InvalidSettingError, MissingExtraError, UnsupportedError, quoted
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
@@ -137,11 +138,12 @@ def settings(of: Subject) -> Iterator[Event]:
         "fp8": (s.fp8, "--precision bf16"),
         "fused_lora": (s.fused_lora, "without it"),
         "selective checkpointing": (
-            s.gradient_checkpointing == "selective" and usual != DEFAULT_TRAINER,
+            # TRL 1.16 has it in SFTTrainer alone (trainer/sft_trainer.py line 1085).
+            s.gradient_checkpointing == "selective" and objective not in PACKED,
             "--gradient-checkpointing full",
         ),
         "packing of this objective": (
-            s.packing and objective not in ("sft", "clm", "cpt"), "--no-packing",
+            s.packing and objective not in PACKED, "--no-packing",
         ),
     }  # fmt: skip
     for what, (is_set, instead) in refused.items():

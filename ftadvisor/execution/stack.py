@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     bitsandbytes: Any
     datasets: Any
     PIL_Image: Any
+    liger: Any
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
-MODULES = dict.fromkeys(LIBRARIES) | {"PIL_Image": "PIL.Image"}
+MODULES = dict.fromkeys(LIBRARIES) | {
+    "PIL_Image": "PIL.Image", "liger": "liger_kernel.transformers.monkey_patch",
+}  # fmt: skip
 """Names here, and what is imported for them where that is called otherwise."""
 
 
