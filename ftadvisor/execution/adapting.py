@@ -45,6 +45,9 @@ def peft_config(model: Any, settings: Settings, total_steps: int) -> Any:
         total_steps=total_steps,
     )
     technique = find_technique(settings.technique)
+    if technique.id == "bottleneck":
+        # Registers it; PEFT is expensive to import.
+        import ftadvisor.execution.bottleneck as _
     kind = getattr(stack.peft.PeftType, name, name)
     cls = stack.peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
     if cls is None:
