@@ -47,6 +47,11 @@ RUN = Group(
             many=True,
         ),
         Option(
+            "merge", None, "",
+            "Write the adapter merged into its base too: DIR/merged is a whole model.",
+            also=("merge_and_unload", "merge_adapter"),
+        ),
+        Option(
             "force", None, "",
             "Run what the checks refuse that may be wrong: another GPU, too little memory or disk.",
         ),

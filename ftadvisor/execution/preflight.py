@@ -20,6 +20,7 @@ from ftadvisor.errors import InvalidSettingError, MissingExtraError, Unsupported
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
 from ftadvisor.execution.kernels import check_liger, checkpoint, packages
+from ftadvisor.execution.merging import refusal
 from ftadvisor.execution.teachers import teacher
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
@@ -171,6 +172,17 @@ def technique(of: Subject) -> Iterator[Event]:
     yield from ()
 
 
+def merging(of: Subject) -> Iterator[Event]:
+    """A technique that no base can hold is not trained to be merged."""
+    reason = refusal(of.plan.technique)
+    if of.run.merge and reason is not None:
+        name = find_technique(of.plan.technique).name
+        raise UnsupportedError.of(
+            f"Merging {name}", reason, ["without --merge: PEFT loads the adapter", "lora"]
+        )
+    yield from ()
+
+
 def classes(of: Subject) -> Iterator[Event]:
     """Labels that a checkpoint's own head has not are outside its range."""
     labels = of.examples.labels
@@ -264,8 +276,8 @@ def memory(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, packages, checkpoint, technique, teacher, images, classes, output_dir,
-    disk, data,
+    libraries, settings, packages, checkpoint, technique, merging, teacher, images, classes,
+    output_dir, disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory)
 

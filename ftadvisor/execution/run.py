@@ -21,6 +21,7 @@ from ftadvisor.execution.device import Device, find_device
 from ftadvisor.execution.examples import check_objective, read_examples
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
+from ftadvisor.execution.merging import merge_model
 from ftadvisor.execution.saving import save_model
 from ftadvisor.execution.tokenizing import load_tokenizer
 from ftadvisor.execution.trainers import BUILDERS
@@ -61,7 +62,9 @@ def execute(plan: Plan, settings: Settings, run: RunSettings, estimate_on: Estim
     trainer.train()
     after = evaluate(trainer, plan.objective) if journal.status != "diverged" else {}
     if journal.status != "diverged":
-        save_model(trainer, of.tokenizer, Path(run.output_dir))
+        save_model(trainer, of.tokenizer, Path(run.output_dir), of.examples.labels)
+        if run.merge and trainer.is_world_process_zero():
+            _merge(of)
     report = report_of(of, before, after)
     text = json.dumps(report.as_dict(), indent=2)
     replace_text(Path(run.output_dir) / REPORT, text + "\n")
@@ -113,6 +116,15 @@ def evaluate(trainer: Any, objective: str) -> dict[str, float]:
     if "eval_loss" in kept and objective in LIKELIHOODS:
         kept["perplexity"] = math.exp(min(kept["eval_loss"], 700.0))
     return kept
+
+
+def _merge(of: Training) -> None:
+    place = merge_model(
+        of.plan.model, find_model(of.plan.model).spec.family, of.settings, of.examples.labels,
+        of.tokenizer, Path(of.run.output_dir),
+    )  # fmt: skip
+    said = f"merged into the base's weights: {place}" if place else "the model is whole: not merged"
+    of.journal.say("merging", said)
 
 
 def report_of(of: Training, before: dict[str, float], after: dict[str, float]) -> Report:

@@ -27,6 +27,8 @@ class RunSettings:
     """A checkpoint every so many steps; None: none."""
     report_to: tuple[str, ...] = ()
     """Transformers' reporters: tensorboard, wandb, ..."""
+    merge: bool = False
+    """Write the adapter merged into its base too, as a whole model."""
     force: bool = False
     """Run what the checks that may be wrong refuse: another GPU, too little memory or disk."""
 
@@ -41,4 +43,5 @@ class RunOptions(TypedDict, total=False):
     eval_steps: int
     save_steps: int
     report_to: list[str]
+    merge: bool
     force: bool
