@@ -33,6 +33,8 @@ def adapt(model: Any, settings: Settings, total_steps: int) -> Any:
         what = str(error).strip().partition("\n")[0][:200].rstrip(".")
         raise UnsupportedError.of(technique.name, f"PEFT refuses it ({what})") from error
     set_adapter_dtype(adapted, settings)
+    if technique.id == "adaption_prompt":
+        _see_new_forward(adapted.base_model)
     return adapted
 
 
@@ -42,6 +44,7 @@ def peft_config(model: Any, settings: Settings, total_steps: int) -> Any:
         settings,
         model.config.model_type,
         encoder_decoder=model.config.is_encoder_decoder,
+        num_layers=getattr(model.config.get_text_config(), "num_hidden_layers", None),
         total_steps=total_steps,
     )
     technique = find_technique(settings.technique)
@@ -57,6 +60,13 @@ def peft_config(model: Any, settings: Settings, total_steps: int) -> Any:
     except (ImportError, ValueError, TypeError) as error:
         what = str(error).strip().partition("\n")[0][:200].rstrip(".")
         raise UnsupportedError.of(technique.name, f"PEFT's class refuses it ({what})") from error
+
+
+def _see_new_forward(tuner: Any) -> None:
+    """PEFT keeps the forward that the model has at first (peft 0.21.2 tuners/adaption_prompt/
+    model.py line 57), and TRL gives it another (trl 1.16 trainer/sft_trainer.py line 1144).
+    """
+    tuner.forward = lambda *args, **options: tuner.model(*args, **options)
 
 
 def set_adapter_dtype(model: Any, settings: Settings) -> None:

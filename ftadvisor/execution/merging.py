@@ -27,6 +27,9 @@ NOT_MERGED = {
     "p_tuning": _PROMPTS,
     "prefix_tuning": _PROMPTS,
     "adaption_prompt": _GATED,
+    "lily": _GATED,
+    # peft 0.21.2 tuners/beft/layer.py line 103.
+    "beft": "PEFT merges its biases only where the base has some, and most bases have none",
 }
 """Techniques that no base can hold, and why."""
 
