@@ -36,16 +36,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bottleneck-nf4": {"technique": "bottleneck", "quantization": "nf4"},
     "ia3-nf4": {"technique": "ia3", "quantization": "nf4"},
 }
-ELSEWHERE: dict[str, tuple[str, ...]] = {
+OF_OBJECTIVES: dict[str, tuple[str, ...]] = {
     "sft": ("full", *WEIGHTS, "adaption_prompt", *PROMPTS, *QUANTIZED),
     "cpt": ("full", "lora", "bottleneck", "prefix_tuning", "qlora"),
     "seq_cls": ("full", *WEIGHTS, *PROMPTS, *QUANTIZED),
-    "token_cls": ("full", *WEIGHTS, *PROMPTS, "qlora", "lora-int8"),
+    "token_cls": ("full", *WEIGHTS, "prefix_tuning", "qlora", "lora-int8"),
     "seq2seq": ("full", *WEIGHTS, *PROMPTS, "qlora", "lora-int8"),
 }
-PAIRS = [(name, objective) for objective, names in ELSEWHERE.items() for name in names]
-EXACT, INT8 = 1e-5, 0.03
-"""Of the largest logit: what rounding in fp32 leaves; LLM.int8 also rounds activations."""
+PAIRS = [(name, objective) for objective, names in OF_OBJECTIVES.items() for name in names]
+SAME, EXACT, INT8 = 1e-6, 1e-5, 0.03
+"""Of the largest logit: what comes back; what rounding in fp32 leaves of a sum; LLM.int8 also
+rounds activations."""
 
 
 class Run(NamedTuple):
@@ -82,6 +83,13 @@ def logits(model: Any, batch: dict[str, Any]) -> Any:
         return model(**batch).logits
 
 
+def examples(objective: str) -> list[dict[str, Any]]:
+    """Three of four classified texts are of one class: a head alone can learn that much."""
+    if objective != "seq_cls":
+        return rows(objective, 32)
+    return [{"text": "good" if i % 4 else "bad", "label": ["neg", "pos"][min(i % 4, 1)]} for i in range(32)]
+
+
 def train(models: dict[str, Path], place: Path, name: str, objective: str, **options: Any) -> Run:
     from ftadvisor.execution.trainers import BUILDERS
 
@@ -92,7 +100,7 @@ def train(models: dict[str, Path], place: Path, name: str, objective: str, **opt
         found.extend((of, build(of)))
         return found[-1]
 
-    data = write_rows(place / "rows.jsonl", rows(objective, 32))
+    data = write_rows(place / "rows.jsonl", examples(objective))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setitem(BUILDERS, objective, kept)
@@ -123,9 +131,8 @@ def test_trains_and_comes_back(models: dict[str, Path], tmp_path: Path, name: st
         again = whole.from_pretrained(run.out)
     else:
         again = peft.PeftModel.from_pretrained(run.base(), run.out)
-    assert torch.equal(logits(again, batch), trained) or torch.allclose(
-        logits(again, batch), trained, rtol=0, atol=1e-6
-    )
+    # AdaLoRA leaves its pruned ranks out, and sums in another order.
+    assert (logits(again, batch) - trained).abs().max() <= SAME * trained.abs().max()
     if not merges or technique == "full":
         assert not (run.out / MERGED).exists()
         return
@@ -157,6 +164,13 @@ def test_what_no_library_trains_is_refused_by_name(
         train(models, tmp_path, name, "sft")
     assert "lora" in str(refused.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["prompt_tuning", "p_tuning"])
+def test_virtual_tokens_have_no_labels(models: dict[str, Path], tmp_path: Path, name: str):
+    """PEFT would stop in the first batch, after everything was loaded."""
+    with pytest.raises(UnsupportedError, match="Try: prefix_tuning, lora"):
+        train(models, tmp_path, name, "token_cls")
 
 
 def test_embeddings_that_are_trained_come_back(models: dict[str, Path], tmp_path: Path):

@@ -52,9 +52,28 @@ def merge_model(
     base = load_model(model, family, settings, CPU, labels)
     if settings.quantization in QUANTIZED:
         base = base.dequantize()
+        # What it was loaded in still stands on it, and PEFT's IA3 goes by that (peft 0.21.2
+        # tuners/ia3/model.py line 229).
+        base.is_loaded_in_4bit = base.is_loaded_in_8bit = False
     base.config.use_cache = True
     adapted = stack.peft.PeftModel.from_pretrained(base, str(output_dir))
     place = output_dir / MERGED
-    adapted.merge_and_unload(safe_merge=True).save_pretrained(str(place))
+    merged = adapted.merge_and_unload(safe_merge=True)
+    _unwrap(merged)
+    merged.save_pretrained(str(place))
     tokenizer.save_pretrained(str(place))
     return place
+
+
+def _unwrap(model: Any) -> None:
+    """Heads and embeddings that were trained whole, out of the wrapper that PEFT's LayerNorm tuning
+    leaves them in (peft 0.21.2 tuners/ln_tuning/model.py, _unload_and_optionally_merge): saved
+    under its names they would be made anew where the model is loaded.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, stack.peft.utils.other.AuxiliaryTrainingWrapper):
+            parent, _, attribute = name.rpartition(".")
+            trained = module.unload_and_optionally_merge_module(
+                merge=True, safe_merge=True, adapter_names=None
+            )
+            setattr(model.get_submodule(parent), attribute, trained)

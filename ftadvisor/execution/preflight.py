@@ -33,6 +33,7 @@ from ftadvisor.sources.trainers import DEFAULT_TRAINER, TRAINERS_OF_OBJECTIVES
 from ftadvisor.units import format_bytes
 
 EXTRA = "run"
+IN_SEQUENCE = ("prompt_tuning", "p_tuning")
 NOT_RUN = NOT_PEFT - {"full", "galore"}
 PACKAGES = {
     "galore": "galore_torch", "apollo": "apollo_torch", "schedule_free": "schedulefree",
@@ -163,6 +164,13 @@ def technique(of: Subject) -> Iterator[Event]:
     if of.plan.technique in NOT_RUN:
         name = find_technique(of.plan.technique).name
         raise UnsupportedError.of(f"Running {name}", "PEFT has it not", ["lora", "full"])
+    if of.plan.objective == "token_cls" and of.plan.technique in IN_SEQUENCE:
+        # peft 0.21.2 peft_model.py, PeftModelForTokenClassification.forward: a prediction for each
+        # virtual token, and no label for it.
+        raise UnsupportedError.of(
+            f"{of.plan.technique} of token_cls", "PEFT does not keep predictions and labels in step"
+            " after tokens that it puts before the text", ["prefix_tuning", "lora"],
+        )  # fmt: skip
     for prefix, package in PACKAGES.items():
         if of.settings.optim.startswith(prefix) and find_spec(package) is None:
             raise InvalidSettingError(
