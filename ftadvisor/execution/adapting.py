@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from ftadvisor.configuration.adapter_config import adapter_config
@@ -49,8 +50,8 @@ def peft_config(model: Any, settings: Settings, total_steps: int) -> Any:
     )
     technique = find_technique(settings.technique)
     if technique.id == "bottleneck":
-        # Registers it; PEFT is expensive to import.
-        import ftadvisor.execution.bottleneck as _
+        # Importing it registers it; PEFT is expensive to import.
+        import_module("ftadvisor.execution.bottleneck")
     kind = getattr(stack.peft.PeftType, name, name)
     cls = stack.peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
     if cls is None:
@@ -66,7 +67,11 @@ def _see_new_forward(tuner: Any) -> None:
     """PEFT keeps the forward that the model has at first (peft 0.21.2 tuners/adaption_prompt/
     model.py line 57), and TRL gives it another (trl 1.16 trainer/sft_trainer.py line 1144).
     """
-    tuner.forward = lambda *args, **options: tuner.model(*args, **options)
+
+    def forward(*args: Any, **options: Any) -> Any:
+        return tuner.model(*args, **options)
+
+    tuner.forward = forward
 
 
 def set_adapter_dtype(model: Any, settings: Settings) -> None:

@@ -2,8 +2,8 @@
 
 A quantised base is read again and dequantised, never merged into in its 4 or 8 bits: that would
 round the sum anew (study 2.2: an error of 0.078 against 0.0026). What is merged is the base that
-the adapter was trained on, so that the outputs are the adapter's: of 4 bits to rounding; of LLM.int8
-but for its rounding of activations.
+the adapter was trained on, so that the outputs are the adapter's: of 4 bits to rounding, of
+LLM.int8 but for its rounding of activations.
 """
 
 from __future__ import annotations

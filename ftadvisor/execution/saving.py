@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-
 from ftadvisor.execution import stack
 
 LABELS = "labels.json"

@@ -28,9 +28,7 @@ class BottleneckConfig(PeftConfig):
     """Trained whole beside the adapters: heads."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        PeftConfig.__post_init__(self)
         self.peft_type = PEFT_TYPE
         if self.placement not in PLACEMENTS:
             raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}")
-        if isinstance(self.target_modules, list):
-            self.target_modules = set(self.target_modules)

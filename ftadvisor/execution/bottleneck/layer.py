@@ -20,7 +20,7 @@ class BottleneckLayer(Module, BaseTunerLayer):
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
 
     def __init__(self, base_layer: Any, adapter_name: str, config: Any, width: int) -> None:
-        super().__init__()
+        Module.__init__(self)
         self.base_layer = base_layer
         self.width = width
         self.bottleneck_down = nn.ModuleDict()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from ftadvisor.execution import stack
 from ftadvisor.execution.bottleneck.layer import BottleneckLayer
@@ -34,7 +34,7 @@ class BottleneckModel(BaseTuner):
 
     prefix = PREFIX
     tuner_layer_cls = BottleneckLayer
-    target_module_mapping: dict[str, list[str]] = {}
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
         # The modules are found by the model's own, not by its type.
@@ -65,7 +65,7 @@ def target_pattern(names: Iterable[str], placement: str) -> str:
     Raises ValueError for a model whose layers have no module of a known name.
     """
     known = [name for name in names if re.search(TOWERS, name) is None]
-    parts = {"feed-forward part": FEED_FORWARD}
+    parts: dict[str, tuple[str, ...]] = {"feed-forward part": FEED_FORWARD}
     if placement == "houlsby":
         parts["self-attention"] = ATTENTION
     found: list[str] = []
