@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from ftadvisor.cli.command import Argument, Command, Group, Option
@@ -41,7 +42,18 @@ RUN = Group(
             "answers serve for the others (default: 1).",
         ),
         Option("eval_steps", whole, "N", "Evaluate every N steps, not only before and after."),
-        Option("save_steps", whole, "N", "A checkpoint every N steps."),
+        Option(
+            "save_steps", whole, "N",
+            "A checkpoint every N steps; 0: none (default: a tenth of the run, 10 to 500 steps). "
+            "The last two are kept.",
+        ),
+        Option(
+            "resume", None, "",
+            "Go on from the last checkpoint in --output-dir, exactly as if nothing had happened; "
+            "the plan is the directory's where none is given.",
+            also=("resume_from_checkpoint",),
+        ),
+        Option("progress", None, "", "Show on standard error how far it is (the default)."),
         Option(
             "report_to", text, "NAME", "Reporters of Transformers' own: tensorboard, wandb ...",
             many=True,
@@ -62,12 +74,14 @@ RUN = Group(
 def run(given: dict[str, Any]) -> int:
     """Train and print the report; 0 when it is done, else 1."""
     from ftadvisor import api
-    from ftadvisor.render.run import run_document
+    from ftadvisor.render.run import ending, run_document
 
     as_json = given.pop("json", False)
     with warnings_to_stderr():
         report = api.run(**given)
     print_answer(report, lambda: run_document(report), as_json=as_json)
+    if report.status != "done":
+        print(f"ftadvisor: {ending(report)}", file=sys.stderr)
     return 0 if report.status == "done" else 1
 
 

@@ -59,6 +59,8 @@ def common(
         "eval_steps": run.eval_steps,
         "save_strategy": "steps" if run.save_steps else "no",
         "save_steps": run.save_steps or 500,
+        # checkpoints.write_whole keeps the last ones.
+        "save_total_limit": None,
         # Else the loss of a batch in evaluation is not computed for PEFT's wrapper.
         "label_names": ["labels"],
         # A sum over each batch's ids: what tokens_per_second is made of.

@@ -17,10 +17,12 @@ from typing import NamedTuple
 from ftadvisor.configuration.adapter_config import NOT_PEFT
 from ftadvisor.configuration.applicable import PACKED
 from ftadvisor.errors import InvalidSettingError, MissingExtraError, UnsupportedError, quoted
+from ftadvisor.execution.checkpoints import KEPT
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
 from ftadvisor.execution.kernels import check_liger, checkpoint, packages
 from ftadvisor.execution.merging import refusal
+from ftadvisor.execution.resuming import ANOTHER, check_same, resume_command
 from ftadvisor.execution.teachers import teacher
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
@@ -84,8 +86,12 @@ def libraries(of: Subject) -> Iterator[Event]:
 
 
 def output_dir(of: Subject) -> Iterator[Event]:
-    """The directory must be new or empty: nothing is overwritten."""
+    """The directory must be new or empty, nothing is overwritten; or hold the run that goes on."""
     place = Path(of.run.output_dir)
+    if of.run.resume:
+        check_same(of.plan, of.run, of.examples)
+        yield from ()
+        return
     try:
         if place.exists() and not place.is_dir():
             raise InvalidSettingError(
@@ -96,7 +102,7 @@ def output_dir(of: Subject) -> Iterator[Event]:
             what = "another run" if {"plan.yaml", "report.json"} & {*holds} else "other files"
             raise InvalidSettingError(
                 f"output_dir {quoted(str(place))} holds {what}: nothing is overwritten.",
-                ["--output-dir with another name"],
+                [ANOTHER, *([resume_command(place)] if what == "another run" else [])],
             )
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -108,13 +114,13 @@ def output_dir(of: Subject) -> Iterator[Event]:
 
 
 def disk(of: Subject) -> Iterator[Event]:
-    """Room for what is saved, and for two checkpoints while one replaces the other."""
+    """Room for what is saved, and for the checkpoints that are kept while another is written."""
     trained = of.plan.estimate.num_trainable_params
     whole = find_technique(of.plan.technique).trains_base
     dtype = of.settings.weights_dtype if whole else of.settings.adapter_dtype
     needed = trained * DTYPE_BYTES[dtype]
     if of.run.save_steps:
-        needed += 2 * trained * (DTYPE_BYTES[dtype] + MOMENTS_BYTES)
+        needed += (KEPT + 1) * trained * (DTYPE_BYTES[dtype] + MOMENTS_BYTES)
     free = shutil.disk_usage(of.run.output_dir).free
     if needed > free and not of.run.force:
         raise InvalidSettingError(

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     trl: Any
     bitsandbytes: Any
     datasets: Any
+    numpy: Any
     PIL_Image: Any
     liger: Any
 
-LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "numpy")
 MODULES = dict.fromkeys(LIBRARIES) | {
     "PIL_Image": "PIL.Image", "liger": "liger_kernel.transformers.monkey_patch",
 }  # fmt: skip

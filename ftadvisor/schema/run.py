@@ -24,7 +24,12 @@ class RunSettings:
     eval_steps: int | None = None
     """Evaluate every so many steps; None: before and after training only."""
     save_steps: int | None = None
-    """A checkpoint every so many steps; None: none."""
+    """A checkpoint every so many steps; None: after a tenth of the run, of 10 to 500 steps; 0: none
+    unless the run is interrupted."""
+    resume: bool = False
+    """Go on from the last checkpoint in output_dir, exactly."""
+    progress: bool = True
+    """Show on standard error how far it is."""
     report_to: tuple[str, ...] = ()
     """Transformers' reporters: tensorboard, wandb, ..."""
     merge: bool = False
@@ -42,6 +47,8 @@ class RunOptions(TypedDict, total=False):
     eval_share: float
     eval_steps: int
     save_steps: int
+    resume: bool
+    progress: bool
     report_to: list[str]
     merge: bool
     force: bool
