@@ -224,10 +224,9 @@ def test_what_counts_as_too_little_memory():
     from ftadvisor.execution.out_of_memory import halved, is_out_of_memory
     from ftadvisor.schema.settings import Settings
 
-    try:
+    with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
-    except RuntimeError as error:
-        assert is_out_of_memory(error)
+    assert is_out_of_memory(caught.value)
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("The size of tensor a must match"))
     sizes = []

@@ -100,7 +100,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _is_kept(row: dict[str, Any], checkpoint: Path) -> bool:
     # What ends a run is said again when it ends again.
-    return row["step"] <= checkpoints.step_of(checkpoint) and "train_runtime" not in row
+    return row["step"] <= checkpoints.step_of(checkpoint) and "train_loss" not in row
 
 
 def _identity(plan: Plan, run: RunSettings, examples: Examples) -> dict[str, Any]:
