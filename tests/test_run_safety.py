@@ -278,6 +278,28 @@ def test_a_log_on_a_full_disk(options: dict[str, Any], monkeypatch: pytest.Monke
     assert "No space left on device" in report.events[-1].what
 
 
+def test_the_checkpoint_before_a_loss_that_is_no_number_stays(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import transformers
+    from safetensors.torch import load_file
+
+    class Poison(transformers.TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 5:
+                weight = next(p for p in given["model"].parameters() if p.requires_grad)
+                weight.data[:] = float("nan")
+
+    with_callback(monkeypatch, Poison())
+    report = ftadvisor.run(**options)
+    assert report.status == "diverged"
+    assert [row["step"] for row in report.losses] == [1, 2, 3, 4, 5, 6]
+    *_, last = checkpoints.finished(tmp_path / "out/checkpoints")
+    assert last.name == "checkpoint-4"
+    weights = load_file(last / "adapter_model.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
 def test_losses_that_run_away():
     from ftadvisor.execution.callbacks.divergence import DivergenceCallback
 

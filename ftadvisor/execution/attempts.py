@@ -24,10 +24,11 @@ def until_it_fits(
     device: Device,
     journal: Journal,
     ways: WaysToFit,
+    has_begun: Callable[[], bool],
 ) -> None:
     """Attempt it; after each lack of memory again, with micro-batches of half the size.
 
-    Raises EndedError where there is nothing to halve.
+    Raises EndedError where there is nothing to halve, or the model alone is too large.
     """
     while True:
         try:
@@ -39,7 +40,8 @@ def until_it_fits(
             said = _first_line(error)
         # Only here, without the error, are the tensors of its frames free.
         free_memory()
-        if smaller is None or device.world_size > 1:
+        # Processes cannot agree on a smaller batch: the others wait in the middle of their step.
+        if smaller is None or device.world_size > 1 or not has_begun():
             raise EndedError("out_of_memory", _what_would_fit(settings, device, said, ways))
         journal.say(
             "out_of_memory",
@@ -79,7 +81,6 @@ def told(journal: Journal, has_begun: Callable[[], bool]) -> Generator[None]:
 
 def _what_would_fit(settings: Settings, device: Device, said: str, ways: WaysToFit) -> str:
     changes = ON_A_CPU if device.is_cpu else ways(device.name)
-    # Processes cannot agree on a smaller batch when one of them is in the middle of its step.
     how = f"; what needs less: {', '.join(changes)}" if changes else ""
     return f"out of memory with micro_batch_size {settings.micro_batch_size} ({said}){how}"
 

@@ -28,3 +28,14 @@ def same_randomness() -> Generator[None]:
         stack.torch.set_rng_state(torch)
         if gpus:
             cuda.set_rng_state_all(gpus)
+
+
+def evaluate_apart(trainer: Any) -> None:
+    """Evaluations, in the middle of the training too, leave its losses as they would be without."""
+    evaluate = trainer.evaluate
+
+    def evaluated(*args: Any, **options: Any) -> Any:
+        with same_randomness():
+            return evaluate(*args, **options)
+
+    trainer.evaluate = evaluated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any, cast
@@ -69,7 +70,10 @@ def last_checkpoint(output_dir: Path, journal: Journal) -> Path | None:
     None: from the start.
     """
     folder = output_dir / CHECKPOINTS
-    checkpoints.clear_unfinished(folder)
+    # Of several processes the first one writes.
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
+        checkpoints.clear_unfinished(folder)
     found = checkpoints.finished(folder)
     last = found[-1] if found else None
     rows = [row for row in read_log(output_dir / LOG) if last and _is_kept(row, last)]
@@ -79,7 +83,7 @@ def last_checkpoint(output_dir: Path, journal: Journal) -> Path | None:
         if "loss" in row
     ]
     journal.seconds_before = max((row.get("seconds", 0.0) for row in rows), default=0.0)
-    if (output_dir / LOG).exists():
+    if first and (output_dir / LOG).exists():
         replace_text(output_dir / LOG, "".join(json.dumps(row) + "\n" for row in rows))
     return last
 

@@ -24,7 +24,7 @@ from ftadvisor.execution.examples import Examples, check_objective, read_example
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.merging import merge_model
-from ftadvisor.execution.randomness import same_randomness
+from ftadvisor.execution.randomness import evaluate_apart, same_randomness
 from ftadvisor.execution.resuming import LOG, REPORT, last_checkpoint, write_identity
 from ftadvisor.execution.saving import save_model
 from ftadvisor.execution.tokenizing import load_tokenizer
@@ -88,8 +88,11 @@ def execute(
     def attempt(settings: Settings) -> None:
         train(start._replace(settings=settings), journal, outcome, interruption)
 
-    with interruption.watching(), told(journal, lambda: outcome.begun):
-        until_it_fits(attempt, start.settings, start.device, journal, ways)
+    def begun() -> bool:
+        return outcome.begun
+
+    with interruption.watching(), told(journal, begun):
+        until_it_fits(attempt, start.settings, start.device, journal, ways, begun)
     return write_report(start, journal, outcome)
 
 
@@ -142,6 +145,11 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
     trainer.remove_callback(stack.transformers.PrinterCallback)
     set_adapter_dtype(trainer.model, start.settings)
     write_whole(trainer)
+    evaluate_apart(trainer)
+    if start.plan.technique == "adalora":
+        from ftadvisor.execution.callbacks.ranks import continue_exactly
+
+        continue_exactly(trainer)
     # From here on the directory is this run's.
     begin(start)
     outcome.begun = True

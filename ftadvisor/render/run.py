@@ -42,9 +42,9 @@ def ending(report: Report) -> str:
     last = report.events[-1]
     place = shlex.quote(report.output_dir)
     said = f"{report.status} after step {last.step}: {last.what}."
-    if report.status in ("diverged", "stopped"):
-        return said
-    return f"{said} Continue: ftadvisor run --resume --output-dir {place}"
+    if report.status in ("interrupted", "failed"):
+        said += f" Continue: ftadvisor run --resume --output-dir {place}"
+    return said
 
 
 def _metrics(report: Report) -> Table:
