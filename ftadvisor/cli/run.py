@@ -111,8 +111,9 @@ COMMAND = Command(
     details="Transformers, PEFT, TRL and bitsandbytes train; ftadvisor maps the plan to their own "
     "objects. Everything that can be checked is checked before anything expensive starts. The "
     "directory then holds plan.yaml, report.json, log.jsonl and the adapter or the model with its "
-    "tokenizer.\n\nThe exit code is 0 when the run is done, 1 when it ended before its last step, 2 "
-    "when it cannot be run.\n\nWhat ends a run too early loses nothing: checkpoints are whole or not "
-    "there, Ctrl-C writes one, and --resume goes on with the same losses as if nothing had happened. "
+    "tokenizer.\n\nThe exit code is 0 when the run is done, 1 when it ended before its last step, "
+    "2 when it cannot be run.\n\nWhat ends a run too early loses nothing: checkpoints are whole or "
+    "not there, Ctrl-C writes one, and --resume goes on with the same losses as if nothing had "
+    "happened. "
     "Where memory runs out the same batch is learnt in smaller pieces.",
 )
