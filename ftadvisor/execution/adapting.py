@@ -87,3 +87,16 @@ def set_adapter_dtype(model: Any, settings: Settings) -> None:
             continue
         if parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
+
+
+def load_as_trained(trainer: Any, settings: Settings) -> None:
+    """A checkpoint's adapter comes back in the plan's dtype: PEFT's load_adapter makes fp32 of bf16
+    unasked (peft 0.21.2 peft_model.py, autocast_adapter_dtype), and so another run.
+    """
+    load = trainer._load_from_checkpoint
+
+    def loaded(*args: Any, **options: Any) -> None:
+        load(*args, **options)
+        set_adapter_dtype(trainer.model, settings)
+
+    trainer._load_from_checkpoint = loaded

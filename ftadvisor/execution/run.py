@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution import preflight, stack
-from ftadvisor.execution.adapting import adapt, set_adapter_dtype
+from ftadvisor.execution.adapting import adapt, load_as_trained, set_adapter_dtype
 from ftadvisor.execution.arguments import total_steps
 from ftadvisor.execution.attempts import WaysToFit, told, until_it_fits
 from ftadvisor.execution.checkpoints import default_steps, is_last, step_of, write_whole
@@ -144,6 +144,7 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
     # It prints each row that is logged: log.jsonl has them, and standard output is the report's.
     trainer.remove_callback(stack.transformers.PrinterCallback)
     set_adapter_dtype(trainer.model, start.settings)
+    load_as_trained(trainer, start.settings)
     write_whole(trainer)
     evaluate_apart(trainer)
     if start.plan.technique == "adalora":
