@@ -18,7 +18,7 @@ def supervised(row: Row, layout: Layout) -> Row | None:
     parts = {part.role: row.get(part.column) for part in layout.parts}
     match layout.format:
         case "chat":
-            return {"messages": [*_system(parts), *messages_of(parts["messages"])]}
+            return {"messages": [*system_of(parts), *messages_of(parts["messages"])]}
         case "instruction":
             asked = "\n\n".join(filter(None, (parts["instruction"], parts.get("input"))))
             return _turn(parts, asked, parts["output"])
@@ -51,6 +51,17 @@ def source_target(row: Row, layout: Layout) -> Row | None:
     }
 
 
+def asked(row: Row, layout: Layout) -> Row | None:
+    """`prompt`, and `completion` where the row has an answer: what a student answers itself."""
+    if layout.format == "prompts":
+        (part,) = layout.parts
+        return {"prompt": _said_by("user", row[part.column])}
+    found = supervised(row, layout)
+    if found is None or "text" in found:
+        return None
+    return split_turn(found["messages"]) if "messages" in found else found
+
+
 def messages_of(value: Any) -> list[Row]:
     """OpenAI's or ShareGPT's messages, as chat templates read them."""
     found: list[Row] = []
@@ -70,7 +81,7 @@ def completed(row: Row, layout: Layout) -> Row:
 
 def question(parts: Row, value: Any) -> list[Row]:
     """What is asked, after what the system says."""
-    return [*_system(parts), *_said_by("user", value)]
+    return [*system_of(parts), *_said_by("user", value)]
 
 
 def answer(value: Any) -> list[Row]:
@@ -101,7 +112,8 @@ def _unjudged(layout: Layout) -> Layout:
     return layout._replace(format="prompt_completion", label=None)
 
 
-def _system(parts: Row) -> list[Row]:
+def system_of(parts: Row) -> list[Row]:
+    """The system's message, where there is one."""
     said = parts.get("system")
     return [{"role": "system", "content": said}] if said else []
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ftadvisor.errors import DataFileError, InvalidSettingError, UnsupportedError, quoted
-from ftadvisor.execution import classes, conversation, preferences
+from ftadvisor.execution import classes, conversation, pictures, preferences
 from ftadvisor.schema.dataset import Problem
 from ftadvisor.schema.plan import PlanDataset
 from ftadvisor.schema.run import RunSettings
@@ -35,6 +35,7 @@ CONVERTERS: dict[str, Converter] = {
     "sft": conversation.supervised,
     "clm": conversation.supervised,
     "cpt": conversation.supervised,
+    "distillation": conversation.asked,
     "seq_cls": classes.labelled,
     "seq2seq": conversation.source_target,
     "dpo": preferences.pair,
@@ -46,9 +47,10 @@ CONVERTERS: dict[str, Converter] = {
 }
 """By objective. token_cls reads rows that have no layout: see `_tagged`."""
 NEEDED = {
-    "sft": "messages, or a prompt and a completion, or text",
+    "sft": "messages, or a prompt and a completion, or text; with images or without",
     "clm": "text, messages, or a prompt and a completion",
     "cpt": "text, messages, or a prompt and a completion",
+    "distillation": "messages, a prompt and a completion, or a prompt alone",
     "seq_cls": "a text and a label",
     "token_cls": "tokens and ner_tags (or tags, labels): two lists of one length",
     "seq2seq": "a prompt (or source) and a completion (or target)",
@@ -72,6 +74,11 @@ class Examples(NamedTuple):
     labels: tuple[str, ...] = ()
     """The classes, in the order of their numbers; empty: the objective has none."""
 
+    @property
+    def has_images(self) -> bool:
+        """Whether some row has; where one has, all are read as such."""
+        return pictures.IMAGES in self.train[0]
+
 
 def read_examples(dataset: PlanDataset, objective: str, run: RunSettings, seed: int) -> Examples:
     """Everything that the run reads. Raises a FtadvisorError for data that the objective cannot
@@ -88,6 +95,7 @@ def read_examples(dataset: PlanDataset, objective: str, run: RunSettings, seed: 
         train, held_out = _split(train, run.eval_share, seed)
         if objective in classes.CLASSIFYING:
             train, held_out = classes.seen_only(train, held_out)
+    train, held_out = pictures.alike(train, held_out)
     labels: tuple[str, ...] = ()
     if objective in classes.CLASSIFYING:
         labels = classes.classes_of(train, held_out, path.name)
@@ -112,8 +120,8 @@ def _converted(
     """The split's examples; what cannot be used goes to `left_out`."""
     found: list[Row] = []
     faults: list[Problem] = []
-    for number, value in _rows(split):
-        example = _example(value, dataset, objective)
+    for folder, number, value in _rows(split):
+        example = _example(value, dataset, objective, folder)
         if isinstance(example, Fault):
             faults.append(Problem(number, example.what))
         else:
@@ -129,12 +137,13 @@ def _converted(
     return found
 
 
-def _rows(split: Split) -> Iterator[tuple[int, Any]]:
+def _rows(split: Split) -> Iterator[tuple[Path, int, Any]]:
     for file in split.files:
-        yield from rows_of(file, Meter(None, 0))
+        for number, value in rows_of(file, Meter(None, 0), binary=True):
+            yield file.path.parent, number, value
 
 
-def _example(value: Any, dataset: PlanDataset, objective: str) -> Row | Fault:
+def _example(value: Any, dataset: PlanDataset, objective: str, folder: Path) -> Row | Fault:
     """The trainer's example of one row, or why there is none."""
     if value is None:
         return Fault("is empty")
@@ -153,6 +162,10 @@ def _example(value: Any, dataset: PlanDataset, objective: str) -> Row | Fault:
     usable = example_of(row, layout)
     if not isinstance(usable, Example):
         return usable or Fault("is empty")
+    if usable.format == "image_text":
+        if objective in pictures.ILLUSTRATED:
+            return pictures.illustrated(row, layout, folder)
+        return Fault(f"has images, which {objective} does not learn from here")
     made = CONVERTERS[objective](row, layout)
     return made or Fault(f"is {layout.format}, with the columns {', '.join(map(quoted, row))}")
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from ftadvisor.execution.trainers import (
     classification,
+    distillation,
+    images,
     policy,
     preference,
     reward,
@@ -15,10 +17,16 @@ from ftadvisor.execution.trainers import (
 )
 from ftadvisor.execution.training import Training
 
+
+def _sft(of: Training) -> Any:
+    return (images if of.examples.has_images else supervised).build(of)
+
+
 BUILDERS: dict[str, Callable[[Training], Any]] = {
-    "sft": supervised.build,
+    "sft": _sft,
     "clm": supervised.build,
     "cpt": supervised.build,
+    "distillation": distillation.build,
     "seq_cls": classification.build_sequence,
     "token_cls": classification.build_token,
     "seq2seq": sequences.build,

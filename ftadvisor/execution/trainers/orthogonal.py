@@ -1,8 +1,8 @@
-"""AdaLoRA under TRL's trainers.
+"""AdaLoRA's regularisation: in the loss that is trained, not in the loss that is measured.
 
 PEFT adds AdaLoRA's regularisation to the loss that the model returns (peft 0.21.2
-tuners/adalora/model.py, AdaLoraModel.forward); TRL's trainers make losses of their own and never
-look at that one (trl 1.16 trainer/sft_trainer.py line 1612; dpo, kto, reward and the policies too).
+tuners/adalora/model.py, AdaLoraModel.forward); SFTTrainer, for one, makes its own loss of the log
+probabilities and never looks at that one (trl 1.16 trainer/sft_trainer.py line 1612).
 """
 
 from __future__ import annotations
@@ -30,6 +30,28 @@ def orthogonal(trainer: Any) -> Any:
 
     OrthogonalTrainer.__name__ = trainer.__name__
     return OrthogonalTrainer
+
+
+def measuring_data_alone(trainer: Any) -> Any:
+    """A trainer of Transformers' that leaves the term out of an evaluation, where PEFT has it too:
+    it is no measure of the data.
+    """
+
+    class Measuring(trainer):
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:  # fmt: skip
+            found: Any = trainer.compute_loss(
+                self, model, inputs, return_outputs, num_items_in_batch
+            )
+            if self.model.training:
+                return found
+            loss: Any = found[0] if return_outputs else found
+            loss = loss - regularisation(self.model)
+            return (loss, *found[1:]) if return_outputs else loss
+
+    return Measuring
 
 
 def regularisation(model: Any) -> Any:
