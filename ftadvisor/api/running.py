@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from ftadvisor.api.plan_files import complete_plan, estimate_plan
+from ftadvisor.api.plan_files import complete_plan, estimate_plan, options_of
+from ftadvisor.api.remedies import ways_to_fit
 from ftadvisor.api.simulating import settings_of
+from ftadvisor.configuration.applicable import TAUGHT
 from ftadvisor.errors import FtadvisorError, InvalidSettingError, near_misses, quoted
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.options import Options
@@ -23,6 +25,8 @@ from ftadvisor.sources.training_settings import PLAN_SETTINGS
 
 OPTIONS = "the options"
 """What errors call a plan that no file holds."""
+PLAN_FILE = "plan.yaml"
+"""Of an output directory."""
 ELSEWHERE = ("num_gpus", "reference_model", "num_tokens")
 _RUN = tuple(RunOptions.__annotations__)
 
@@ -36,6 +40,8 @@ class PlanOptions(Options, RunOptions, total=False):
     weight_decay: float
     global_batch_size: int
     beta: float
+    teacher_model: str | os.PathLike[str]
+    lmbda: float
     seed: int
 
 
@@ -62,7 +68,9 @@ def run(
     plan, settings = planned(plan, given)
     from ftadvisor.execution.run import execute
 
-    return execute(plan, settings_of(plan.estimate), settings, _estimate_on(plan))
+    return execute(
+        plan, settings_of(plan.estimate), settings, _estimate_on(plan), _ways_to_fit(plan)
+    )
 
 
 def preview(plan: Plan | str | os.PathLike[str] | None = None, **options: Any) -> Preview:
@@ -82,16 +90,40 @@ def planned(
 ) -> tuple[Plan, RunSettings]:
     """The plan, complete, and how it is run. Raises FtadvisorError."""
     of_run = {name: given.pop(name) for name in _RUN if name in given}
+    if "teacher_model" in given:
+        given["teacher_model"] = os.fspath(given["teacher_model"])
+    # A recommended plan says that there is a teacher, and not which one.
+    teacher = given.pop("teacher_model", None) if plan is not None else None
     if plan is not None and given:
         name = next(iter(given))
         raise InvalidSettingError(
             f"{name} and a plan both say what is trained.",
             [f"{name} in the plan", "no plan"],
         )
+    of_run, plan = _continued(of_run, plan, given)
     if not isinstance(plan, Plan):
         draft = read_draft(plan) if plan is not None else _draft(given)
         plan = complete_plan(_with_data(draft))
+    plan = _with_teacher(plan, teacher)
     return plan, _run_settings(plan, of_run)
+
+
+def _continued(
+    of_run: dict[str, Any], plan: Plan | str | os.PathLike[str] | None, given: dict[str, Any]
+) -> tuple[dict[str, Any], Plan | str | os.PathLike[str] | None]:
+    """With `resume` and nothing else the plan is the output directory's, as are the settings of
+    the run that are not given anew.
+    """
+    if not of_run.get("resume") or plan is not None or given:
+        return of_run, plan
+    if "output_dir" not in of_run:
+        raise InvalidSettingError(
+            "resume says nothing of what is continued.", ["--resume --output-dir DIR"]
+        )
+    from ftadvisor.execution.resuming import stored_run
+
+    place = Path(of_run["output_dir"]).expanduser()
+    return {**stored_run(place), **of_run}, place / PLAN_FILE
 
 
 def _draft(given: dict[str, Any]) -> PlanDraft:
@@ -132,23 +164,43 @@ def _with_data(draft: PlanDraft) -> PlanDraft:
     return replace(draft, workload=workload, dataset=replace(data, format=found))
 
 
+def _with_teacher(plan: Plan, teacher: str | None) -> Plan:
+    """The plan with its teacher, where it names no other."""
+    if teacher is None:
+        return plan
+    named = plan.settings.get("teacher_model", teacher)
+    if named != teacher:
+        raise InvalidSettingError(
+            f"teacher_model {quoted(teacher)}: the plan names another, {quoted(named)}.",
+            [f"teacher_model: {teacher} in the plan", "leave --teacher-model out"],
+        )
+    if plan.objective not in TAUGHT:
+        raise InvalidSettingError(
+            f"teacher_model {quoted(teacher)} has no effect with objective {plan.objective}: it"
+            f" belongs to {', '.join(TAUGHT)}.",
+            ["leave it out"],
+        )
+    return replace(plan, settings={**plan.settings, "teacher_model": teacher})
+
+
 def _run_settings(plan: Plan, given: dict[str, Any]) -> RunSettings:
     """How it is run, each value checked alone."""
     values = dict(given)
     name = plan.model.rstrip("/").rpartition("/")[2]
     values["output_dir"] = os.fspath(values.get("output_dir", f"{name}-{plan.technique}"))
-    for name in ("max_steps", "eval_steps", "save_steps"):
+    for name, least in (("max_steps", 1), ("eval_steps", 1), ("save_steps", 0)):
         value = values.get(name)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise InvalidSettingError.of(name, value, "be a whole number from 1 on")
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise InvalidSettingError.of(name, value, f"be a whole number from {least} on")
     share = values.get("eval_share", 0.0)
     if not isinstance(share, int | float) or not 0 <= share < 1:
         raise InvalidSettingError.of("eval_share", share, "be a number from 0 to below 1")
     answers = values.get("eval_answers", 0)
     if not isinstance(answers, int) or answers < 0:
         raise InvalidSettingError.of("eval_answers", answers, "be a whole number from 0 on")
-    if values.get("eval_dataset") is not None:
-        values["eval_dataset"] = os.fspath(values["eval_dataset"])
+    for name in ("eval_dataset", "reward_model"):
+        if values.get(name) is not None:
+            values[name] = os.fspath(values[name])
     reporters: list[str] = values.get("report_to", [])
     values["report_to"] = tuple(reporters)
     return RunSettings(**values)
@@ -166,3 +218,21 @@ def _estimate_on(plan: Plan) -> Callable[[str], Estimate | None]:
         return estimate_plan(replace(plan, hardware=here))
 
     return estimated
+
+
+def _ways_to_fit(plan: Plan) -> Callable[[str], list[str]]:
+    """What says for the GPU that a driver calls by a name which changes make the run smaller."""
+
+    def changes(driver_name: str) -> list[str]:
+        options = options_of(plan)
+        try:
+            found = ways_to_fit(
+                plan.model, gpu=match_gpu(driver_name).gpu.id, technique=plan.technique,
+                objective=plan.objective, **options,
+            )  # fmt: skip
+        except FtadvisorError:
+            return []
+        least = plan.estimate.memory.device_bytes
+        return [remedy.change for remedy in found if remedy.device_bytes < least]
+
+    return changes

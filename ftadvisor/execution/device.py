@@ -28,6 +28,9 @@ class Device(NamedTuple):
         return self.kind == "cpu"
 
 
+CPU = Device("cpu", "cpu", None, "cpu", 1)
+
+
 def find_device() -> Device:
     """What is here. torchrun tells each process its place (LOCAL_RANK, WORLD_SIZE)."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))

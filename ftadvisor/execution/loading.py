@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from ftadvisor.errors import ModelUnavailableError, UnsupportedError, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
+from ftadvisor.execution.kernels import QUANTIZED_BEFORE
 from ftadvisor.schema.settings import Settings
 
 CLASSES = {
@@ -45,6 +47,9 @@ def load_model(
     }
     if labels:
         options |= _head(labels)
+    if settings.quantization in QUANTIZED_BEFORE:
+        # The checkpoint's config.json says the rest.
+        options["device_map"] = {"": device.place}
     if settings.quantization in QUANTIZED:
         options |= {
             "quantization_config": quantization_config(settings, HEADS if labels else ()),
@@ -68,7 +73,7 @@ def pretrained(cls: Any, model: str, **options: Any) -> Any:
         return _loaded(cls, str(folder), {**options, "local_files_only": True})
     try:
         return cls.from_pretrained(model, **options, local_files_only=True)
-    except OSError:
+    except (OSError, ImportError, ValueError):
         return _loaded(cls, model, options)
 
 
@@ -94,10 +99,11 @@ def _loaded(cls: Any, model: str, options: dict[str, Any]) -> Any:
         return cls.from_pretrained(model, **options)
     except (OSError, ImportError) as error:
         what = str(error).strip().partition("\n")[0][:200].rstrip(".")
-        raise ModelUnavailableError(
-            f"{quoted(model)} cannot be loaded: {what}.",
-            ["a directory with the model's files", "a hub id that can be reached"],
-        ) from error
+        package = re.search(r"pip install ([\w-]+)|requires the (\w+) library", str(error))
+        ways = ["a directory with the model's files", "a hub id that can be reached"]
+        if isinstance(error, ImportError) and package:
+            ways = [f"pip install {(package[1] or package[2]).lower()}"]
+        raise ModelUnavailableError(f"{quoted(model)} cannot be loaded: {what}.", ways) from error
     except ValueError as error:
         what = str(error).strip().partition("\n")[0][:200].rstrip(".")
         raise UnsupportedError.of(f"{cls.__name__} of {quoted(model)}", what) from error

@@ -52,7 +52,7 @@ def preview(plan: Plan, settings: Settings, run: RunSettings) -> Preview:
         return Preview(examples=tuple(_row(row) for row in rows), notes=tuple(notes))
     stack.quieten()
     conversational = plan.objective != "seq2seq" and "text" not in rows[0]
-    tokenizing = load_tokenizer(plan.model, chat=conversational)
+    tokenizing = load_tokenizer(plan.model, chat=conversational, images=examples.has_images)
     notes += tokenizing.said
     few = examples._replace(train=rows, held_out=[])
     # Packs would show where examples meet, not what is learnt of one.

@@ -20,15 +20,22 @@ if TYPE_CHECKING:
     trl: Any
     bitsandbytes: Any
     datasets: Any
+    numpy: Any
+    PIL_Image: Any
+    liger: Any
 
-LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "numpy")
+MODULES = dict.fromkeys(LIBRARIES) | {
+    "PIL_Image": "PIL.Image", "liger": "liger_kernel.transformers.monkey_patch",
+}  # fmt: skip
+"""Names here, and what is imported for them where that is called otherwise."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in LIBRARIES:
+    if name not in MODULES:
         raise AttributeError(f"the training stack has no {name!r}")
     try:
-        library = import_module(name)
+        library = import_module(MODULES[name] or name)
     except ModuleNotFoundError as error:
         raise MissingExtraError("run", "run") from error
     globals()[name] = library

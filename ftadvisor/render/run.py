@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 
 from ftadvisor.render.document import (
@@ -51,6 +52,16 @@ def run_document(report: Report) -> Document:
         blocks.append(Bullets("What happened", tuple(event.what for event in report.events)))
     blocks.append(paragraph(f"Everything is in {report.output_dir}; report.html shows it."))
     return tuple(blocks)
+
+
+def ending(report: Report) -> str:
+    """Why a run ended before its last step, and what continues it."""
+    last = report.events[-1]
+    place = shlex.quote(report.output_dir)
+    said = f"{report.status} after step {last.step}: {last.what}."
+    if report.status in ("interrupted", "failed"):
+        said += f" Continue: ftadvisor run --resume --output-dir {place}"
+    return said
 
 
 def headline(report: Report) -> Paragraph:

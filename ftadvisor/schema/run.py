@@ -29,9 +29,20 @@ class RunSettings:
     eval_steps: int | None = None
     """Evaluate every so many steps; None: before and after training only."""
     save_steps: int | None = None
-    """A checkpoint every so many steps; None: none."""
+    """A checkpoint every so many steps; None: after a tenth of the run, of 10 to 500 steps; 0: none
+    unless the run is interrupted."""
+    resume: bool = False
+    """Go on from the last checkpoint in output_dir, exactly."""
+    progress: bool = True
+    """Show on standard error how far it is."""
     report_to: tuple[str, ...] = ()
     """Transformers' reporters: tensorboard, wandb, ..."""
+    reward_model: str | None = None
+    """The directory of the model that scores answers (grpo, rloo)."""
+    reward_function: str | None = None
+    """module:function, which scores them; its code is executed."""
+    merge: bool = False
+    """Write the adapter merged into its base too, as a whole model."""
     force: bool = False
     """Run what the checks that may be wrong refuse: another GPU, too little memory or disk."""
 
@@ -46,5 +57,10 @@ class RunOptions(TypedDict, total=False):
     eval_answers: int
     eval_steps: int
     save_steps: int
+    resume: bool
+    progress: bool
     report_to: list[str]
+    reward_model: str | PathLike[str]
+    reward_function: str
+    merge: bool
     force: bool
