@@ -31,7 +31,7 @@ WIDE = {
 OUT = (WIDTH, WIDTH // 2)
 """Of queries and values."""
 FP32 = 4
-ONE_LAYERS = {"ln_tuning", "prefix_tuning", "adaption_prompt"}
+ONE_LAYERS = {"ln_tuning", "prefix_tuning", "adaption_prompt", "bottleneck"}
 COUNTED = [
     pytest.param(*case, id=f"{case[1]}-{i}")
     for i, case in enumerate(CASES)

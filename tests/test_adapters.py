@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -284,11 +285,13 @@ CASES: list[Case] = [
     ),
     ("AdaptionPromptConfig", "adaption_prompt", {"adapter_len": 10, "adapter_layers": 2}),
     ("TrainableTokensConfig", "trainable_tokens", {"token_indices": [1, 2, 3]}),
+    ("BottleneckConfig", "bottleneck", {"adapter_length": 16}),
+    ("BottleneckConfig", "bottleneck", {"adapter_length": 16, "placement": "houlsby"}),
 ]  # fmt: skip
 
 NO_TARGETS = {
     "ln_tuning", "prefix_tuning", "prompt_tuning", "p_tuning", "adaption_prompt",
-    "trainable_tokens",
+    "trainable_tokens", "bottleneck",
 }  # fmt: skip
 NAMED = [pytest.param(*case, id=f"{case[1]}-{i}") for i, case in enumerate(CASES)]
 ONLY_LLAMA = {"adaption_prompt"}
@@ -318,7 +321,9 @@ def peft_model(
         options["adapter_layers"] = layers
     if technique == "ia3" and not targets:
         options.pop("feedforward_modules")
-    return peft.get_peft_model(model, getattr(peft, cls)(**options))
+    own = technique == "bottleneck"
+    classes: Any = import_module("ftadvisor.execution.bottleneck") if own else peft
+    return peft.get_peft_model(model, getattr(classes, cls)(**options))
 
 
 def ours(case: Case, name: str, **more: Any) -> AdapterBytes:
@@ -386,7 +391,7 @@ def test_keeps_what_autograd_keeps(regime: str, cls: str, technique: str, option
     and between the adapted model and the frozen one.
     """
     pytest.importorskip("peft")
-    if technique in NO_TARGETS - {"ln_tuning", "adaption_prompt"}:
+    if technique in NO_TARGETS - {"ln_tuning", "adaption_prompt", "bottleneck"}:
         pytest.skip("adds tokens or embeddings, which are no layer's own")
     if technique == "adalora" and regime != "fp32":
         pytest.skip("PEFT 0.21 trains the counter of ranks here by accident")

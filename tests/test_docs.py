@@ -75,7 +75,7 @@ def marked(value: object, text: str, name: str) -> Any:
 
 
 ALL = {shown.command: shown for shown in commands()}
-TRAINING = [command for command in ALL if command.startswith("ftadvisor run ")]
+TRAINING = [command for command in ALL if command.startswith(("ftadvisor run ", "ftadvisor eval "))]
 """These need weights: the documents' are read, not run."""
 COMMANDS = {command: shown for command, shown in ALL.items() if command not in TRAINING}
 SNIPPETS = [(path.name, code) for path in DOCUMENTS for code in fences(path, "python")]

@@ -26,7 +26,7 @@ from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import SCHEMA_VERSION, Plan, Recommendation
 from ftadvisor.sources.plans import write_plan
 from ftadvisor.sources.techniques import find_technique
-from ftadvisor.sources.training_settings import PLAN_SETTINGS, TRAINING
+from ftadvisor.sources.training_settings import OF_SOME_OBJECTIVES, PLAN_SETTINGS, TRAINING
 from ftadvisor.sources.workloads import reference_workload
 from ftadvisor.sources.yaml_files import dump_yaml, parse_yaml
 
@@ -103,7 +103,7 @@ def test_nothing_stands_in_it_that_the_run_has_not(case_id: str):
         technique = find_technique(plan.technique)
         assert said <= set(PLAN_SETTINGS)
         needed = {"micro_batch_size", "gradient_accumulation_steps", "max_length", "optim"}
-        assert needed | set(TRAINING) - {"beta"} <= said
+        assert needed | set(TRAINING) - OF_SOME_OBJECTIVES <= said
         assert ("num_generations" in said) == (plan.objective in ("grpo", "rloo"))
         assert ("beta" in said) <= (plan.objective in WITH_BETA)
         assert ("max_target_length" in said) == (plan.objective == "seq2seq")
@@ -188,7 +188,7 @@ def test_the_least_plan_is_completed(tmp_path: Path):
     assert plan.hardware.gpu is None
     assert plan.settings["learning_rate"] == 2e-4
     assert plan.settings["lora_alpha"] == 2 * plan.settings["lora_r"]
-    assert set(TRAINING) - {"beta"} <= set(plan.settings)
+    assert set(TRAINING) - OF_SOME_OBJECTIVES <= set(plan.settings)
     assert plan.estimate.memory.device_bytes > 0
     assert plan.estimate.time is None
 

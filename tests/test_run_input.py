@@ -212,10 +212,15 @@ def test_every_option_is_a_field_of_its_class():
     """configuration/adapter_config.py goes by the data's names; PEFT's classes have the same."""
     peft = pytest.importorskip("peft")
     import dataclasses
+    import importlib
 
     from ftadvisor.configuration.adapter_config import NOT_PEFT, PEFT_TYPES
     from ftadvisor.sources.techniques import peft_options, technique_ids
 
+    bottleneck = importlib.import_module("ftadvisor.execution.bottleneck")
+    # Found by the placement, and kept for loading: nobody is asked for them.
+    fields = {field.name for field in dataclasses.fields(bottleneck.BottleneckConfig)}
+    assert fields - {"target_modules"} == {*peft_options("bottleneck")}
     for id_ in {*technique_ids()} - NOT_PEFT - {"bottleneck"}:
         name = PEFT_TYPES.get(id_, id_.upper())
         cls = peft.PEFT_TYPE_TO_CONFIG_MAPPING[getattr(peft.PeftType, name)]

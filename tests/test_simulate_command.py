@@ -73,7 +73,7 @@ def test_what_cannot_be_simulated_says_so(home: Path):
     assert simulate(str(home)).step is not None
     for question in (
         {"model": "llama-7b", "objective": "ppo"},
-        {"model": "llama-7b", "num_gpus": 2, "strategy": "fsdp", "gpu": "l40s"},
+        {"model": "llama-7b", "num_gpus": 2, "strategy": "zero3", "gpu": "l40s"},
         {"model": "Qwen/Qwen-7B"},
         {"model": "llama-7b", "gpu": "mi300x"},
     ):

@@ -19,6 +19,7 @@ pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("trl")
 
+from ftadvisor.api.validating import settings_for  # noqa: E402
 from ftadvisor.errors import UnsupportedError  # noqa: E402
 from ftadvisor.schema.measurement import Measurement  # noqa: E402
 from ftadvisor.simulation.depth import deep_recording  # noqa: E402
@@ -45,8 +46,6 @@ PACKED_TOKENS = 1800
 """Of a packed row of 2048: six samples of 300 (benchmarks/gpu_training.py, SHORT_SAMPLE_TOKENS)."""
 
 PEFT = "PEFT MetaMathQA"
-PEFT_LONGEST = 690.0
-"""Tokens of the longest padded batch, fitted on the row of LoRA of rank 32 alone."""
 PEFT_REFUSED = {"adamss", "frod", "shira", "osf"}
 """Techniques that may be refused: what they train or allocate follows from weights' values, or from
 code of their own that no CPU runs."""
@@ -73,7 +72,7 @@ def rows_of(path: str, source: str = "") -> list[Measurement]:
 
 def simulated(m: Measurement, capability: tuple[int, int], **changes: Any) -> Replay:
     found = situation(m)
-    settings = replace(found.settings, **changes)
+    settings = replace(settings_for(m, found.settings), **changes)
     layers = m.row.get("num_hidden_layers")
     config = model_config(m.model)
     if layers:
@@ -135,7 +134,7 @@ def test_slices_of_an_h100():
     assert max(allocated) <= 0.3, worst
 
 
-def published(source: str, **changes: Any) -> tuple[list[Score], dict[str, list[str]]]:
+def published(source: str) -> tuple[list[Score], dict[str, list[str]]]:
     """Scores of a source's rows of grade A, and the ids of the others by the reason."""
     scores: list[Score] = []
     refused: dict[str, list[str]] = {}
@@ -144,7 +143,7 @@ def published(source: str, **changes: Any) -> tuple[list[Score], dict[str, list[
             continue
         try:
             gpu = capability_of(find_gpu(m.gpu))
-            scores.append(score(m, simulated(m, gpu, **changes)))
+            scores.append(score(m, simulated(m, gpu)))
         except UnsupportedError as error:
             refused.setdefault(error.message, []).append(m.id)
     for reason, ids in refused.items():
@@ -160,7 +159,7 @@ def published(source: str, **changes: Any) -> tuple[list[Score], dict[str, list[
 
 def test_peft_s_table():
     """Reserved over a whole run, of every row; those that are refused are named."""
-    scores, refused = published(PEFT, longest_length=PEFT_LONGEST)
+    scores, refused = published(PEFT)
     worst = printed(scores)
     errors = [s.reserved for s in scores]
     assert median(map(abs, errors)) <= 0.5, worst

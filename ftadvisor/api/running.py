@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
 from collections.abc import Callable
@@ -11,26 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
-from ftadvisor.api.plan_files import complete_plan, estimate_plan, read_plan
+from ftadvisor.api.plan_files import estimate_plan, options_of, read_plan
+from ftadvisor.api.remedies import ways_to_fit
+from ftadvisor.api.run_plans import planned
 from ftadvisor.api.simulating import settings_of
-from ftadvisor.errors import FtadvisorError, InvalidSettingError, near_misses, quoted
+from ftadvisor.errors import FtadvisorError
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.options import Options
 from ftadvisor.schema.plan import Plan, PlanHardware
+from ftadvisor.schema.preview import Preview
 from ftadvisor.schema.report import Event, Report
 from ftadvisor.schema.run import RunOptions, RunSettings
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.gpus import match_gpu
-from ftadvisor.sources.plans import PlanDraft, draft_of, plan_parts, read_draft, write_plan
+from ftadvisor.sources.plans import PLAN_FILE, write_plan
 from ftadvisor.sources.text_files import replace_text
-from ftadvisor.sources.training_settings import PLAN_SETTINGS
 from ftadvisor.sources.yaml_files import dump_yaml
-
-OPTIONS = "the options"
-"""What errors call a plan that no file holds."""
-PLAN = "plan.yaml"
-ELSEWHERE = ("num_gpus", "reference_model", "num_tokens")
-_RUN = tuple(RunOptions.__annotations__)
 
 
 class PlanOptions(Options, RunOptions, total=False):
@@ -42,6 +37,8 @@ class PlanOptions(Options, RunOptions, total=False):
     weight_decay: float
     global_batch_size: int
     beta: float
+    teacher_model: str | os.PathLike[str]
+    lmbda: float
     seed: int
 
 
@@ -87,19 +84,31 @@ def rehearse(
     ready = _ready(plan, options)
     from ftadvisor.execution import launching
     from ftadvisor.execution.journal import Journal
-    from ftadvisor.execution.run import checked
+    from ftadvisor.execution.run import check
 
     journal = Journal()
     place = Path(ready.run.output_dir)
     was_there = place.exists()
-    _, device = checked(*ready, journal)
-    file = place / PLAN
+    device = check(*ready.checked, journal).device
     if write:
         _write(ready, gpu=not device.is_cpu)
     elif not was_there:
         place.rmdir()
-    command = launching.command_of(launching.words_of(file, ready.run), ready.settings.num_gpus)
+    words = launching.words_of(place / PLAN_FILE, ready.run)
+    command = launching.command_of(words, ready.settings.num_gpus)
     return Rehearsal(ready.plan, shlex.join(command), tuple(journal.events))
+
+
+def preview(plan: Plan | str | os.PathLike[str] | None = None, **options: Any) -> Preview:
+    """The first few examples of what `run` would train on, with what the loss counts.
+
+    Takes what `run` takes; nothing is written, and no model is loaded. Raises FtadvisorError for
+    data that cannot be used.
+    """
+    plan, settings = planned(plan, options)
+    from ftadvisor.execution.preview import preview as previewed
+
+    return previewed(plan, settings_of(plan.estimate), settings)
 
 
 class Rehearsal(NamedTuple):
@@ -123,19 +132,44 @@ class Ready(NamedTuple):
     settings: Settings
     run: RunSettings
     estimate_on: Callable[[str], Estimate | None]
+    ways_to_fit: Callable[[str], list[str]]
+
+    @property
+    def checked(self) -> tuple[Plan, Settings, RunSettings, Callable[[str], Estimate | None]]:
+        """What the checks take of it."""
+        return self[:4]
+
+
+def _ready(plan: Plan | str | os.PathLike[str] | None, options: dict[str, Any]) -> Ready:
+    plan, of_run = planned(plan, dict(options))
+    return Ready(plan, settings_of(plan.estimate), of_run, _estimate_on(plan), _ways_to_fit(plan))
 
 
 def _launched(ready: Ready) -> Report:
-    """The report of a run in several processes, which this one waits for."""
+    """The report of a run in several processes, which this one waits for.
+
+    Raises what they fail of before there is a report.
+    """
     from ftadvisor.execution import launching
     from ftadvisor.execution.journal import Journal
-    from ftadvisor.execution.run import REPORT, checked
+    from ftadvisor.execution.run import REPORT, check
 
-    _, device = checked(*ready, Journal())
+    device = check(*ready.checked, Journal()).device
     file = _write(ready, gpu=not device.is_cpu)
-    launching.start(launching.words_of(file, ready.run), ready.settings.num_gpus)
-    content = json.loads((file.parent / REPORT).read_text(encoding="utf-8"))
-    return Report.of(content, read_plan(file))
+    report = file.parent / REPORT
+    before = _written(report)
+    try:
+        launching.start(launching.words_of(file, ready.run), ready.settings.num_gpus)
+    except (FtadvisorError, KeyboardInterrupt):
+        # One that is older is of the attempt that was continued.
+        if _written(report) == before:
+            raise
+    return Report.of(json.loads(report.read_text(encoding="utf-8")), read_plan(file))
+
+
+def _written(file: Path) -> int:
+    """When; 0: never."""
+    return file.stat().st_mtime_ns if file.exists() else 0
 
 
 def _write(ready: Ready, *, gpu: bool) -> Path:
@@ -144,113 +178,9 @@ def _write(ready: Ready, *, gpu: bool) -> Path:
 
     place = Path(ready.run.output_dir)
     configuration = launching.accelerate_configuration(ready.settings, gpu=gpu)
-    write_plan(ready.plan, place / PLAN)
+    write_plan(ready.plan, place / PLAN_FILE)
     replace_text(place / launching.CONFIGURATION, dump_yaml(configuration))
-    return place / PLAN
-
-
-def _ready(plan: Plan | str | os.PathLike[str] | None, options: dict[str, Any]) -> Ready:
-    """The plan and how it is run, complete and checked as far as no data are read."""
-    given = dict(options)
-    of_run = {name: given.pop(name) for name in _RUN if name in given}
-    processes = of_run.pop("num_processes", None)
-    if plan is not None and given:
-        name = next(iter(given))
-        raise InvalidSettingError(
-            f"{name} and a plan both say what is trained.",
-            [f"{name} in the plan", "no plan"],
-        )
-    if not isinstance(plan, Plan):
-        draft = read_draft(plan) if plan is not None else _draft(given)
-        plan = complete_plan(_with_data(_with_processes(draft, processes)))
-    elif processes:
-        plan = complete_plan(_with_processes(draft_of("the plan", plan_parts(plan)), processes))
-    return Ready(plan, settings_of(plan.estimate), _run_settings(plan, of_run), _estimate_on(plan))
-
-
-def _with_processes(draft: PlanDraft, processes: int | None) -> PlanDraft:
-    """The draft for so many processes, its global batch as it was.
-
-    Raises InvalidSettingError where the batch cannot be divided by them.
-    """
-    if processes is None or processes == draft.hardware.num_gpus:
-        return draft
-    if processes < 1:
-        raise InvalidSettingError.of("num_processes", processes, "be a whole number from 1 on")
-    settings = dict(draft.settings)
-    if processes == 1 or settings.get("strategy") == "none":
-        settings.pop("strategy", None)
-    if {"micro_batch_size", "gradient_accumulation_steps"} <= settings.keys():
-        micro, steps = settings["micro_batch_size"], settings["gradient_accumulation_steps"]
-        rows = micro * steps * draft.hardware.num_gpus
-        if rows % processes:
-            ways = [n for n in range(2, rows + 1) if rows % n == 0][:4] or [1]
-            raise InvalidSettingError(
-                f"num_processes {processes}: the plan's batch of {rows} cannot be divided by it.",
-                [f"--num-processes {n}" for n in ways],
-            )
-        micro = math.gcd(micro, rows // processes)
-        settings["micro_batch_size"] = micro
-        settings["gradient_accumulation_steps"] = rows // processes // micro
-    hardware = replace(draft.hardware, num_gpus=processes)
-    return replace(draft, hardware=hardware, settings=settings, estimate=None)
-
-
-def _draft(given: dict[str, Any]) -> PlanDraft:
-    """The options as a plan file would say them."""
-    for name, example in (("model", "--model llama3.2-1b"), ("dataset", "--dataset train.jsonl")):
-        if name not in given:
-            raise InvalidSettingError(f"{name} is missing.", [example, "a plan file"])
-    settings = {k: v for k, v in given.items() if k in PLAN_SETTINGS}
-    known = {"model", "technique", "objective", "gpu", "dataset", "seed", *ELSEWHERE}
-    for name in given.keys() - known - settings.keys():
-        raise InvalidSettingError(
-            f"{quoted(name)} is no option of run.", near_misses(name, [*PLAN_SETTINGS, *_RUN])
-        )
-    content: dict[str, Any] = {
-        "model": given["model"],
-        "technique": given.get("technique", "lora"),
-        "objective": given.get("objective"),
-        "dataset": str(given["dataset"]),
-        "hardware": {"gpu": given.get("gpu"), "num_gpus": given.get("num_gpus", 1)},
-        "settings": settings,
-        "seed": given.get("seed", 0),
-    }
-    return draft_of(OPTIONS, content)
-
-
-def _with_data(draft: PlanDraft) -> PlanDraft:
-    """The draft with what its dataset is like, where it does not say and the file is here."""
-    data = draft.dataset
-    if data is None or draft.workload is not None:
-        return draft
-    # The readers cost a start-up that only a dataset should pay.
-    from ftadvisor.sources.datasets import first_format, read_workload
-
-    path = Path(data.path).expanduser()
-    epochs = float(draft.settings.get("num_train_epochs", 1.0))
-    workload = read_workload(path, epochs)
-    found = data.format or first_format(path)
-    return replace(draft, workload=workload, dataset=replace(data, format=found))
-
-
-def _run_settings(plan: Plan, given: dict[str, Any]) -> RunSettings:
-    """How it is run, each value checked alone."""
-    values = dict(given)
-    name = plan.model.rstrip("/").rpartition("/")[2]
-    values["output_dir"] = os.fspath(values.get("output_dir", f"{name}-{plan.technique}"))
-    for name in ("max_steps", "eval_steps", "save_steps"):
-        value = values.get(name)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise InvalidSettingError.of(name, value, "be a whole number from 1 on")
-    share = values.get("eval_share", 0.0)
-    if not isinstance(share, int | float) or not 0 <= share < 1:
-        raise InvalidSettingError.of("eval_share", share, "be a number from 0 to below 1")
-    if values.get("eval_dataset") is not None:
-        values["eval_dataset"] = os.fspath(values["eval_dataset"])
-    reporters: list[str] = values.get("report_to", [])
-    values["report_to"] = tuple(reporters)
-    return RunSettings(**values)
+    return place / PLAN_FILE
 
 
 def _estimate_on(plan: Plan) -> Callable[[str], Estimate | None]:
@@ -265,3 +195,21 @@ def _estimate_on(plan: Plan) -> Callable[[str], Estimate | None]:
         return estimate_plan(replace(plan, hardware=here))
 
     return estimated
+
+
+def _ways_to_fit(plan: Plan) -> Callable[[str], list[str]]:
+    """What says for the GPU that a driver calls by a name which changes make the run smaller."""
+
+    def changes(driver_name: str) -> list[str]:
+        options = options_of(plan)
+        try:
+            found = ways_to_fit(
+                plan.model, gpu=match_gpu(driver_name).gpu.id, technique=plan.technique,
+                objective=plan.objective, **options,
+            )  # fmt: skip
+        except FtadvisorError:
+            return []
+        least = plan.estimate.memory.device_bytes
+        return [remedy.change for remedy in found if remedy.device_bytes < least]
+
+    return changes

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from ftadvisor.api.simulating import prediction, simulated_step
 from ftadvisor.calibration.cases import Case
 from ftadvisor.estimation.prediction import MemoryPrediction, on_card
+from ftadvisor.schema.measurement import Measurement
+from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.coefficients import longest_batches
 from ftadvisor.sources.models import model_config
 from ftadvisor.validation import report
 from ftadvisor.validation.report import Report
+
+LONGEST = "longest_sequence_tokens"
 
 
 def validate(
@@ -34,14 +40,36 @@ def validate(
             progress(case.measurement.id)
         return simulated_case(case)
 
-    return report.validate(path, by, predict)
+    found = report.validate(path, by, predict)
+    return replace(found, notes=tuple(_fitted({row.measurement.source for row in found.rows})))
+
+
+def _fitted(sources: set[str]) -> Iterator[str]:
+    for source, batch in longest_batches().items():
+        if source in sources:
+            yield (
+                f"{source}: the longest batch is simulated with {batch.tokens} tokens, fitted on "
+                f"{batch.fitted_on}."
+            )
 
 
 def simulated_case(case: Case) -> MemoryPrediction:
     """The simulated memory of a measurement's run. Raises UnsupportedError where there is none."""
-    found = case.situation
-    config = model_config(case.measurement.model)
+    trainer = case.situation.trainer
+    settings = settings_for(case.measurement, case.situation.settings)
     gpu = case.gpu.id if case.gpu else None
-    step = simulated_step(config, found.settings, found.trainer, gpu)
-    memory = prediction(step, found.settings, found.trainer, None)
+    step = simulated_step(model_config(case.measurement.model), settings, trainer, gpu)
+    memory = prediction(step, settings, trainer, None)
     return on_card(memory, case.gpu.usable_bytes) if case.gpu else memory
+
+
+def settings_for(m: Measurement, settings: Settings) -> Settings:
+    """A row's settings as they are simulated.
+
+    Where a row's longest batch was inferred with another model, the simulation's own fit of it
+    takes its place (data/coefficients/simulated.json, longest_batches).
+    """
+    own = longest_batches().get(m.source)
+    if own is None or LONGEST not in (m.row.get("inferred") or {}):
+        return settings
+    return replace(settings, longest_length=float(own.tokens))

@@ -25,6 +25,7 @@ COMMANDS = {
     "estimate": "ftadvisor.cli.estimate",
     "simulate": "ftadvisor.cli.simulate",
     "run": "ftadvisor.cli.run",
+    "eval": "ftadvisor.cli.evaluate",
     "fit": "ftadvisor.cli.fit",
     "compare": "ftadvisor.cli.compare",
     "list": "ftadvisor.cli.listing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from ftadvisor.cli.command import Argument, Command, Group, Option
@@ -37,11 +38,55 @@ RUN = Group(
             "The share of the rows that is held out for it (default: 0.05, at most 200 rows).",
             also=("val_size", "test_size", "validation_split"),
         ),
+        Option(
+            "eval_answers", whole, "N",
+            "Held-out prompts that are answered before and after training (default: 64; 0: none).",
+        ),
+        Option(
+            "teacher_model", text, "MODEL",
+            "Whom distillation follows: a directory or an id, of the student's vocabulary.",
+            also=("teacher",),
+        ),
+        Option(
+            "lmbda", number, "X",
+            "The share of distillation's batches that the student answers itself; the data's own "
+            "answers serve for the others (default: 1).",
+        ),
         Option("eval_steps", whole, "N", "Evaluate every N steps, not only before and after."),
-        Option("save_steps", whole, "N", "A checkpoint every N steps."),
+        Option(
+            "save_steps", whole, "N",
+            "A checkpoint every N steps; 0: none (default: a tenth of the run, 10 to 500 steps). "
+            "The last two are kept.",
+        ),
+        Option(
+            "resume", None, "",
+            "Go on from the last checkpoint in --output-dir, exactly as if nothing had happened; "
+            "the plan is the directory's where none is given.",
+            also=("resume_from_checkpoint",),
+        ),
+        Option("progress", None, "", "Show on standard error how far it is (the default)."),
+        Option(
+            "reward_model", text, "DIR",
+            "What scores answers (grpo, rloo): what a run with --objective reward left.",
+            also=("reward",),
+        ),
+        Option(
+            "reward_function", text, "MODULE:FUNCTION",
+            "Instead of it a Python function, as TRL's trainers take; its module is executed.",
+            also=("reward_func", "reward_funcs"),
+        ),
         Option(
             "report_to", text, "NAME", "Reporters of Transformers' own: tensorboard, wandb ...",
             many=True,
+        ),
+        Option(
+            "preview", None, "",
+            "Show three examples as the model will see them, with what is learnt, and stop.",
+        ),
+        Option(
+            "merge", None, "",
+            "Write the adapter merged into its base too: DIR/merged is a whole model.",
+            also=("merge_and_unload", "merge_adapter"),
         ),
         Option(
             "force", None, "",
@@ -60,17 +105,14 @@ RUN = Group(
 def run(given: dict[str, Any]) -> int:
     """Train and print the report; 0 when it is done, else 1."""
     from ftadvisor import api
-    from ftadvisor.render.run import rehearsal_document, run_document
+    from ftadvisor.render.run import ending, run_document
 
     as_json = given.pop("json", False)
+    if given.pop("preview", False):
+        return _preview(given, as_json)
     only_command = given.pop("print_command", False)
     if given.pop("dry_run", False) or only_command:
-        found = api.rehearse(**given, write=only_command)
-        if only_command and not as_json:
-            print(found.command)
-        else:
-            print_answer(found, lambda: rehearsal_document(found), as_json=as_json)
-        return 0
+        return _rehearse(given, only_command, as_json)
     try:
         with warnings_to_stderr():
             report = api.run(**given)
@@ -78,10 +120,38 @@ def run(given: dict[str, Any]) -> int:
         if not api.hand_over(error):
             raise
         return 2
+    broken = report.status in ("failed", "out_of_memory")
     if not api.speaks():
-        return 0
+        # The other processes may wait for this one: torchrun ends them when it fails.
+        return int(broken and api.hand_over(FtadvisorError(ending(report))))
     print_answer(report, lambda: run_document(report), as_json=as_json)
+    if report.status != "done":
+        print(f"ftadvisor: {ending(report)}", file=sys.stderr)
     return 0 if report.status == "done" else 1
+
+
+def _preview(given: dict[str, Any], as_json: bool) -> int:
+    from ftadvisor import api
+    from ftadvisor.render.preview import preview_document
+
+    with warnings_to_stderr():
+        shown = api.preview(**given)
+    print_answer(shown, lambda: preview_document(shown), as_json=as_json)
+    return 0
+
+
+def _rehearse(given: dict[str, Any], only_command: bool, as_json: bool) -> int:
+    """`--dry-run`, or `--print-command`."""
+    from ftadvisor import api
+    from ftadvisor.render.run import rehearsal_document
+
+    with warnings_to_stderr():
+        found = api.rehearse(**given, write=only_command)
+    if only_command and not as_json:
+        print(found.command)
+    else:
+        print_answer(found, lambda: rehearsal_document(found), as_json=as_json)
+    return 0
 
 
 COMMAND = Command(
@@ -109,7 +179,10 @@ COMMAND = Command(
     run=run,
     details="Transformers, PEFT, TRL and bitsandbytes train; ftadvisor maps the plan to their own "
     "objects. Everything that can be checked is checked before anything expensive starts. The "
-    "directory then holds plan.yaml, report.json, log.jsonl and the adapter or the model with its "
-    "tokenizer.\n\nThe exit code is 0 when the run is done, 1 when it diverged or stopped, 2 when "
-    "it cannot be run.",
+    "directory then holds plan.yaml, report.json, report.html, log.jsonl, a model card and the "
+    "adapter or the model with its tokenizer.\n\nThe exit code is 0 when the run is done, 1 when "
+    "it ended before its last step, 2 when it cannot be run.\n\nWhat ends a run too early loses "
+    "nothing: checkpoints are whole or not there, Ctrl-C writes one, and --resume goes on with the "
+    "same losses as if nothing had happened. Where memory runs out the same batch is learnt in "
+    "smaller pieces.",
 )

@@ -35,11 +35,17 @@ class AdapterConfig(NamedTuple):
 
 
 def adapter_config(
-    settings: Settings, model_type: str, *, encoder_decoder: bool, total_steps: int | None = None
+    settings: Settings,
+    model_type: str,
+    *,
+    encoder_decoder: bool,
+    num_layers: int | None = None,
+    total_steps: int | None = None,
 ) -> AdapterConfig:
     """The class and the options that these settings are in PEFT.
 
     `model_type` is the checkpoint's, whose default target modules are taken where none are named;
+    `num_layers` are its layers, which LLaMA-Adapter adapts all of where it is told of more;
     `total_steps` are the optimizer steps of the run, which AdaLoRA's schedule asks for.
     Raises UnsupportedError for a technique that PEFT has not.
     """
@@ -61,6 +67,8 @@ def adapter_config(
     if options.get("oft_block_size"):
         # The two are the matrix's width together; PEFT takes one of them.
         options.pop("r", None)
+    if "adapter_layers" in options and num_layers is not None:
+        options["adapter_layers"] = min(options["adapter_layers"], num_layers)
     if total_steps is not None and "total_step" in fields:
         options.setdefault("total_step", total_steps)
     usual = "SEQ_2_SEQ_LM" if encoder_decoder else "CAUSAL_LM"

@@ -14,6 +14,9 @@ PACKED: Final = ("sft", "clm", "cpt")
 """Objectives whose samples can be joined: TRL's SFTConfig has `packing`, the others' have none."""
 WITH_BETA: Final = ("dpo", "kto", "orpo", "distillation", *GROUPED)
 """Their TRL configurations have `beta`."""
+TAUGHT: Final = ("distillation",)
+"""They follow a teacher."""
+OF_OBJECTIVES_ALONE: Final = {"beta": WITH_BETA, "teacher_model": TAUGHT, "lmbda": TAUGHT}
 LENGTHS: Final = ("mean_length", "longest_length")
 
 
@@ -32,7 +35,10 @@ def _on(value: Any) -> bool:
 
 _WHERE: Final[dict[str, Callable[[Run], bool]]] = {
     "packing": lambda run: run.objective in PACKED and run.family in ("decoder", "vlm"),
-    "beta": lambda run: run.objective in WITH_BETA,
+    **{
+        name: lambda run, objectives=objectives: run.objective in objectives
+        for name, objectives in OF_OBJECTIVES_ALONE.items()
+    },
     "max_target_length": lambda run: run.family == "encdec",
     "num_images": lambda run: run.family == "vlm",
 }
@@ -68,12 +74,13 @@ def applicable(settings: Mapping[str, Any], run: Run) -> dict[str, Any]:
 
 def check_applicable(given: Mapping[str, Any], run: Run) -> None:
     """Raise InvalidSettingError for what `check_subject` and `check_technique` do not know of."""
-    if "beta" in given and not applies("beta", run):
-        raise InvalidSettingError(
-            f"beta {quoted(given['beta'])} has no effect with objective {run.objective}: it belongs"
-            f" to {', '.join(WITH_BETA)}.",
-            ["leave beta out"],
-        )
+    for name, objectives in OF_OBJECTIVES_ALONE.items():
+        if name in given and not applies(name, run):
+            raise InvalidSettingError(
+                f"{name} {quoted(given[name])} has no effect with objective {run.objective}: it"
+                f" belongs to {', '.join(objectives)}.",
+                [f"leave {name} out"],
+            )
     if given.get("packing") and not applies("packing", run):
         raise InvalidSettingError(
             f"packing true with objective {run.objective} of an {run.family}: only"

@@ -15,7 +15,8 @@ from ftadvisor.configuration.lengths import set_lengths
 from ftadvisor.configuration.options import PRECISIONS
 from ftadvisor.configuration.peft_config import with_peft_config
 from ftadvisor.errors import InvalidSettingError
-from ftadvisor.estimation.numerics import BITSANDBYTES
+from ftadvisor.estimation.numerics import BITSANDBYTES, quantizes_nothing
+from ftadvisor.estimation.sharding import CHUNKED
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import MAX_TARGET_LENGTH, Settings
@@ -97,13 +98,34 @@ def resolve(
         said.append(f"max_target_length {MAX_TARGET_LENGTH}: Transformers' examples' default")
     if model.family == "vlm" and "num_images" not in given:
         said.append("num_images 0: text only; --num-images 1 counts the tower and its tokens")
+    said += _kbit_said(chosen, model, trainer)
+    return Resolved(Settings(**chosen), technique, tuple(said))
+
+
+def _kbit_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) -> list[str]:
+    """What bitsandbytes and sharding make of a quantised base."""
+    said: list[str] = []
+    if quantizes_nothing(model, trainer) and chosen.get("quantization") in BITSANDBYTES:
+        said.append(
+            "nothing is quantised: Transformers 5 converts nn.Linear itself, not this model's class"
+        )
+    if trainer.fsdp_version == CHUNKED and _shards_kbit(chosen):
+        said.append(
+            "every rank holds all 4-bit weights: accelerate leaves bytes whole (fsdp_utils.py, "
+            "fsdp2_prepare_model)"
+        )
     if (
         model.num_bare_weights
         and trainer.grouped_experts
         and chosen.get("quantization") in BITSANDBYTES
     ):
         said.append("the experts stay in 16 bits: bitsandbytes quantises modules, not parameters")
-    return Resolved(Settings(**chosen), technique, tuple(said))
+    return said
+
+
+def _shards_kbit(chosen: dict[str, Any]) -> bool:
+    kbit = str(chosen.get("quantization")).startswith("nf4")
+    return kbit and str(chosen.get("strategy")).startswith("fsdp")
 
 
 _FIELDS = frozenset(f.name for f in fields(Settings))

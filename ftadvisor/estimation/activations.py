@@ -17,6 +17,7 @@ from ftadvisor.estimation.attention import attention_saved
 from ftadvisor.estimation.feedforward import mlp_saved
 from ftadvisor.estimation.norms import feeds_fp32, layer_norms, qk_norms, residual_bytes
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
+from ftadvisor.estimation.objectives import is_generated, rows_of
 from ftadvisor.schema.model import Block, ModelSpec
 from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.trainer import Trainer
@@ -108,10 +109,15 @@ def cross_attention_saved(block: Block, n: Numerics, settings: Settings, per_key
 
 
 def is_padded(settings: Settings) -> Any:
-    """Whether a batch holds samples of different lengths: a truth value, or an array of them."""
+    """Whether a batch holds samples of different lengths: a truth value, or an array of them.
+
+    A pair is two rows; generated completions end where they end.
+    """
     if settings.packing:
         return False
-    return (settings.micro_batch_size > 1) & (settings.typical_length > 0)
+    rows = settings.micro_batch_size * rows_of(settings.objective)
+    varies = is_generated(settings.objective) or settings.typical_length > 0
+    return (rows > 1) & varies
 
 
 def packing_needs_mask(settings: Settings, trainer: Trainer) -> bool:
@@ -149,8 +155,8 @@ def _layer(
         attention = attention._replace(kept=attention.kept + across, working=working)
     mlp = mlp_saved(block, n, fused=settings.fused_mlp, grouped=trainer.grouped_experts)
     h, stream = block.hidden_size, residual_bytes(block, n)
-    dropped = block.traits.residual_dropouts * h
-    rest = norms.kept + qk_norms(block, n) + input_copies(block, n) + dropped
+    rest = norms.kept + qk_norms(block, n, fused=settings.fused_norm) + input_copies(block, n)
+    rest = rest + block.traits.residual_dropouts * h
     kept = rest + attention.kept
     # The gradient that arrives; a reentrant checkpoint's output is alive beside it.
     recomputed = settings.gradient_checkpointing != "none" and trainer.reentrant_checkpointing

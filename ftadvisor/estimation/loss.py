@@ -33,6 +33,9 @@ class LossBytes(NamedTuple):
     forward_per_token: Number
     """The final norm's copies and output, while the loss runs forward."""
     backward_per_token: Number
+    forward_per_scored: Number = 0
+    """Kept of the hidden states that a fused head scores."""
+    backward_per_scored: Number = 0
     tile_tokens: int = 0
     """Tokens of the tile that a fused head works on."""
     tile_bytes_per_token: float = 0.0
@@ -62,6 +65,8 @@ def loss_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Train
     normalised = n.residual * h if model.final_norm == "rms" and not settings.fused_norm else 0
     trained = normalised + n.head * h if n.trained else 0
     source = _source_output(settings, n, kept, h) if model.family == "encdec" else 0
+    if settings.loss_kernel == "fused_linear" and n.trained:
+        return _liger_head(model, n, kept + trained)
     return LossBytes(
         logits=logit_bytes(model, settings, n, trainer),
         forward_per_token=kept + max(trained, n.residual * h) + source,
@@ -73,6 +78,22 @@ def _source_output(settings: Settings, n: Numerics, norm: float, h: int) -> Numb
     """The encoder's last norm and its output, which it hands on [bytes per target token]."""
     per_target = settings.longest_length / settings.max_target_length
     return (norm + n.residual * h) * per_target
+
+
+def _liger_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:
+    """Liger's fused head and loss, which forms both gradients in its forward.
+
+    Ref: liger_kernel/ops/fused_linear_cross_entropy.py 0.8.5: grad_input as the hidden states,
+    grad_weight in the weight's dtype, each chunk's added in place; the chunk of logits is small.
+    """
+    h = model.hidden_size
+    return LossBytes(
+        logits=LogitBytes(0.0, 0.0, 0.0),
+        forward_per_token=kept + n.residual * h,
+        backward_per_token=kept + n.residual * h,
+        head_chunk=model.vocab_size * h,
+        weight_gradient=float(n.weight * model.vocab_size * h),
+    )
 
 
 def _fused_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:
@@ -92,8 +113,10 @@ def _fused_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:
         weight += HALF_BYTES * FUSED_TILE_LOGITS * h if n.autocast else 0
     return LossBytes(
         logits=LogitBytes(0.0, 0.0, 0.0),
-        forward_per_token=kept + n.residual * h + scored,
-        backward_per_token=kept + scored + gradient,
+        forward_per_token=kept + n.residual * h,
+        backward_per_token=kept,
+        forward_per_scored=scored,
+        backward_per_scored=scored + gradient,
         tile_tokens=FUSED_TILE_TOKENS,
         tile_bytes_per_token=float(n.head * FUSED_TILE_LOGITS),
         head_chunk=FUSED_TILE_LOGITS * h,
@@ -119,7 +142,8 @@ def logit_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trai
         return _pair_logits(n)
     if trainer.compiled_loss:
         return LogitBytes(float(n.head), 2.0 * n.head, 0.0)
-    if not trainer.logits_upcast:
+    own = model.model_type in trainer.upcasts_no_logits and not n.autocast
+    if own or not trainer.logits_upcast:
         held = float(n.head) if trainer.holds_outputs else 0.0
         return LogitBytes(3.0 * n.head, 3.0 * n.head + held, held)
     if trainer.loss_chunk_tokens:
@@ -139,9 +163,12 @@ def logit_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trai
         return LogitBytes(
             caller + FP32_BYTES + shift + capped, 2.0 * FP32_BYTES + held + capped, held
         )
-    return LogitBytes(
-        caller + 2 * FP32_BYTES + shift + capped, 3.0 * FP32_BYTES + held + capped, held
-    )
+    backward = 3.0 * FP32_BYTES + held + capped
+    if settings.objective == "orpo":
+        # The fp32 logits that accelerate hands out, log-probabilities of the chosen half, and the
+        # gradients of log-probabilities and logits (trl/experimental/orpo/orpo_trainer.py).
+        backward = FP32_BYTES + FP32_BYTES / 2 + 2.0 * FP32_BYTES
+    return LogitBytes(caller + 2 * FP32_BYTES + shift + capped, backward, held)
 
 
 def _pair_logits(n: Numerics) -> LogitBytes:

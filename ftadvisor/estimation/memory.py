@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ftadvisor.estimation import phases
+from ftadvisor.estimation import passes, phases
 from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.moments import widest_moment
 from ftadvisor.estimation.phases import Phase
@@ -77,5 +77,7 @@ def _phases(
     if t.n.kbit and trainer.dequantizes_head_twice:
         found["quantized_head_backward"] = phases.quantized_head_backward(t, base, saved)
     if t.objective.generates:
-        found["generation"] = phases.generation(t, base)
+        found["generation"] = passes.generation(t, base)
+    if settings.objective in passes.REFERENCE_WITHIN:
+        found["reference_forward"] = passes.reference_forward(t, base, saved)
     return found

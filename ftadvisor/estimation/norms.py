@@ -82,12 +82,18 @@ def residual_bytes(block: Block, n: Numerics) -> int:
     return FP32_BYTES if n.autocast and post else n.residual
 
 
-def qk_norms(block: Block, n: Numerics) -> float:
-    """What norms over queries and keys keep [bytes per token]."""
+def qk_norms(block: Block, n: Numerics, *, fused: bool) -> float:
+    """What norms over queries and keys keep [bytes per token].
+
+    `fused`: Liger's kernel, which replaces a model's RMSNorms all alike.
+    """
     a = block.attention
     if a.qk_norm == "none":
         return 0.0
     heads = a.qk_norm == "head"
+    if fused:
+        statistics = a.num_heads + a.num_kv_heads if heads else 2
+        return float(n.compute * (a.q_width + a.k_width) + FP32_BYTES * statistics)
     # The full-width form of OLMo 2 multiplies its weight in fp32, as its other norms do.
     kind = block.traits.norm if block.traits.norm.startswith("rms") else "rms"
     wide = n.compute == FP32_BYTES

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 
@@ -18,6 +19,9 @@ PARAMETER_SHARDED = frozenset({"zero3", "fsdp"})
 KEEPS_BASE_DTYPE = frozenset({"llamapro", "adaption_prompt", "adapter", "adapter_v2", "ln_tuning"})
 """Techniques whose parameters are made in the base's dtype and not cast: copies of its layers and
 norms, and prompts, which are no PEFT tuner layers (peft/tuners/adaption_prompt/layer.py)."""
+
+PREPARES_KBIT = frozenset({"orpo"})
+"""Objectives whose trainer prepares a quantised base (trl/experimental/orpo/orpo_trainer.py)."""
 
 
 def in_deepspeed(settings: Settings, trainer: Trainer) -> bool:
@@ -54,6 +58,21 @@ class Numerics:
         return self.autocast and self.residual != self.compute
 
 
+def as_quantized(model: ModelSpec, settings: Settings, trainer: Trainer) -> Settings:
+    """The settings, without a quantisation that finds no matrix.
+
+    Since Transformers 5 bitsandbytes converts nn.Linear itself alone, no class derived from it
+    (transformers 5.23 integrations/bitsandbytes.py, replace_with_bnb_linear: type(module)).
+    """
+    none = settings.quantization in BITSANDBYTES and quantizes_nothing(model, trainer)
+    return replace(settings, quantization="none") if none else settings
+
+
+def quantizes_nothing(model: ModelSpec, trainer: Trainer) -> bool:
+    """Whether bitsandbytes leaves all of a model as it is."""
+    return trainer.grouped_experts and all(b.traits.own_linears for b in model.blocks)
+
+
 def numerics(
     settings: Settings, trainer: Trainer, *, trains_base: bool, layer_norm: bool = False
 ) -> Numerics:
@@ -66,7 +85,9 @@ def numerics(
     makes the layers' norms put out fp32 (`layer_norm`, torch's own), they follow too.
     """
     weight = DTYPE_BYTES[settings.weights_dtype]
-    autocast = settings.autocast != "none"
+    # TRL reroutes the student through `forward` of the class, which leaves accelerate's autocast
+    # out (trl/trainer/distillation_trainer.py, _ForwardRedirection).
+    autocast = settings.autocast != "none" and settings.objective != "distillation"
     deepspeed = in_deepspeed(settings, trainer)
     if autocast and deepspeed:
         # The engine casts the module and all that trains in it; nothing is autocast then
@@ -77,9 +98,10 @@ def numerics(
         weight = HALF_BYTES
     kbit = settings.quantization != "none"
     asked = settings.prepare_kbit
-    prepares = trainer.prepares_kbit if asked is None else asked
+    own = settings.objective in PREPARES_KBIT
+    prepares = trainer.prepares_kbit or own if asked is None else asked
     prepared = kbit and prepares and settings.strategy not in PARAMETER_SHARDED
-    wide_residual = prepared and (trainer.kbit_residual_fp32 or bool(asked))
+    wide_residual = prepared and (trainer.kbit_residual_fp32 or own or bool(asked))
     if settings.quantization in BITSANDBYTES and autocast and layer_norm:
         wide_residual = True
     compute = HALF_BYTES if autocast else weight

@@ -56,6 +56,16 @@ SWITCHES_ADAPTER_OFF = frozenset({"dpo", "kto", "grpo", "rloo"})
 """Objectives whose reference is the policy with its adapter switched off, where there is one."""
 
 
+def rows_of(objective: Objective) -> int:
+    """Sequences of one example."""
+    return _TABLE[objective].sequences
+
+
+def is_generated(objective: Objective) -> bool:
+    """Whether the policy writes what it is trained on."""
+    return _TABLE[objective].generates
+
+
 def objective_cost(settings: Settings, *, trains_base: bool) -> ObjectiveCost:
     """What the objective of these settings adds.
 

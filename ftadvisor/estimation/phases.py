@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.loss import FUSED_TILE_LOGITS, FUSED_TILE_TOKENS
 from ftadvisor.estimation.moments import Moment
-from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
+from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES
 from ftadvisor.estimation.stack import saved_by_last
 from ftadvisor.estimation.states import (
     GALORE_RANK,
@@ -17,7 +17,6 @@ from ftadvisor.estimation.states import (
     wide_embedding_bytes,
 )
 from ftadvisor.estimation.terms import Terms
-from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Number
 
 CUBLAS_WORKSPACE_BYTES = 8_519_680
@@ -101,7 +100,7 @@ def static(t: Terms, compute_capability: str) -> Phase:
     )
 
 
-def _at(
+def at_moment(
     t: Terms,
     base: Phase,
     *,
@@ -131,11 +130,11 @@ def _at(
     )
 
 
-def _in_loss(
+def in_loss(
     t: Terms, base: Phase, activations: Number, logits: Number, temporaries: Number
 ) -> Phase:
     """`base` in the loss or the head: alive are gradients of earlier micro-batches only."""
-    return _at(
+    return at_moment(
         t,
         base,
         gradients=_accumulated(t),
@@ -174,7 +173,7 @@ def _retained_gradients(t: Terms) -> Number:
     return t.tokens * t.n.residual * t.model.hidden_size * max(0, layers - 2)
 
 
-def _cast_weights(t: Terms) -> Number:
+def cast_weights(t: Terms) -> Number:
     """Half-precision copies of fp32 weights that autocast keeps through forward [bytes]."""
     if not t.n.autocast:
         return 0
@@ -207,8 +206,10 @@ def _embedding_kept(t: Terms) -> Number:
 
 def _loss_chunk(t: Terms) -> Number:
     chunk = smallest(t.trainer.loss_chunk_tokens, t.length) * t.settings.micro_batch_size
-    tile = smallest(t.tokens, t.loss.tile_tokens) * t.loss.tile_bytes_per_token
-    return chunk * t.vocab_size * t.loss.logits.per_chunk + tile + _divergence_tiles(t)
+    tile = smallest(t.scored, t.loss.tile_tokens) * t.loss.tile_bytes_per_token
+    if t.settings.objective == "distillation":
+        tile = _divergence_tiles(t)
+    return chunk * t.vocab_size * t.loss.logits.per_chunk + tile
 
 
 def _divergence_tiles(t: Terms) -> Number:
@@ -216,26 +217,30 @@ def _divergence_tiles(t: Terms) -> Number:
 
     Ref: trl 1.16 trl/kernels/chunked_divergence.py.
     """
-    if t.settings.objective != "distillation":
-        return 0
-    tile = smallest(t.tokens, FUSED_TILE_TOKENS) * FUSED_TILE_LOGITS
+    tile = smallest(t.scored, FUSED_TILE_TOKENS) * FUSED_TILE_LOGITS
     return tile * (2 * FP32_BYTES + t.n.head)
+
+
+def loss_kept(t: Terms) -> Number:
+    """What the loss keeps besides logits, while it runs forward [bytes]."""
+    return t.tokens * t.loss.forward_per_token + t.scored * t.loss.forward_per_scored
 
 
 def loss_forward(t: Terms, base: Phase, saved: Number) -> Phase:
     """The loss at the end of forward."""
     logits = t.tokens * t.vocab_size * t.loss.logits.forward + _loss_chunk(t)
-    activations = saved + t.tokens * t.loss.forward_per_token + _embedding_kept(t)
-    return _in_loss(t, base, activations, logits, _cast_weights(t) + _cast_head(t))
+    activations = saved + loss_kept(t) + _embedding_kept(t)
+    return in_loss(t, base, activations, logits, cast_weights(t) + _cast_head(t))
 
 
 def loss_backward(t: Terms, base: Phase, saved: Number) -> Phase:
     """The start of backward, in the loss."""
     logits = t.tokens * t.vocab_size * t.loss.logits.backward + _loss_chunk(t)
     activations = saved + t.tokens * t.loss.backward_per_token + _embedding_kept(t)
-    cast = _cast_weights(t) if t.settings.gradient_checkpointing == "none" else 0
+    activations = activations + t.scored * t.loss.backward_per_scored
+    cast = cast_weights(t) if t.settings.gradient_checkpointing == "none" else 0
     cast = cast + _cast_head(t)
-    return _in_loss(t, base, activations, logits, cast + t.loss.weight_gradient)
+    return in_loss(t, base, activations, logits, cast + t.loss.weight_gradient)
 
 
 def quantized_head_backward(t: Terms, base: Phase, saved: Number) -> Phase:
@@ -247,7 +252,7 @@ def quantized_head_backward(t: Terms, base: Phase, saved: Number) -> Phase:
     logits = t.tokens * t.vocab_size * (t.n.head + t.loss.logits.held)
     activations = saved + t.tokens * (t.loss.backward_per_token + t.n.head * h)
     dequantized = 2 * HALF_BYTES * t.vocab_size * t.model.embedding_width
-    return _in_loss(t, base, activations, logits, dequantized)
+    return in_loss(t, base, activations, logits, dequantized)
 
 
 def head_gradient(t: Terms, base: Phase, saved: Number) -> Phase:
@@ -255,7 +260,7 @@ def head_gradient(t: Terms, base: Phase, saved: Number) -> Phase:
     h, c = t.model.hidden_size, t.n.head
     logits = t.tokens * t.vocab_size * (c + t.loss.logits.held)
     activations = saved + t.tokens * (t.loss.backward_per_token + c * h)
-    return _in_loss(t, base, activations, logits, c * t.vocab_size * h)
+    return in_loss(t, base, activations, logits, c * t.vocab_size * h)
 
 
 def layer_backward(t: Terms, base: Phase, widest: Moment, saved: Number, *, first: bool) -> Phase:
@@ -266,7 +271,7 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, saved: Number, *, firs
         share = share - _still_to_come(t)
     checkpointed = t.settings.gradient_checkpointing != "none"
     # A layer's own copies go with its backward; while the first one runs, all others' are alive.
-    cast = _cast_weights(t) if first and not checkpointed else 0
+    cast = cast_weights(t) if first and not checkpointed else 0
     shared: Number = 0
     if checkpointed:
         shared = t.tokens * smallest(*(x.activations.is_input for x in t.layers))
@@ -277,7 +282,7 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, saved: Number, *, firs
     else:
         residual = t.tokens * t.n.residual * t.model.hidden_size if checkpointed else 0
         stack = residual - shared + _int8_inputs(t)
-    return _at(
+    return at_moment(
         t,
         base,
         gradients=share,
@@ -290,7 +295,9 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, saved: Number, *, firs
 
 def _still_to_come(t: Terms) -> Number:
     """Fraction of all gradients that only the end of backward makes: an untied embedding's."""
-    if not t.n.trained or t.model.tie_word_embeddings or t.settings.strategy != "none":
+    if not t.n.trained or t.settings.strategy != "none":
+        return 0
+    if t.model.tie_word_embeddings and not t.objective.classifies:
         return 0
     share = t.model.num_embedding_params / t.trainable_params
     return select(t.settings.gradient_accumulation_steps > 1, 0, share)
@@ -335,7 +342,7 @@ def end_of_backward(t: Terms, base: Phase) -> Phase:
     if t.n.trained and t.settings.strategy != "fsdp":
         tied = 1 if t.model.tie_word_embeddings and t.vocab_size else 0
         temporaries = tied * t.trainable_bytes * t.model.vocab_size * h
-    return _at(
+    return at_moment(
         t,
         base,
         gradients=_gradient_share(t),
@@ -353,41 +360,3 @@ def optimizer_step(t: Terms, base: Phase) -> Phase:
     temporaries = t.trainable_params * step / _optimizer_divisor(t)
     left = base.unsplit + (t.unsplit.weights * gradients if t.n.trained else 0)
     return base._replace(gradients=gradients, temporaries=temporaries, logits=held, unsplit=left)
-
-
-def generation(t: Terms, base: Phase) -> Phase:
-    """Completions are generated: keys and values of every layer and token, one token's logits.
-
-    All micro-batches of an optimizer step are answered at once (trl/trainer/grpo_trainer.py,
-    steps_per_generation = gradient_accumulation_steps). Prompts and completions are cached in the
-    dtype in which keys come out (transformers/cache_utils.py, DynamicCache): that of fp32 weights,
-    else half precision. A fp32 copy of one token's logits is sampled from.
-    """
-    micro_batches = t.settings.gradient_accumulation_steps
-    rows = t.settings.micro_batch_size * micro_batches
-    tokens = t.tokens * micro_batches
-    prompts = tokens - rows * t.settings.max_completion_length
-    prefill = prompts * largest(*(x.activations.forward for x in t.layers))
-    one_token = rows * t.vocab_size * (t.n.head + FP32_BYTES)
-    return _at(
-        t,
-        base,
-        gradients=0,
-        gathered=t.shard.gathered_root + t.shard.gathered_layer,
-        activations=tokens * cached_per_token(t.model, t.n) + prefill,
-        logits=one_token,
-    )
-
-
-def cached_per_token(model: ModelSpec, n: Numerics) -> float:
-    """Keys and values of one token, all layers [bytes]."""
-    wide = FP32_BYTES if n.weight == FP32_BYTES else n.attention
-    return float(
-        sum(
-            b.num_layers
-            * wide
-            * (b.attention.latent_dim or b.attention.k_width + b.attention.v_width)
-            for b in model.blocks
-            if b.stream == "text"
-        )
-    )

@@ -11,7 +11,7 @@ from ftadvisor.estimation.adapters import adapter_bytes
 from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.ladder import capped, ladder, needed_bytes
 from ftadvisor.estimation.memory import step_phases
-from ftadvisor.estimation.numerics import numerics
+from ftadvisor.estimation.numerics import as_quantized, numerics
 from ftadvisor.estimation.phases import Phase
 from ftadvisor.estimation.terms import AdapterBytes
 from ftadvisor.estimation.uncertainty import interval, memory_kind
@@ -52,6 +52,7 @@ def adapter_of(
     """
     if technique.trains_base:
         return None
+    settings = as_quantized(model, settings, trainer)
     n = numerics(settings, trainer, trains_base=False, layer_norm=model.layer_norm)
     tokens = settings.micro_batch_size * settings.longest_length
     if not settings.peft_config:

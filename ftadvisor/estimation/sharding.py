@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
-from ftadvisor.estimation.states import WeightBytes
+from ftadvisor.estimation.states import WeightBytes, trainable_dtype_bytes
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Number, Settings
 from ftadvisor.schema.trainer import Trainer
@@ -14,6 +14,8 @@ DDP_BUCKETS_PER_GRADIENT = 1.0
 """DDP copies gradients into buckets of the same total size (gradient_as_bucket_view is False)."""
 ZERO_MAX_LIVE_PARAMETERS = 1e9
 """stage3_max_live_parameters of DeepSpeed's default: gathered parameters kept for reuse."""
+CHUNKED = 2
+"""FSDP2, which cuts every parameter apart from the others."""
 
 
 class Sharding(NamedTuple):
@@ -54,6 +56,8 @@ def sharding(
     """
     gpus = settings.num_gpus
     lora = not n.trained
+    if trainer.fsdp_version == CHUNKED and settings.strategy.startswith("fsdp"):
+        return _chunked(model, settings, n, trainer, w)
     root = w.outside
     layer = max((b.num_params_per_layer for b in model.blocks), default=0)
     per_layer = (w.layers - w.quantization_constants) * layer / _all_layer_params(model)
@@ -87,6 +91,48 @@ def sharding(
             return Sharding(w.total, 0.0, 0.0, 1, 1, 1, DDP_BUCKETS_PER_GRADIENT, 0.0, False)
         case _:
             return Sharding(w.total, 0.0, 0.0, 1, 1, 1, 0.0, 0.0, False)
+
+
+def _chunked(
+    model: ModelSpec, settings: Settings, n: Numerics, trainer: Trainer, w: WeightBytes
+) -> Sharding:
+    """FSDP2: each parameter is cut along its first dimension and gathered in the half precision of
+    mixed precision, layer by layer, or all of it and kept through the step (fsdp-shard-grad-op).
+
+    4-bit weights are bytes, which accelerate leaves whole on every rank.
+    Ref: accelerate 1.15 utils/fsdp_utils.py, fsdp2_prepare_model; the simulated step.
+    """
+    gpus = settings.num_gpus
+    half = HALF_BYTES / FP32_BYTES
+    gather = half if settings.autocast != "none" and settings.weights_dtype == "fp32" else 1.0
+    if n.trained:
+        # Numerics count what trains in the gathered dtype already.
+        gather = 1.0
+    divided, whole = w.total, 0.0
+    if n.kbit:
+        divided, whole = w.outside, w.layers
+    layer = max((b.num_params_per_layer for b in model.blocks), default=0)
+    per_layer = 0.0 if n.kbit else w.layers * layer / _all_layer_params(model)
+    kept = settings.strategy == "fsdp-shard-grad-op"
+    return Sharding(
+        weights=whole + divided / gpus,
+        gathered_root=(divided if kept else w.outside) * gather,
+        gathered_layer=0.0 if kept else per_layer * gather,
+        adapter_divisor=gpus,
+        gradient_divisor=gpus,
+        optimizer_divisor=gpus,
+        buffers=0.0,
+        unsharded_gradients=_unsharded(settings, n, trainer),
+        retains_checkpoints=False,
+    )
+
+
+def _unsharded(settings: Settings, n: Numerics, trainer: Trainer) -> float:
+    """Accumulated gradients over trained bytes: whole, in the dtype that is gathered."""
+    if not trainer.sharded_accumulation_unsharded:
+        return 0.0
+    trained = trainable_dtype_bytes(settings, n, trainer)
+    return HALF_BYTES / trained if settings.autocast != "none" else 1.0
 
 
 def _all_layer_params(model: ModelSpec) -> int:

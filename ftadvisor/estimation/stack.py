@@ -30,6 +30,9 @@ def _saved_by_one(x: Layer) -> Number:
 def _checkpoint(t: Terms, x: Layer) -> Number:
     """Bytes per token that a checkpointed layer keeps: its input, and selectively its attention."""
     kept = t.n.residual * x.block.hidden_size
+    if t.model.model_type in t.trainer.keeps_cache:
+        a = x.block.attention
+        kept += t.n.attention * (a.q_width + a.k_width + a.v_width)
     if t.settings.gradient_checkpointing == "selective":
         attention = x.block.attention
         kept += t.n.attention * attention.out_width + FP32_BYTES * attention.num_heads

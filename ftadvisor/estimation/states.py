@@ -11,7 +11,7 @@ from ftadvisor.estimation.numerics import (
     Numerics,
     in_deepspeed,
 )
-from ftadvisor.schema.model import ModelSpec
+from ftadvisor.schema.model import Block, ModelSpec
 from ftadvisor.schema.settings import Number, Quantization, Settings
 from ftadvisor.schema.trainer import Trainer
 
@@ -178,8 +178,8 @@ def weight_bytes(
     replace_with_bnb_linear), and preparing the model makes them fp32 like its norms.
     """
     linear = model.num_linear_weights
-    if trainer.grouped_experts and settings.quantization in BITSANDBYTES:
-        linear -= model.num_bare_weights
+    if settings.quantization in BITSANDBYTES:
+        linear -= sum(_unquantized(block, trainer) for block in model.blocks)
     rest = sum(block.num_params for block in model.blocks) - linear
     outside = model.num_params - linear - rest
     wide_embeddings = n.norm_weight == FP32_BYTES and trainer.kbit_embeddings_fp32
@@ -198,6 +198,17 @@ def weight_bytes(
         linear * (per_weight - bare),
         outside_bytes,
     )
+
+
+def _unquantized(block: Block, trainer: Trainer) -> int:
+    """Matrix elements that bitsandbytes leaves as they are.
+
+    What Transformers keeps in fp32 with fp16 weights (T5's wo) is never converted; the experts of
+    Transformers 5 are no modules, except where it splits them again (Llama 4).
+    """
+    kept = sum(x.num_weights for x in block.linears if x.name in block.traits.unquantized)
+    whole = trainer.grouped_experts and not block.traits.splits_experts
+    return kept * block.num_layers + (block.num_bare_weights if whole else 0)
 
 
 def trainable_dtype_bytes(settings: Settings, n: Numerics, trainer: Trainer) -> int:

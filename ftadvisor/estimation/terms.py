@@ -14,7 +14,7 @@ from ftadvisor.estimation.activations import (
 from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.blocks import unsplit_share, unsplit_weights
 from ftadvisor.estimation.loss import LossBytes, loss_bytes
-from ftadvisor.estimation.numerics import FP32_BYTES, Numerics, numerics
+from ftadvisor.estimation.numerics import FP32_BYTES, Numerics, as_quantized, numerics
 from ftadvisor.estimation.objectives import ObjectiveCost, objective_cost
 from ftadvisor.estimation.sharding import Sharding, sharding
 from ftadvisor.estimation.states import NF4_BLOCK, WeightBytes, trainable_dtype_bytes, weight_bytes
@@ -85,6 +85,8 @@ class Terms:
     """Of one trained parameter, and of its gradient."""
     tokens: Number
     """Text tokens of a micro-batch, padding and virtual tokens included."""
+    scored: Number
+    """Those of them that the fused head scores: generated ones, or all."""
     length: Number
     """Text tokens of one sequence."""
     vocab_size: int
@@ -110,9 +112,7 @@ def terms(
 ) -> Terms:
     """Resolve the terms of one run. `adapter` is None where the base itself trains."""
     trains_base = adapter is None
-    kernel = attention_kernel(model, settings, trainer)
-    if kernel != settings.attn_implementation:
-        settings = replace(settings, attn_implementation=kernel)
+    settings = _as_it_runs(model, settings, trainer)
     if trainer.model_code == "litgpt":
         model = _as_litgpt_writes_it(model)
     n = numerics(settings, trainer, trains_base=trains_base, layer_norm=model.layer_norm)
@@ -150,11 +150,20 @@ def terms(
         else a.num_trainable_params - a.num_unreached_params,
         trainable_bytes=trainable_dtype_bytes(settings, n, trainer),
         tokens=sequences * text,
+        scored=sequences * (completion or text),
         length=text,
         vocab_size=0 if objective.classifies or model.family == "encoder" else model.vocab_size,
         unsplit=_unsplit(layers[-1], settings, n),
         mask_bytes=(sequences * text) ** 2 if packing_needs_mask(settings, trainer) else 0,
     )
+
+
+def _as_it_runs(model: ModelSpec, settings: Settings, trainer: Trainer) -> Settings:
+    settings = as_quantized(model, settings, trainer)
+    kernel = attention_kernel(model, settings, trainer)
+    if kernel == settings.attn_implementation:
+        return settings
+    return replace(settings, attn_implementation=kernel)
 
 
 def _unsplit(last: Layer, settings: Settings, n: Numerics) -> Unsplit:

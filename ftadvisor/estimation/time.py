@@ -13,7 +13,7 @@ from ftadvisor.estimation.activations import packing_needs_mask
 from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.numerics import HALF_BYTES, PARAMETER_SHARDED, SHARDED, numerics
 from ftadvisor.estimation.objectives import ANSWERS_IN_GROUPS, objective_cost
-from ftadvisor.estimation.phases import cached_per_token
+from ftadvisor.estimation.passes import cached_per_token
 from ftadvisor.estimation.rates import Rates, rates
 from ftadvisor.estimation.states import run_optimizer_bytes, trainable_dtype_bytes, weight_bytes
 from ftadvisor.estimation.terms import AdapterBytes, attention_kernel

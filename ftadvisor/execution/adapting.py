@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from ftadvisor.configuration.adapter_config import adapter_config
@@ -33,6 +34,8 @@ def adapt(model: Any, settings: Settings, total_steps: int) -> Any:
         what = str(error).strip().partition("\n")[0][:200].rstrip(".")
         raise UnsupportedError.of(technique.name, f"PEFT refuses it ({what})") from error
     set_adapter_dtype(adapted, settings)
+    if technique.id == "adaption_prompt":
+        _see_new_forward(adapted.base_model)
     return adapted
 
 
@@ -42,9 +45,13 @@ def peft_config(model: Any, settings: Settings, total_steps: int) -> Any:
         settings,
         model.config.model_type,
         encoder_decoder=model.config.is_encoder_decoder,
+        num_layers=getattr(model.config.get_text_config(), "num_hidden_layers", None),
         total_steps=total_steps,
     )
     technique = find_technique(settings.technique)
+    if technique.id == "bottleneck":
+        # Importing it registers it; PEFT is expensive to import.
+        import_module("ftadvisor.execution.bottleneck")
     kind = getattr(stack.peft.PeftType, name, name)
     cls = stack.peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
     if cls is None:
@@ -56,6 +63,17 @@ def peft_config(model: Any, settings: Settings, total_steps: int) -> Any:
         raise UnsupportedError.of(technique.name, f"PEFT's class refuses it ({what})") from error
 
 
+def _see_new_forward(tuner: Any) -> None:
+    """PEFT keeps the forward that the model has at first (peft 0.21.2 tuners/adaption_prompt/
+    model.py line 57), and TRL gives it another (trl 1.16 trainer/sft_trainer.py line 1144).
+    """
+
+    def forward(*args: Any, **options: Any) -> Any:
+        return tuner.model(*args, **options)
+
+    tuner.forward = forward
+
+
 def set_adapter_dtype(model: Any, settings: Settings) -> None:
     """Trained parameters in the plan's dtype, whatever a trainer made of them: TRL stores adapters
     of a quantised base in bf16 unasked (trl 1.16 trainer/sft_trainer.py line 911; study 2.7).
@@ -65,7 +83,23 @@ def set_adapter_dtype(model: Any, settings: Settings) -> None:
     dtype = getattr(stack.torch, DTYPES[settings.adapter_dtype])
     for name, parameter in model.named_parameters():
         if settings.autocast == "none" and ".modules_to_save." in name:
-            # A head takes what the base's layers put out, and nothing casts it.
+            # A head takes what the base's layers put out, and nothing casts it: it stays as the
+            # one that it replaces, which no trainer touches.
+            replaced = name.replace(".modules_to_save.default.", ".original_module.")
+            parameter.data = parameter.data.to(model.get_parameter(replaced).dtype)
             continue
         if parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
+
+
+def load_as_trained(trainer: Any, settings: Settings) -> None:
+    """A checkpoint's adapter comes back in the plan's dtype: PEFT's load_adapter makes fp32 of bf16
+    unasked (peft 0.21.2 peft_model.py, autocast_adapter_dtype), and so another run.
+    """
+    load = trainer._load_from_checkpoint
+
+    def loaded(*args: Any, **options: Any) -> None:
+        load(*args, **options)
+        set_adapter_dtype(trainer.model, settings)
+
+    trainer._load_from_checkpoint = loaded

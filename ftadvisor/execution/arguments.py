@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from ftadvisor.execution.device import Device
+from ftadvisor.execution.kernels import liger_options
 from ftadvisor.execution.launching import strategy_arguments
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
 
 CHECKPOINTS = "checkpoints"
+OPTIMIZERS = {
+    "paged_adamw": "paged_adamw_32bit", "lion": "lion_32bit", "paged_lion": "paged_lion_32bit",
+}  # fmt: skip
+"""Spellings that Transformers 5.23's OptimizerNames has not, and the same optimizers' in it."""
 
 
 def common(
@@ -35,7 +40,8 @@ def common(
         "weight_decay": of_plan["weight_decay"],
         "num_train_epochs": of_plan["num_train_epochs"],
         "max_steps": run.max_steps or -1,
-        "optim": settings.optim,
+        "optim": OPTIMIZERS.get(settings.optim, settings.optim),
+        **liger_options(settings),
         "max_grad_norm": settings.max_grad_norm,
         "bf16": settings.autocast == "bf16",
         "fp16": settings.autocast == "fp16",
@@ -54,6 +60,8 @@ def common(
         "eval_steps": run.eval_steps,
         "save_strategy": "steps" if run.save_steps else "no",
         "save_steps": run.save_steps or 500,
+        # checkpoints.write_whole keeps the last ones.
+        "save_total_limit": None,
         # Else the loss of a batch in evaluation is not computed for PEFT's wrapper.
         "label_names": ["labels"],
         # A sum over each batch's ids: what tokens_per_second is made of.

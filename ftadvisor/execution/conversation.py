@@ -18,7 +18,7 @@ def supervised(row: Row, layout: Layout) -> Row | None:
     parts = {part.role: row.get(part.column) for part in layout.parts}
     match layout.format:
         case "chat":
-            return {"messages": [*_system(parts), *messages_of(parts["messages"])]}
+            return {"messages": [*system_of(parts), *messages_of(parts["messages"])]}
         case "instruction":
             asked = "\n\n".join(filter(None, (parts["instruction"], parts.get("input"))))
             return _turn(parts, asked, parts["output"])
@@ -35,6 +35,11 @@ def supervised(row: Row, layout: Layout) -> Row | None:
             return None
 
 
+def is_conversational(example: Row) -> bool:
+    """Whether the chat template makes a text of it."""
+    return "messages" in example or isinstance(example.get("prompt"), list)
+
+
 def source_target(row: Row, layout: Layout) -> Row | None:
     """`source` and `target`, plain text."""
     found = supervised(row, layout)
@@ -44,6 +49,17 @@ def source_target(row: Row, layout: Layout) -> Row | None:
         "source": "\n\n".join(message["content"] for message in found["prompt"]),
         "target": "\n\n".join(message["content"] for message in found["completion"]),
     }
+
+
+def asked(row: Row, layout: Layout) -> Row | None:
+    """`prompt`, and `completion` where the row has an answer: what a student answers itself."""
+    if layout.format == "prompts":
+        (part,) = layout.parts
+        return {"prompt": _said_by("user", row[part.column])}
+    found = supervised(row, layout)
+    if found is None or "text" in found:
+        return None
+    return split_turn(found["messages"]) if "messages" in found else found
 
 
 def messages_of(value: Any) -> list[Row]:
@@ -57,6 +73,22 @@ def messages_of(value: Any) -> list[Row]:
     return found
 
 
+def completed(row: Row, layout: Layout) -> Row:
+    """The row with its answer, whatever is said of it; a format that has one."""
+    known = layout if layout.format != "unpaired_preference" else _unjudged(layout)
+    return cast("Row", supervised(row, known))
+
+
+def question(parts: Row, value: Any) -> list[Row]:
+    """What is asked, after what the system says."""
+    return [*system_of(parts), *_said_by("user", value)]
+
+
+def answer(value: Any) -> list[Row]:
+    """What is answered: a text as one message; messages as they are."""
+    return _said_by("assistant", value)
+
+
 def split_turn(messages: list[Row]) -> Row | None:
     """The last answer as the completion of all before it; None: there is none."""
     for i in range(len(messages) - 1, 0, -1):
@@ -66,10 +98,7 @@ def split_turn(messages: list[Row]) -> Row | None:
 
 
 def _turn(parts: Row, prompt: Any, completion: Any) -> Row:
-    return {
-        "prompt": [*_system(parts), *_said_by("user", prompt)],
-        "completion": _said_by("assistant", completion),
-    }
+    return {"prompt": question(parts, prompt), "completion": answer(completion)}
 
 
 def _said_by(role: str, value: Any) -> list[Row]:
@@ -79,7 +108,12 @@ def _said_by(role: str, value: Any) -> list[Row]:
     return [{"role": role, "content": value or ""}]
 
 
-def _system(parts: Row) -> list[Row]:
+def _unjudged(layout: Layout) -> Layout:
+    return layout._replace(format="prompt_completion", label=None)
+
+
+def system_of(parts: Row) -> list[Row]:
+    """The system's message, where there is one."""
     said = parts.get("system")
     return [{"role": "system", "content": said}] if said else []
 

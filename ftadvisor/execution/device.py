@@ -30,6 +30,9 @@ class Device(NamedTuple):
         return self.kind == "cpu"
 
 
+CPU = Device("cpu", "cpu", None, "cpu", 1)
+
+
 def find_device() -> Device:
     """What is here. torchrun tells each process its place (RANK, LOCAL_RANK, WORLD_SIZE)."""
     world_size, rank = (int(os.environ.get(n, d)) for n, d in (("WORLD_SIZE", "1"), ("RANK", "0")))

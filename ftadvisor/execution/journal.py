@@ -7,14 +7,31 @@ from typing import Any
 from ftadvisor.schema.report import Event, Status
 
 
+class EndedError(Exception):
+    """The run cannot go on: its status, and what a person should read."""
+
+    def __init__(self, status: Status, what: str) -> None:
+        super().__init__(what)
+        self.status: Status = status
+        self.what = what
+
+
 class Journal:
     """Kept by the run and its callbacks; the report is made of it."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.losses: list[dict[str, Any]] = []
+        self.memory: list[dict[str, float]] = []
         self.measured: dict[str, float] = {}
         self.status: Status = "done"
+        self.seconds_before = 0.0
+        """Of training before this process, or before this attempt."""
+
+    @property
+    def step(self) -> int:
+        """The last step whose loss is known."""
+        return self.losses[-1]["step"] if self.losses else 0
 
     def say(self, kind: str, what: str, step: int = 0) -> None:
         """Note something for the report's reader."""

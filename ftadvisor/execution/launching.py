@@ -145,7 +145,8 @@ def command_of(words: list[str], processes: int) -> list[str]:
 def start(words: list[str], processes: int) -> None:
     """Run these words in as many processes of this machine, and wait for them.
 
-    Raises a FtadvisorError with what the first process to fail has said.
+    Raises a FtadvisorError with what the first process to fail has said, KeyboardInterrupt at a
+    signal.
     """
     here = stack.torch.cuda.device_count() if stack.torch.cuda.is_available() else processes
     if here < processes:
@@ -155,7 +156,7 @@ def start(words: list[str], processes: int) -> None:
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ[LAUNCHED] = "1"
-    torchrun, failed = stack.torchrun()
+    torchrun, failed, signalled = stack.torchrun()
     # It tells of each process what the error says below.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
@@ -169,6 +170,9 @@ def start(words: list[str], processes: int) -> None:
             f"Process {rank} ended with exit code {failure.exitcode}.",
             ["FTADVISOR_DEBUG=1, which shows where"],
         ) from None
+    except signalled as signal:
+        # The processes have been told, and have ended.
+        raise KeyboardInterrupt(str(signal)) from None
     finally:
         del os.environ[LAUNCHED]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 from ftadvisor.errors import ModelUnavailableError, UnsupportedError, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
+from ftadvisor.execution.kernels import QUANTIZED_BEFORE
 from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.gguf import gguf_file
 
 CLASSES = {
     "seq_cls": "AutoModelForSequenceClassification",
@@ -47,6 +50,9 @@ def load_model(
     }
     if labels:
         options |= _head(labels)
+    if settings.quantization in QUANTIZED_BEFORE:
+        # The checkpoint's config.json says the rest.
+        options["device_map"] = {"": device.place}
     if settings.quantization in QUANTIZED:
         options["quantization_config"] = quantization_config(settings, HEADS if labels else ())
         if settings.strategy not in SHARDING:
@@ -59,17 +65,21 @@ def load_model(
 
 
 def pretrained(cls: Any, model: str, **options: Any) -> Any:
-    """`cls.from_pretrained` of a directory, the hub's cache, else the hub.
+    """`cls.from_pretrained` of a directory, a GGUF file, the hub's cache, else the hub.
 
     Without a network the hub's client tries for half a minute, so the cache is asked first.
     """
+    file = gguf_file(model)
+    if file is not None:
+        place = {"gguf_file": file.name, "local_files_only": True}
+        return _loaded(cls, str(file.parent), {**options, **place})
     path = Path(model).expanduser()
     if path.is_dir() or path.name == "config.json":
         folder = path if path.is_dir() else path.parent
         return _loaded(cls, str(folder), {**options, "local_files_only": True})
     try:
         return cls.from_pretrained(model, **options, local_files_only=True)
-    except OSError:
+    except (OSError, ImportError, ValueError):
         return _loaded(cls, model, options)
 
 
@@ -100,10 +110,11 @@ def _loaded(cls: Any, model: str, options: dict[str, Any]) -> Any:
         return cls.from_pretrained(model, **options)
     except (OSError, ImportError) as error:
         what = str(error).strip().partition("\n")[0][:200].rstrip(".")
-        raise ModelUnavailableError(
-            f"{quoted(model)} cannot be loaded: {what}.",
-            ["a directory with the model's files", "a hub id that can be reached"],
-        ) from error
+        package = re.search(r"pip install ([\w-]+)|requires the (\w+) library", str(error))
+        ways = ["a directory with the model's files", "a hub id that can be reached"]
+        if isinstance(error, ImportError) and package:
+            ways = [f"pip install {(package[1] or package[2]).lower()}"]
+        raise ModelUnavailableError(f"{quoted(model)} cannot be loaded: {what}.", ways) from error
     except ValueError as error:
         what = str(error).strip().partition("\n")[0][:200].rstrip(".")
         raise UnsupportedError.of(f"{cls.__name__} of {quoted(model)}", what) from error

@@ -16,23 +16,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ftadvisor.configuration.adapter_config import NOT_PEFT
+from ftadvisor.configuration.applicable import PACKED
 from ftadvisor.errors import InvalidSettingError, MissingExtraError, UnsupportedError, quoted
+from ftadvisor.execution.checkpoints import KEPT
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
+from ftadvisor.execution.kernels import check_liger, checkpoint, packages
 from ftadvisor.execution.launching import CONFIGURATION, ZERO, check_strategy
+from ftadvisor.execution.merging import refusal
+from ftadvisor.execution.resuming import ANOTHER, REPORT, check_same, resume_command
+from ftadvisor.execution.teachers import teacher
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.report import Event
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
-from ftadvisor.sources.models import model_config
-from ftadvisor.sources.plans import plan_text
+from ftadvisor.sources.models import find_model, model_config
+from ftadvisor.sources.plans import PLAN_FILE, plan_text
 from ftadvisor.sources.techniques import find_technique
 from ftadvisor.sources.trainers import DEFAULT_TRAINER, TRAINERS_OF_OBJECTIVES
 from ftadvisor.units import format_bytes
 
 EXTRA = "run"
-PLAN = "plan.yaml"
+IN_SEQUENCE = ("prompt_tuning", "p_tuning")
 NOT_RUN = NOT_PEFT - {"full", "galore"}
 PACKAGES = {
     "galore": "galore_torch", "apollo": "apollo_torch", "schedule_free": "schedulefree",
@@ -83,8 +89,12 @@ def libraries(of: Subject) -> Iterator[Event]:
 
 
 def output_dir(of: Subject) -> Iterator[Event]:
-    """The directory must be new or empty: nothing is overwritten."""
+    """The directory must be new or empty, nothing is overwritten; or hold the run that goes on."""
     place = Path(of.run.output_dir)
+    if of.run.resume:
+        check_same(of.plan, of.run, of.examples)
+        yield from ()
+        return
     try:
         if place.exists() and not place.is_dir():
             raise InvalidSettingError(
@@ -92,10 +102,10 @@ def output_dir(of: Subject) -> Iterator[Event]:
             )
         holds = [path.name for path in place.iterdir()] if place.is_dir() else []
         if holds and not _is_ours(of, holds):
-            what = "another run" if {"plan.yaml", "report.json"} & {*holds} else "other files"
+            what = "another run" if {PLAN_FILE, REPORT} & {*holds} else "other files"
             raise InvalidSettingError(
                 f"output_dir {quoted(str(place))} holds {what}: nothing is overwritten.",
-                ["--output-dir with another name"],
+                [ANOTHER, *([resume_command(place)] if what == "another run" else [])],
             )
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,19 +120,20 @@ def _is_ours(of: Subject, holds: list[str]) -> bool:
     """What `--print-command` or the process that started this one has put there."""
     if int(os.environ.get("RANK", "0")) > 0:
         return True
-    if not {*holds} <= {PLAN, CONFIGURATION}:
+    if not {*holds} <= {PLAN_FILE, CONFIGURATION}:
         return False
-    return PLAN not in holds or plan_text(of.plan) == (Path(of.run.output_dir) / PLAN).read_text()
+    written = Path(of.run.output_dir) / PLAN_FILE
+    return PLAN_FILE not in holds or plan_text(of.plan) == written.read_text(encoding="utf-8")
 
 
 def disk(of: Subject) -> Iterator[Event]:
-    """Room for what is saved, and for two checkpoints while one replaces the other."""
+    """Room for what is saved, and for the checkpoints that are kept while another is written."""
     trained = of.plan.estimate.num_trainable_params
     whole = find_technique(of.plan.technique).trains_base
     dtype = of.settings.weights_dtype if whole else of.settings.adapter_dtype
     needed = trained * DTYPE_BYTES[dtype]
     if of.run.save_steps:
-        needed += 2 * trained * (DTYPE_BYTES[dtype] + MOMENTS_BYTES)
+        needed += (KEPT + 1) * trained * (DTYPE_BYTES[dtype] + MOMENTS_BYTES)
     free = shutil.disk_usage(of.run.output_dir).free
     if needed > free and not of.run.force:
         raise InvalidSettingError(
@@ -146,18 +157,14 @@ def settings(of: Subject) -> Iterator[Event]:
     refused = {
         f"loss_kernel {s.loss_kernel}": (s.loss_kernel != kernel, f"--loss-kernel {kernel}"),
         "fp8": (s.fp8, "--precision bf16"),
-        f"quantization {s.quantization}": (
-            s.quantization not in ("none", "nf4", "nf4-dq", "int8"), "--quantization nf4",
-        ),
-        "fused_norm": (s.fused_norm, "--no-fused-norm"),
-        "fused_mlp": (s.fused_mlp, "without it"),
         "fused_lora": (s.fused_lora, "without it"),
         "selective checkpointing": (
-            s.gradient_checkpointing == "selective" and usual != DEFAULT_TRAINER,
+            # TRL 1.16 has it in SFTTrainer alone (trainer/sft_trainer.py line 1085).
+            s.gradient_checkpointing == "selective" and objective not in PACKED,
             "--gradient-checkpointing full",
         ),
         "packing of this objective": (
-            s.packing and objective not in ("sft", "clm", "cpt"), "--no-packing",
+            s.packing and objective not in PACKED, "--no-packing",
         ),
     }  # fmt: skip
     for what, (is_set, instead) in refused.items():
@@ -181,12 +188,30 @@ def technique(of: Subject) -> Iterator[Event]:
             f"strategy {of.settings.strategy} needs the package deepspeed, which is not installed.",
             ["pip install deepspeed", "--strategy fsdp"],
         )
+    if of.plan.objective == "token_cls" and of.plan.technique in IN_SEQUENCE:
+        # peft 0.21.2 peft_model.py, PeftModelForTokenClassification.forward: a prediction for each
+        # virtual token, and no label for it.
+        raise UnsupportedError.of(
+            f"{of.plan.technique} of token_cls", "PEFT does not keep predictions and labels in step"
+            " after tokens that it puts before the text", ["prefix_tuning", "lora"],
+        )  # fmt: skip
     for prefix, package in PACKAGES.items():
         if of.settings.optim.startswith(prefix) and find_spec(package) is None:
             raise InvalidSettingError(
                 f"optim {of.settings.optim} needs the package {package}, which is not installed.",
                 [f"pip install {package.replace('_', '-')}", "--optim adamw_torch_fused"],
             )
+    yield from ()
+
+
+def merging(of: Subject) -> Iterator[Event]:
+    """A technique that no base can hold is not trained to be merged."""
+    reason = refusal(of.plan.technique)
+    if of.run.merge and reason is not None:
+        name = find_technique(of.plan.technique).name
+        raise UnsupportedError.of(
+            f"Merging {name}", reason, ["without --merge: PEFT loads the adapter", "lora"]
+        )
     yield from ()
 
 
@@ -210,6 +235,21 @@ def classes(of: Subject) -> Iterator[Event]:
             ["a base model without a head of its own", "labels of that range"],
         )
     yield from ()
+
+
+def images(of: Subject) -> Iterator[Event]:
+    """Images need a model that reads them, and samples that are not joined."""
+    if not of.examples.has_images:
+        return
+    if find_model(of.plan.model).spec.family != "vlm":
+        raise InvalidSettingError(
+            f"The rows have images, and {of.plan.model} reads none.",
+            ["a vision-language model", "a dataset of text"],
+        )
+    if of.settings.packing:
+        raise UnsupportedError.of("Packing of images", "TRL refuses it", ["--no-packing"])
+    if not of.settings.num_images:
+        yield Event("data", 0, "num_images 0: the estimate counts none of the rows' images")
 
 
 def data(of: Subject) -> Iterator[Event]:
@@ -246,6 +286,10 @@ def hardware(of: Subject, device: Device) -> Iterator[Event]:
         )
     for said in check_strategy(of.settings, cpu=device.is_cpu):
         yield Event("device", 0, said)
+    model_type = find_model(of.plan.model).spec.model_type
+    check_liger(of.settings, model_type, on_cpu=device.is_cpu)
+    if device.is_cpu and of.settings.optim.startswith("paged_"):
+        yield Event("device", 0, f"optim {of.settings.optim}: bitsandbytes pages nothing on a CPU")
     yield Event("device", 0, f"trains on {device.name}")
 
 
@@ -266,7 +310,8 @@ def memory(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, technique, classes, output_dir, disk, data,
+    libraries, settings, packages, checkpoint, technique, merging, teacher, images, classes,
+    output_dir, disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory)
 

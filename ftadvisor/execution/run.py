@@ -3,111 +3,133 @@
 from __future__ import annotations
 
 import json
-import logging
-import math
 import platform
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution import preflight, stack
-from ftadvisor.execution.adapting import adapt, set_adapter_dtype
+from ftadvisor.execution.adapting import adapt, load_as_trained, set_adapter_dtype
 from ftadvisor.execution.arguments import total_steps
-from ftadvisor.execution.classes import CLASSIFYING
+from ftadvisor.execution.attempts import WaysToFit, told, until_it_fits
+from ftadvisor.execution.checkpoints import default_steps, is_last, step_of, write_whole
+from ftadvisor.execution.conversation import is_conversational
 from ftadvisor.execution.device import Device, find_device
+from ftadvisor.execution.evaluation.comparison import Measured, compared, measure, side_by_side
 from ftadvisor.execution.examples import Examples, check_objective, read_examples
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.launching import check_trainer, evaluates_first, is_worker, share
 from ftadvisor.execution.loading import load_model
+from ftadvisor.execution.merging import merge_model
+from ftadvisor.execution.preferences import POLICY, PREFERRING
+from ftadvisor.execution.randomness import evaluate_apart, same_randomness
+from ftadvisor.execution.resuming import LOG, REPORT, last_checkpoint, write_identity
+from ftadvisor.execution.rewards import check_reward
 from ftadvisor.execution.saving import save_model
 from ftadvisor.execution.tokenizing import load_tokenizer
-from ftadvisor.execution.trainers import BUILDERS
+from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
+from ftadvisor.execution.trainers.reward import HEAD
 from ftadvisor.execution.training import Training
 from ftadvisor.execution.unpacking import unpacked
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
-from ftadvisor.schema.report import Metric, Report
+from ftadvisor.schema.report import Report
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import find_model
-from ftadvisor.sources.plans import write_plan
+from ftadvisor.sources.plans import PLAN_FILE, write_plan
 from ftadvisor.sources.text_files import replace_text
 
-LOG, PLAN, REPORT = "log.jsonl", "plan.yaml", "report.json"
+PAGE, CARD = "report.html", "README.md"
 LIBRARIES = (
     "ftadvisor", "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets",
     "tokenizers", "safetensors",
 )  # fmt: skip
 
-
 EstimateOn = Callable[[str], Estimate | None]
 
 
-def execute(plan: Plan, settings: Settings, run: RunSettings, estimate_on: EstimateOn) -> Report:
+class Start(NamedTuple):
+    """What is settled before anything expensive."""
+
+    plan: Plan
+    settings: Settings
+    run: RunSettings
+    device: Device
+    examples: Examples
+
+
+class Outcome:
+    """What is known of the run so far, over all attempts."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.before = self.after = Measured({}, [], [])
+
+
+def execute(
+    plan: Plan, settings: Settings, run: RunSettings, estimate_on: EstimateOn, ways: WaysToFit
+) -> Report:
     """Train what the plan says; the output directory holds everything that came of it.
 
-    Raises FtadvisorError before anything expensive starts for what cannot be run.
+    Raises FtadvisorError before anything expensive starts for what cannot be run; whatever ends it
+    later is in the report.
     """
-    journal = Journal()
-    of = prepare(plan, settings, run, estimate_on, journal)
-    trainer = BUILDERS[plan.objective](of)
-    check_trainer(trainer, settings)
-    # It prints each row that is logged: log.jsonl has them, and standard output is the report's.
-    trainer.remove_callback(stack.transformers.PrinterCallback)
-    set_adapter_dtype(trainer.model, settings)
-    before = evaluate(trainer, plan.objective) if evaluates_first(settings) else {}
-    share(trainer, settings)
-    trainer.train()
-    after = evaluate(trainer, plan.objective) if journal.status != "diverged" else {}
-    if journal.status != "diverged":
-        save_model(trainer, of.tokenizer, Path(run.output_dir))
-    report = replace(report_of(of, before, after), plan=replace(of.plan, model=plan.model))
-    if of.device.rank:
+    journal, outcome = Journal(), Outcome()
+    start = check(plan, settings, run, estimate_on, journal)
+    # A subclass of Transformers' own: importing it is expensive.
+    from ftadvisor.execution.callbacks.interruption import InterruptionCallback
+
+    interruption = InterruptionCallback(journal)
+
+    def attempt(settings: Settings) -> None:
+        train(start._replace(settings=settings), journal, outcome, interruption)
+
+    def begun() -> bool:
+        return outcome.begun
+
+    with interruption.watching(), told(journal, begun):
+        until_it_fits(attempt, start.settings, start.device, journal, ways, begun)
+    return write_report(start, journal, outcome)
+
+
+def write_report(start: Start, journal: Journal, outcome: Outcome) -> Report:
+    """For programs, for people, and for who finds the model; where they cannot be written the run
+    has failed, and says so.
+    """
+    report = report_of(start, journal, outcome)
+    if start.device.rank:
         return report
-    text = json.dumps(report.as_dict(), indent=2)
-    replace_text(Path(run.output_dir) / REPORT, text + "\n")
+    place = Path(report.output_dir)
+    try:
+        if not outcome.begun:
+            begin(start)
+        replace_text(place / REPORT, json.dumps(report.as_dict(), indent=2) + "\n")
+        replace_text(place / PAGE, report.as_page())
+        # In the place of PEFT's and TRL's own.
+        replace_text(place / CARD, report.as_card())
+    except (OSError, InvalidSettingError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        journal.end("failed", "failed", f"{REPORT} cannot be written: {reason}", journal.step)
+        return report_of(start, journal, outcome)
     return report
 
 
-def prepare(
+def check(
     plan: Plan, settings: Settings, run: RunSettings, estimate_on: EstimateOn, journal: Journal
-) -> Training:
-    """Checks, and everything that the trainer is built of."""
-    examples, device = checked(plan, settings, run, estimate_on, journal)
-    estimate = None if device.is_cpu else estimate_on(device.name)
-    plan = replace(plan, estimate=estimate) if estimate else plan
-    _quieten()
-    stack.transformers.set_seed(plan.seed)
-    source = unpacked(plan.model, settings, device, Path(run.output_dir))
-    conversational = "text" not in examples.train[0] and "tokens" not in examples.train[0]
-    chat = plan.objective in ("sft", "clm", "cpt") and conversational
-    tokenizing = load_tokenizer(source, chat=chat)
-    for said in tokenizing.said:
-        journal.say("tokenizer", said)
-    family = find_model(plan.model).spec.family
-    model = load_model(source, family, settings, device, examples.labels)
-    model = adapt(model, settings, total_steps(plan, settings, run, len(examples.train)))
-    # From here on the directory is this run's.
-    if device.rank == 0:
-        write_plan(plan, Path(run.output_dir) / PLAN)
-    return Training(
-        replace(plan, model=source), settings, run, device, examples, tokenizing, model,
-        _callbacks(plan, run, device, journal), journal,
-    )  # fmt: skip
-
-
-def checked(
-    plan: Plan, settings: Settings, run: RunSettings, estimate_on: EstimateOn, journal: Journal
-) -> tuple[Examples, Device]:
-    """All that can be checked before a model is loaded; the journal is told what was seen."""
+) -> Start:
+    """All checks, the cheap ones first."""
     check_objective(plan.objective)
+    check_reward(plan, run)
     if plan.dataset is None:
         raise InvalidSettingError("The plan names no dataset.", ["--dataset train.jsonl"])
     examples = read_examples(plan.dataset, plan.objective, run, plan.seed)
+    if run.save_steps is None:
+        steps = total_steps(plan, settings, run, len(examples.train))
+        run = replace(run, save_steps=default_steps(steps))
     subject = preflight.Subject(plan, settings, run, examples, estimate_on)
     for check in preflight.EARLY:
         journal.events += check(subject)
@@ -117,40 +139,113 @@ def checked(
         device = device._replace(world_size=settings.num_gpus)
     for check in preflight.LATE:
         journal.events += check(subject, device)
-    return examples, device
+    estimate = None if device.is_cpu else estimate_on(device.name)
+    plan = replace(plan, estimate=estimate) if estimate else plan
+    return Start(plan, settings, run, device, examples)
 
 
-def evaluate(trainer: Any, objective: str) -> dict[str, float]:
-    """The trainer's own figures on what is held out; nothing where nothing is."""
-    if trainer.eval_dataset is None:
-        return {}
-    found = trainer.evaluate()
-    figures = {k: float(v) for k, v in found.items() if k.startswith("eval_") and _is_metric(k)}
-    # JSON has no others; where the loss is none the callbacks end the run.
-    kept = {name: value for name, value in figures.items() if math.isfinite(value)}
-    if "eval_loss" in kept and objective not in CLASSIFYING:
-        kept["perplexity"] = math.exp(min(kept["eval_loss"], 700.0))
-    return kept
+def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -> None:
+    """One attempt, from the last checkpoint where there is one."""
+    place = Path(start.run.output_dir)
+    goes_on = outcome.begun or start.run.resume
+    last = last_checkpoint(place, journal) if goes_on else None
+    of = load(start, journal, resumed=last is not None)
+    of.callbacks.append(interruption)
+    trainer = BUILDERS[start.plan.objective](of)
+    check_trainer(trainer, start.settings)
+    # It prints each row that is logged: log.jsonl has them, and standard output is the report's.
+    trainer.remove_callback(stack.transformers.PrinterCallback)
+    set_adapter_dtype(trainer.model, start.settings)
+    load_as_trained(trainer, start.settings)
+    write_whole(trainer)
+    evaluate_apart(trainer)
+    if start.plan.technique == "adalora":
+        from ftadvisor.execution.callbacks.ranks import continue_exactly
+
+        continue_exactly(trainer)
+    # From here on the directory is this run's.
+    begin(start)
+    outcome.begun = True
+    with same_randomness():
+        if not outcome.before.tallies and evaluates_first(start.settings):
+            outcome.before = measure(trainer, of, base=True)
+    share(trainer, start.settings)
+    if last is not None:
+        journal.say("resumed", f"goes on from {last.name}", step_of(last))
+    try:
+        # The Trainer would train one step too many where none is left.
+        if last is not None and is_last(last):
+            trainer._load_from_checkpoint(str(last))
+            trainer.state = trainer.state.load_from_json(str(last / "trainer_state.json"))
+        else:
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+    finally:
+        for callback in of.callbacks:
+            if hasattr(callback, "close"):
+                callback.close(trainer.state)
+    if journal.status in ("done", "stopped"):
+        save_model(trainer, of.tokenizer, place, of.examples.labels)
+        if start.run.merge and trainer.is_world_process_zero():
+            _merge(of)
+        outcome.after = measure(trainer, of, base=False)
 
 
-def report_of(of: Training, before: dict[str, float], after: dict[str, float]) -> Report:
+def begin(start: Start) -> None:
+    """The directory holds what this run is; of several processes the first one writes it."""
+    if start.device.rank:
+        return
+    write_plan(start.plan, Path(start.run.output_dir) / PLAN_FILE)
+    write_identity(start.plan, start.run, start.examples)
+
+
+def load(start: Start, journal: Journal, *, resumed: bool) -> Training:
+    """Everything that the trainer is built of."""
+    plan, settings, examples = start.plan, start.settings, start.examples
+    stack.quieten()
+    source = unpacked(plan.model, settings, start.device, Path(start.run.output_dir))
+    stack.transformers.set_seed(plan.seed)
+    chat = is_conversational(examples.train[0])
+    tokenizing = load_tokenizer(source, chat=chat, images=examples.has_images)
+    for said in tokenizing.said:
+        journal.say("tokenizer", said)
+    family = find_model(plan.model).spec.family
+    labels = HEAD if plan.objective == "reward" else examples.labels
+    model = load_model(source, family, settings, start.device, labels)
+    if plan.objective not in MAKES_THE_ADAPTER:
+        model = adapt(model, settings, total_steps(plan, settings, start.run, len(examples.train)))
+    return Training(
+        replace(plan, model=source), settings, start.run, start.device, examples, tokenizing, model,
+        _callbacks(start, journal, resumed=resumed), journal,
+    )  # fmt: skip
+
+
+def _merge(of: Training) -> None:
+    place = merge_model(
+        of.plan.model, find_model(of.plan.model).spec.family, of.settings, of.examples.labels,
+        of.tokenizer, Path(of.run.output_dir),
+    )  # fmt: skip
+    said = f"merged into the base's weights: {place}" if place else "the model is whole: not merged"
+    of.journal.say("merging", said)
+
+
+def report_of(start: Start, journal: Journal, outcome: Outcome) -> Report:
     """Everything that is known at the end."""
-    estimate = of.plan.estimate.as_dict()
+    estimate = start.plan.estimate.as_dict()
     predicted: dict[str, Any] = {**estimate["memory"], **(estimate["time"] or {})}
-    metrics = {
-        name: Metric(before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])
-    }
     return Report(
-        status=of.journal.status,
-        plan=of.plan,
-        output_dir=of.run.output_dir,
+        status=journal.status,
+        plan=start.plan,
+        output_dir=start.run.output_dir,
         predicted={k: v for k, v in predicted.items() if isinstance(v, int | float)},
-        measured=of.journal.measured,
-        losses=tuple(of.journal.losses),
-        metrics=metrics,
-        events=tuple(of.journal.events),
+        measured=journal.measured,
+        losses=tuple(journal.losses),
+        metrics=compared(outcome.before, outcome.after, start.plan.seed),
+        events=tuple(dict.fromkeys(journal.events)),
         versions=versions(),
-        seed=of.plan.seed,
+        seed=start.plan.seed,
+        answers=side_by_side(outcome.before, outcome.after),
+        memory=tuple(journal.memory),
+        labels=start.examples.labels,
     )
 
 
@@ -165,32 +260,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _quieten() -> None:
-    """The libraries' own bars and advice; their errors are still raised."""
-    for name in ("bitsandbytes", "trl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    stack.datasets.disable_progress_bars()
-    stack.transformers.logging.set_verbosity_error()
-    stack.transformers.logging.disable_progress_bar()
-    # TRL 1.16 and PEFT 0.21 still use names that Transformers 5.23 calls old.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-
-
-def _callbacks(plan: Plan, run: RunSettings, device: Device, journal: Journal) -> list[Any]:
+def _callbacks(start: Start, journal: Journal, *, resumed: bool) -> list[Any]:
     # They are subclasses of Transformers' own: importing them is expensive.
     from ftadvisor.execution.callbacks.divergence import DivergenceCallback
     from ftadvisor.execution.callbacks.log import LogCallback
     from ftadvisor.execution.callbacks.measuring import MeasuringCallback
+    from ftadvisor.execution.callbacks.progress import ProgressCallback
     from ftadvisor.execution.callbacks.ranks import RanksCallback
 
     found: list[Any] = [
-        MeasuringCallback(device, journal),
-        LogCallback(Path(run.output_dir) / LOG, journal),
-        DivergenceCallback(journal),
+        MeasuringCallback(start.device, journal),
+        LogCallback(Path(start.run.output_dir) / LOG, journal, resumed=resumed),
+        # A loss that may be zero, or below it, has no measure of growth.
+        DivergenceCallback(journal, may_grow=start.plan.objective in (*POLICY, *PREFERRING)),
     ]
-    return [*found, RanksCallback()] if plan.technique == "adalora" else found
-
-
-def _is_metric(name: str) -> bool:
-    """Not how long the evaluation took."""
-    return not name.endswith(("runtime", "per_second", "_time", "num_tokens"))
+    found += [ProgressCallback(start.device, start.plan.estimate)] if start.run.progress else []
+    return [*found, RanksCallback()] if start.plan.technique == "adalora" else found

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ftadvisor.execution import stack
 
-def save_model(trainer: Any, tokenizer: Any, output_dir: Path) -> None:
+LABELS = "labels.json"
+"""The classes' names by number: an adapter's directory may hold no config.json, which Transformers
+would take for a whole model's (5.23 models/auto/auto_factory.py line 314)."""
+
+
+def save_model(trainer: Any, tokenizer: Any, output_dir: Path, labels: Sequence[str] = ()) -> None:
     """The trained model as others load it: PEFT's directory, or a whole model's.
 
-    The tokenizer lies beside it, with the chat template that it was trained with.
+    The tokenizer lies beside it, with the chat template that it was trained with; beside an adapter
+    of a classifier the names of its classes.
     """
     # Of use again where the model answers.
     trainer.model.config.use_cache = True
@@ -17,5 +26,8 @@ def save_model(trainer: Any, tokenizer: Any, output_dir: Path) -> None:
     if not trainer.args.should_save:
         return
     tokenizer.save_pretrained(str(output_dir))
+    if labels and isinstance(trainer.model, stack.peft.PeftModel):
+        names = json.dumps(dict(enumerate(labels)), indent=2)
+        (output_dir / LABELS).write_text(names + "\n", encoding="utf-8")
     # Pickled arguments with paths of this machine: checkpoints have them, a model needs none.
     (output_dir / "training_args.bin").unlink(missing_ok=True)

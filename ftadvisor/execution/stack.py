@@ -6,6 +6,8 @@ Taken as untyped, as in simulation/stack.py.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,23 +20,44 @@ if TYPE_CHECKING:
     trl: Any
     bitsandbytes: Any
     datasets: Any
+    numpy: Any
+    PIL_Image: Any
+    liger: Any
 
-LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets")
+LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "numpy")
+MODULES = dict.fromkeys(LIBRARIES) | {
+    "PIL_Image": "PIL.Image", "liger": "liger_kernel.transformers.monkey_patch",
+}  # fmt: skip
+"""Names here, and what is imported for them where that is called otherwise."""
 
 
-def torchrun() -> tuple[Any, Any]:
-    """torchrun's own `main`, and what it raises where a process fails."""
+def torchrun() -> tuple[Any, Any, Any]:
+    """torchrun's own `main`, what it raises where a process fails, and what at a signal."""
     __getattr__("torch")
-    errors = import_module("torch.distributed.elastic.multiprocessing.errors")
-    return import_module("torch.distributed.run").main, errors.ChildFailedError
+    elastic = import_module("torch.distributed.elastic.multiprocessing")
+    failed = import_module("torch.distributed.elastic.multiprocessing.errors").ChildFailedError
+    return import_module("torch.distributed.run").main, failed, elastic.SignalException
 
 
 def __getattr__(name: str) -> Any:
-    if name not in LIBRARIES:
+    if name not in MODULES:
         raise AttributeError(f"the training stack has no {name!r}")
     try:
-        library = import_module(name)
+        library = import_module(MODULES[name] or name)
     except ModuleNotFoundError as error:
         raise MissingExtraError("run", "run") from error
     globals()[name] = library
     return library
+
+
+def quieten() -> None:
+    """The libraries' own bars and advice; their errors are still raised."""
+    for name in ("bitsandbytes", "trl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # datasets 5.2 imported before Transformers leaves huggingface-hub 2.4 half imported.
+    transformers = __getattr__("transformers")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    __getattr__("datasets").disable_progress_bars()
+    # TRL 1.16 and PEFT 0.21 still use names that Transformers 5.23 calls old.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ftadvisor.errors import InvalidSettingError, quoted
+from ftadvisor.errors import InvalidSettingError, ModelUnavailableError, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.loading import pretrained
 
@@ -36,23 +36,17 @@ class Tokenizing(NamedTuple):
         return isinstance(template, str) and GENERATION in template.replace("{%-", "{%")
 
 
-def load_tokenizer(model: str, *, chat: bool) -> Tokenizing:
-    """The tokenizer of a checkpoint; `chat`: the examples are conversations.
+def load_tokenizer(model: str, *, chat: bool, images: bool = False) -> Tokenizing:
+    """The tokenizer of a checkpoint; `chat`: the examples are conversations, `images`: with images,
+    which its processor reads.
 
     Raises ModelUnavailableError where there is none, InvalidSettingError where it has neither a
     pad token nor an end token.
     """
+    if images:
+        return _processor(model)
     tokenizer = pretrained(stack.transformers.AutoTokenizer, model)
-    said: list[str] = []
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise InvalidSettingError(
-                f"The tokenizer of {quoted(model)} has neither a pad token nor an end token: "
-                "batches cannot be padded.",
-                ['"pad_token" in its tokenizer_config.json'],
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-        said.append(f"no pad token: {tokenizer.eos_token} pads, which the loss leaves out")
+    said = _pad(tokenizer, model)
     if chat and not tokenizer.chat_template:
         if tokenizer.eos_token is None:
             raise InvalidSettingError(
@@ -63,3 +57,35 @@ def load_tokenizer(model: str, *, chat: bool) -> Tokenizing:
         tokenizer.chat_template = PLAIN_TEMPLATE
         said.append("no chat template: the plain one (User: ... Assistant: ...) is set, and saved")
     return Tokenizing(tokenizer, tuple(said))
+
+
+def _pad(tokenizer: Any, model: str) -> list[str]:
+    """Set a pad token where there is none, and say so."""
+    if tokenizer.pad_token is not None:
+        return []
+    if tokenizer.eos_token is None:
+        raise InvalidSettingError(
+            f"The tokenizer of {quoted(model)} has neither a pad token nor an end token: "
+            "batches cannot be padded.",
+            ['"pad_token" in its tokenizer_config.json'],
+        )
+    tokenizer.pad_token = tokenizer.eos_token
+    return [f"no pad token: {tokenizer.eos_token} pads, which the loss leaves out"]
+
+
+def _processor(model: str) -> Tokenizing:
+    """A vision-language model's processor, which holds its tokenizer."""
+    processor = pretrained(stack.transformers.AutoProcessor, model)
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        raise ModelUnavailableError(
+            f"{quoted(model)} has no processor: what makes tokens of its images is missing.",
+            ["a directory with the model's processor_config.json or preprocessor_config.json"],
+        )
+    if not processor.chat_template:
+        raise InvalidSettingError(
+            f"The processor of {quoted(model)} has no chat template: where an image's tokens go is"
+            " its to say.",
+            [f"chat_template.jinja in {model}"],
+        )
+    return Tokenizing(processor, tuple(_pad(tokenizer, model)))

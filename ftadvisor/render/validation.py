@@ -34,6 +34,7 @@ def report_document(report: Report) -> Document:
         _verdicts(report),
         *_unsupported(report),
     ]
+    blocks += [paragraph(note) for note in report.notes]
     if report.bounds:
         blocks.append(_bounds(report))
     return tuple(blocks)

@@ -26,6 +26,14 @@ class MemoryCoefficients:
     """NCCL's buffers and second context, several GPUs [bytes]."""
 
 
+class LongestBatch(NamedTuple):
+    """The longest batch of a source's runs."""
+
+    tokens: int
+    fitted_on: str
+    """The one row whose memory decides it."""
+
+
 class Interval(NamedTuple):
     """Multipliers of a prediction that bound 90 % of measurements."""
 

@@ -145,6 +145,12 @@ class Traits:
     moe: Literal["none", "mixtral", "qwen"] = "none"
     """Routing weights: fp32 and normalised, or cast to the hidden dtype."""
     shared_expert_gate: bool = False
+    own_linears: bool = False
+    """All matrices are of a class derived from nn.Linear (Falcon)."""
+    unquantized: tuple[str, ...] = ()
+    """Matrices that bitsandbytes leaves as they are (T5, _keep_in_fp32_modules)."""
+    splits_experts: bool = False
+    """Under bitsandbytes the experts become linear layers (Llama 4)."""
 
 
 @dataclass(frozen=True, slots=True)

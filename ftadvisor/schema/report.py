@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, cast
 
+from ftadvisor.schema.display import Displayed, display
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.read_only import writable
 
@@ -23,6 +24,16 @@ class Metric(NamedTuple):
     high: float | None = None
 
 
+class Answer(NamedTuple):
+    """One held-out prompt and what was answered."""
+
+    prompt: str
+    reference: str
+    """Empty: there is none."""
+    before: str
+    after: str
+
+
 class Event(NamedTuple):
     """Something that a reader of the report should know."""
 
@@ -34,7 +45,7 @@ class Event(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Displayed):
     """A run that has ended."""
 
     status: Status
@@ -50,6 +61,21 @@ class Report:
     events: tuple[Event, ...]
     versions: Mapping[str, str]
     seed: int
+    answers: tuple[Answer, ...] = ()
+    """Side by side, before training and after it: a few."""
+    memory: tuple[Mapping[str, float], ...] = ()
+    """After each step: `step`, and the peak within it: `allocated_bytes` of a GPU, else
+    `host_bytes` as they are."""
+    labels: tuple[str, ...] = ()
+    """The classes, in the order of their numbers."""
+
+    def as_page(self) -> str:
+        """report.html: one page that needs no other file."""
+        return display().as_page(self)
+
+    def as_card(self) -> str:
+        """README.md of what was trained."""
+        return display().as_card(self)
 
     @classmethod
     def of(cls, content: Mapping[str, Any], plan: Plan) -> Report:
@@ -59,6 +85,9 @@ class Report:
             "losses": tuple(content["losses"]),
             "metrics": {name: Metric(**row) for name, row in content["metrics"].items()},
             "events": tuple(Event(**row) for row in content["events"]),
+            "answers": tuple(Answer(**row) for row in content["answers"]),
+            "memory": tuple(content["memory"]),
+            "labels": tuple(content["labels"]),
         }
         return cls(**{**content, **parts})
 
@@ -67,5 +96,6 @@ class Report:
         found = cast("dict[str, Any]", writable(asdict(self)))
         found["plan"] = self.plan.as_dict()
         found["metrics"] = {name: metric._asdict() for name, metric in self.metrics.items()}
+        found["answers"] = [answer._asdict() for answer in self.answers]
         found["events"] = [event._asdict() for event in self.events]
         return found

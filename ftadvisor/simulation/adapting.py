@@ -69,7 +69,10 @@ def peft_config(model: Any, settings: Settings) -> Any:
     """The configuration that these settings are in PEFT."""
     technique, of_model = find_technique(settings.technique), model.config
     found = adapter_config(
-        settings, of_model.model_type, encoder_decoder=of_model.is_encoder_decoder
+        settings,
+        of_model.model_type,
+        encoder_decoder=of_model.is_encoder_decoder,
+        num_layers=getattr(of_model.get_text_config(), "num_hidden_layers", None),
     )
     name = found.peft_type
     cls: Any = peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(getattr(peft.PeftType, name, name))

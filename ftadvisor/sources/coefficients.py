@@ -7,12 +7,19 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 from ftadvisor.errors import DataFileError
-from ftadvisor.schema.coefficients import Interval, Intervals, MemoryCoefficients, TimeCoefficients
+from ftadvisor.schema.coefficients import (
+    Interval,
+    Intervals,
+    LongestBatch,
+    MemoryCoefficients,
+    TimeCoefficients,
+)
 from ftadvisor.sources.data_files import read_json
 from ftadvisor.sources.field_checks import (
     NULL,
     POSITIVE,
     SHARE,
+    TEXT,
     any_of,
     check_row,
     number,
@@ -67,6 +74,15 @@ def simulated_intervals() -> Mapping[str, Interval]:
     return _intervals("simulated")
 
 
+@cache
+def longest_batches() -> Mapping[str, LongestBatch]:
+    """Longest batches that no source states, as the simulation has them, by the rows' source."""
+    found = _part("simulated", "longest_batches")
+    for source, row in found.items():
+        check_row(_name("simulated"), source, row, {"tokens": whole(1), "fitted_on": TEXT})
+    return {source: LongestBatch(**row) for source, row in found.items()}
+
+
 def left_out(what: str) -> dict[str, dict[str, Any]]:
     """Errors of `memory` or `time` by source, each predicted by a fit without it."""
     found = _part(what, "left_out")
@@ -80,6 +96,7 @@ def check_coefficients() -> None:
     memory_coefficients()
     time_coefficients()
     simulated_intervals()
+    longest_batches()
     for what in ("memory", "time"):
         _intervals(what)
         left_out(what)

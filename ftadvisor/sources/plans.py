@@ -28,6 +28,8 @@ from ftadvisor.sources.text_files import replace_text
 from ftadvisor.sources.training_settings import PLAN_SETTINGS, TRAINING
 from ftadvisor.sources.yaml_files import dump_yaml, read_yaml
 
+PLAN_FILE = "plan.yaml"
+"""Of an output directory."""
 LEAST_PLAN = "model: llama3.2-1b\ntechnique: lora\ndataset: train.jsonl"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from ftadvisor.schema.options import Options
-from ftadvisor.sources.field_checks import POSITIVE, Kind, number, one_of, whole
+from ftadvisor.sources.field_checks import POSITIVE, TEXT, Kind, number, one_of, whole
 
 SCHEDULERS: Final = (
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup",
@@ -26,7 +26,14 @@ TRAINING: Final[dict[str, Kind]] = {
     "num_train_epochs": POSITIVE,
     "global_batch_size": whole(1),
     "beta": number(0, 1000, "a number from 0 on"),
+    # TRL's name of whom the student follows, and GKD's of the share of batches that it answers
+    # itself: trl 1.16 trainer/distillation_trainer.py, experimental/gkd/gkd_config.py.
+    "teacher_model": TEXT,
+    "lmbda": number(0, 1.000001, "a number from 0 (the data's answers) to 1 (the student's own)"),
 }
+
+OF_SOME_OBJECTIVES: Final = frozenset({"beta", "teacher_model", "lmbda"})
+"""Not every run has them."""
 
 NO_SETTINGS: Final = frozenset({"dataset", "num_tokens", "num_gpus", "reference_model"})
 """Options of the estimate that a plan says elsewhere: its dataset, its hardware, its beta."""
@@ -42,6 +49,7 @@ RULED: Final = tuple(
     not in {
         "micro_batch_size", "gradient_accumulation_steps", "max_length", "mean_length",
         "longest_length", "num_images", "strategy", "trainer", "price", "precision",
+        "teacher_model",
     }
 )  # fmt: skip
 """Those that a rule may set: the others are found by the search, or stated by the person."""

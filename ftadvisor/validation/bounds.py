@@ -13,6 +13,7 @@ from ftadvisor.validation.scores import Summary, summarize
 PEFT_SOURCE = "PEFT MetaMathQA"
 FMS_SOURCE = "fms-acceleration"
 OWN_SOURCE = "ftadvisor H100 (2026-11)"
+LITGPT_SOURCE = "litgpt resource tables"
 PEFT_CLOSE = 0.02
 
 
@@ -58,12 +59,18 @@ def check_simulated_bounds(rows: Sequence[Row]) -> tuple[Bound, ...]:
     peft = [r.memory for r in rows if r.measurement.source == PEFT_SOURCE and r.memory]
     far = sum(abs(score.error) > PEFT_CLOSE for score in peft) / max(len(peft), 1)
     found = _summary(rows, others)
+    litgpt = [
+        abs(r.memory.error)
+        for r in rows
+        if r.measurement.source == LITGPT_SOURCE and r.measurement.row["num_gpus"] == 1 and r.memory
+    ]
     median = summarize(peft, len(peft)).median_abs_error
     return (
         Bound("simulated memory, PEFT: median", median, 0.005),
         Bound("simulated memory, PEFT: rows more than 2 % off", far, 0.1),
         Bound("simulated memory, other grade A: median", found.median_abs_error, 0.02),
         Bound("simulated memory, other grade A: 90th percentile", found.p90_abs_error, 0.06),
+        Bound("simulated memory, litgpt: worst row", max(litgpt, default=None), 0.01),
     )
 
 

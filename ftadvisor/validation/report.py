@@ -40,6 +40,8 @@ class Report:
     """Empty for a file of the user's own: the repository's bounds are for its own rows."""
     simulated: bool = False
     """Memory is the simulated step's; what it refuses is then said by source."""
+    notes: tuple[str, ...] = ()
+    """What was fitted for these rows alone."""
 
     @property
     def holds(self) -> bool:
@@ -98,6 +100,7 @@ class Report:
             "memory": memory,
             "time": time,
             "verdict": self.verdicts(),
+            "notes": list(self.notes),
             "bounds": [bound.as_dict() for bound in self.bounds],
             "rows": [row.as_dict() for row in self.rows],
         }

@@ -93,22 +93,29 @@ def prefix_tuning_kept(block: Block, run: Run) -> Cost:
 
 
 def bottleneck(run: Run) -> Cost:
-    """Down, activation, up and a residual after every feed-forward part, with biases.
+    """Down, activation, up and a residual after every feed-forward part, with biases; Houlsby's
+    placement has another after every self-attention.
 
-    Ref: arXiv:1902.00751 section 2.1; swift/tuners/adapter.py, AdapterModule.forward.
+    Ref: arXiv:1902.00751 section 2.1; swift/tuners/adapter.py, AdapterModule.forward;
+    execution/bottleneck/layer.py.
     """
     m = run.option("adapter_length")
     params: Number = 0
     for b in run.model.blocks:
         if b.stream != "image":
             params = params + b.num_layers * (2 * b.hidden_size * m + m + b.hidden_size)
-    return Cost(params=params)
+    return Cost(params=_bottlenecks(run) * params)
 
 
 def bottleneck_kept(block: Block, run: Run) -> Cost:
     """The input of the first matrix, its output for the activation, and the activation."""
     m, c = run.option("adapter_length"), run.compute
-    return Cost(saved_per_token=c * block.hidden_size + 2 * c * m)
+    return Cost(saved_per_token=_bottlenecks(run) * (c * block.hidden_size + 2 * c * m))
+
+
+def _bottlenecks(run: Run) -> int:
+    """Of one layer."""
+    return 2 if run.option("placement") == "houlsby" else 1
 
 
 def adaption_prompt(run: Run) -> Cost:

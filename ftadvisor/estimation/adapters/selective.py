@@ -8,6 +8,8 @@ from ftadvisor.schema.settings import Number
 from ftadvisor.sources.techniques import default_target_modules
 
 _FINAL_NORMS = frozenset({"norm", "ln_f", "final_layernorm"})
+_ALL_NORMS = frozenset({"layer_norm", "output.LayerNorm"})
+"""Names that stand for all norms of a layer: T5's and BERT's."""
 
 
 def beft(t: Target, run: Run) -> Cost:
@@ -38,7 +40,7 @@ def tuned_norms(block: Block, run: Run) -> int:
     """Norms of one layer that are trained."""
     have = sum(1 for w in block.norm_widths if w == block.hidden_size)
     names = _names(run)
-    if names is None or "layer_norm" in names:
+    if names is None or _ALL_NORMS.intersection(names):
         return have
     return min(have, len([n for n in names if n not in _FINAL_NORMS]))
 

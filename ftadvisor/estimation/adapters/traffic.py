@@ -80,10 +80,10 @@ _TRAFFIC: Final = {
     "adaption_prompt": _PROMPT,
     # Not PEFT's. litgpt's LLaMA-Adapter moves what PEFT's does, and v2 scales and shifts what a
     # layer's matrices put out as IA3 does; their kernels are counted on litgpt 0.2.0's own layers.
-    # Two bottlenecks of two products each.
     "adapter": Traffic(44, 30.0),
     "adapter_v2": Traffic(86, 30.0 + 4 * 9.9),
-    "bottleneck": Traffic(2 * 15, 2 * 20.7),
+    # Counted on execution/bottleneck.
+    "bottleneck": Traffic(16, 16.4),
 }
 """What is of a rank's size is left out: under half a matrix at rank 8 of 512 columns."""
 
@@ -93,6 +93,7 @@ _VARIANTS: Final[dict[tuple[str, str, Any], Traffic]] = {
     ("miss", "init_weights", "mini"): Traffic(14, 16.1),
     ("deft", "para", True): Traffic(17, 19.0),
     ("glora", "config_A_B", "vector"): Traffic(20, 11.1, 7.5),
+    ("bottleneck", "placement", "houlsby"): Traffic(32, 32.8),
     ("psoft", "use_cayley_neumann", True): Traffic(57, 18.9),
     ("road", "variant", "road_2"): Traffic(35, 32.6),
     ("peanut", "depth", 2): Traffic(43, 15.0, 15.0),

@@ -13,20 +13,30 @@ from ftadvisor.execution.journal import Journal
 
 
 class LogCallback(stack.transformers.TrainerCallback):
-    """Writes each logged row to the file, and training rows to the journal."""
+    """Writes each logged row to the file, and training rows to the journal.
 
-    def __init__(self, path: Path, journal: Journal) -> None:
+    Of a run that goes on, what was logged before its first step is in the file already.
+    """
+
+    def __init__(self, path: Path, journal: Journal, *, resumed: bool = False) -> None:
         self._path = path
         self._journal = journal
-        self._start = time.monotonic()
+        self._waits = resumed
+        self._start = time.monotonic() - journal.seconds_before
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """New rows from here on."""
+        self._waits = False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """One row: the step, the seconds since the start, the trainer's own names."""
-        if not state.is_world_process_zero or not logs:
+        if not logs or self._waits:
             return
         row = {"step": state.global_step, **{k: _plain(v) for k, v in logs.items()}}
         if "loss" in row:
             self._journal.losses.append(row)
+        if not state.is_world_process_zero:
+            return
         seconds = round(time.monotonic() - self._start, 3)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"seconds": seconds, **row}) + "\n")

@@ -6,6 +6,7 @@ import resource
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from ftadvisor.execution import stack
@@ -25,11 +26,13 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
         self._journal = journal
         self._steps: list[float] = []
         self._start = self._before = 0.0
+        self._tokens_before = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """From here on it counts."""
         if not self._device.is_cpu:
             stack.torch.cuda.reset_peak_memory_stats(self._device.place)
+        self._tokens_before = state.num_input_tokens_seen
         self._start = time.monotonic()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -39,21 +42,51 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The loss has been read, so that a GPU's work is done."""
         self._steps.append(time.monotonic() - self._before)
+        self._journal.memory.append({"step": float(state.global_step), **self._peak()})
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """All figures to the journal."""
-        total = time.monotonic() - self._start
+    def close(self, state: Any) -> None:
+        """All figures to the journal, however training has ended; of the steps of this process."""
+        found = self._journal.measured
+        total = time.monotonic() - self._start if self._start else 0.0
+        found |= {
+            "total_seconds": self._journal.seconds_before + total,
+            "num_steps": float(state.global_step),
+        }
         # The first step warms up: kernels are chosen, optimizer states made.
         steps = self._steps[1:] or self._steps
-        found = self._journal.measured
-        found |= {"total_seconds": total, "num_steps": float(len(self._steps))}
         if steps:
             found["step_seconds"] = statistics.median(steps)
-            found["tokens_per_second"] = state.num_input_tokens_seen / sum(self._steps)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found["host_bytes"] = float(peak * MAXRSS_BYTES)
+            tokens = state.num_input_tokens_seen - self._tokens_before
+            if tokens:
+                found["tokens_per_second"] = tokens / sum(self._steps)
+        found["host_bytes"] = float(peak_host_bytes())
         if not self._device.is_cpu:
             found |= _gpu_memory(self._device.place)
+            peaks = [row["allocated_bytes"] for row in self._journal.memory]
+            found["allocated_bytes"] = max([*peaks, found["allocated_bytes"]])
+
+    def _peak(self) -> dict[str, float]:
+        """Of the step that ended: a GPU's counter starts anew; a process has but its size now."""
+        if self._device.is_cpu:
+            return {"host_bytes": float(resident_bytes())}
+        cuda = stack.torch.cuda
+        peak = float(cuda.max_memory_allocated(self._device.place))
+        cuda.reset_peak_memory_stats(self._device.place)
+        return {"allocated_bytes": peak}
+
+
+def resident_bytes() -> int:
+    """Of this process, now; where the system does not say, the most so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES
+    return pages * resource.getpagesize()
+
+
+def peak_host_bytes() -> int:
+    """The most that this process has had in memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES
 
 
 def _gpu_memory(place: str) -> dict[str, float]:

@@ -62,7 +62,12 @@ def plain_trainer(
     held_out = [encoded(row) for row in of.examples.held_out]
     options = arguments.common(of.plan, of.settings, of.run, of.device, evaluates=bool(held_out))
     datasets = stack.datasets.Dataset
-    return getattr(stack.transformers, trainer)(
+    cls: Any = getattr(stack.transformers, trainer)
+    if of.plan.technique == "adalora":
+        from ftadvisor.execution.trainers.orthogonal import measuring_data_alone
+
+        cls = measuring_data_alone(cls)
+    return cls(
         model=of.model,
         args=getattr(stack.transformers, arguments_class)(**options),
         train_dataset=datasets.from_list(train),

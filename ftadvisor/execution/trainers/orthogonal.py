@@ -1,7 +1,7 @@
-"""AdaLoRA under TRL's SFTTrainer.
+"""AdaLoRA's regularisation: in the loss that is trained, not in the loss that is measured.
 
 PEFT adds AdaLoRA's regularisation to the loss that the model returns (peft 0.21.2
-tuners/adalora/model.py, AdaLoraModel.forward); SFTTrainer makes its own loss of the log
+tuners/adalora/model.py, AdaLoraModel.forward); SFTTrainer, for one, makes its own loss of the log
 probabilities and never looks at that one (trl 1.16 trainer/sft_trainer.py line 1612).
 """
 
@@ -11,26 +11,47 @@ from typing import Any
 
 from ftadvisor.execution import stack
 
-SFTTrainer: Any = stack.trl.SFTTrainer
+
+def orthogonal(trainer: Any) -> Any:
+    """The trainer's class with the term that keeps AdaLoRA's singular vectors orthogonal.
+
+    The term has a backward pass of its own, beside the loss's: the sum of the gradients is that of
+    the sum, whatever the trainer makes its loss of.
+    """
+
+    class OrthogonalTrainer(trainer):
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            """One micro-batch."""
+            loss: Any = trainer.training_step(self, model, inputs, num_items_in_batch)
+            # A step's micro-batches together are to add it once.
+            term = regularisation(self.model) / self.current_gradient_accumulation_steps
+            self.accelerator.backward(term)
+            return loss + term.detach()
+
+    OrthogonalTrainer.__name__ = trainer.__name__
+    return OrthogonalTrainer
 
 
-class OrthogonalTrainer(SFTTrainer):
-    """SFTTrainer with the term that keeps AdaLoRA's singular vectors orthogonal."""
+def measuring_data_alone(trainer: Any) -> Any:
+    """A trainer of Transformers' that leaves the term out of an evaluation, where PEFT has it too:
+    it is no measure of the data.
+    """
 
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """TRL's loss; in training with PEFT's regularisation."""
-        found: Any = SFTTrainer.compute_loss(
-            self, model, inputs, return_outputs, num_items_in_batch
-        )
-        if not self.model.training:
-            return found
-        loss: Any = found[0] if return_outputs else found
-        # With num_items_in_batch the Trainer leaves the mean over micro-batches to the loss.
-        steps = self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1
-        loss = loss + regularisation(self.model) / steps
-        return (loss, *found[1:]) if return_outputs else loss
+    class Measuring(trainer):
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:  # fmt: skip
+            found: Any = trainer.compute_loss(
+                self, model, inputs, return_outputs, num_items_in_batch
+            )
+            if self.model.training:
+                return found
+            loss: Any = found[0] if return_outputs else found
+            loss = loss - regularisation(self.model)
+            return (loss, *found[1:]) if return_outputs else loss
+
+    return Measuring
 
 
 def regularisation(model: Any) -> Any:

@@ -18,11 +18,11 @@ BATCH_BYTES = 8_000_000
 MOST_BATCH_ROWS = 1000
 
 
-def parquet_rows(path: Path, meter: Meter) -> Iterator[Row]:
-    """Rows of a Parquet file. What images are made of is left unread: only their paths matter."""
+def parquet_rows(path: Path, meter: Meter, *, binary: bool = False) -> Iterator[Row]:
+    """Rows of a Parquet file. What images are made of is left unread unless it is asked for."""
     parquet = _module("pyarrow.parquet", path)
     with _readable(path), _opened(parquet, path) as file:
-        columns, binary = _leaves(file)
+        columns, unread = (None, []) if binary else _leaves(file)
         unpacked = sum(
             file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)
         )
@@ -32,7 +32,7 @@ def parquet_rows(path: Path, meter: Meter) -> Iterator[Row]:
         for table in file.iter_batches(batch_size=batch, columns=columns):
             for row in table.to_pylist():
                 number += 1
-                row.update((name, _PRESENT) for name in binary)
+                row.update((name, _PRESENT) for name in unread)
                 yield number, row
             meter.at(size_of(path) * number // max(num_rows, 1))
 
@@ -42,19 +42,20 @@ def _opened(parquet: Any, path: Path) -> Any:
     return parquet.ParquetFile(path, buffer_size=BLOCK_BYTES, pre_buffer=False)
 
 
-def arrow_rows(path: Path, meter: Meter) -> Iterator[Row]:
+def arrow_rows(path: Path, meter: Meter, *, binary: bool = False) -> Iterator[Row]:
     """Rows of an Arrow stream, as `save_to_disk` writes it, or of an Arrow file."""
     arrow = _module("pyarrow", path)
     ipc = _module("pyarrow.ipc", path)
     with _readable(path), arrow.OSFile(str(path)) as file:
         number = 0
         for table in _batches(ipc, file):
-            binary = [f.name for f in table.schema if str(f.type) in ("binary", "large_binary")]
-            kept = [name for name in table.schema.names if name not in binary]
+            kinds = () if binary else ("binary", "large_binary")
+            unread = [f.name for f in table.schema if str(f.type) in kinds]
+            kept = [name for name in table.schema.names if name not in unread]
             for start in range(0, table.num_rows, MOST_BATCH_ROWS):
                 for row in table.select(kept).slice(start, MOST_BATCH_ROWS).to_pylist():
                     number += 1
-                    row.update((name, _PRESENT) for name in binary)
+                    row.update((name, _PRESENT) for name in unread)
                     yield number, row
             meter.at(file.tell())
 

@@ -12,23 +12,25 @@ from ftadvisor.sources.datasets.json_rows import Row, json_rows
 from ftadvisor.sources.datasets.table_rows import csv_rows, text_rows
 
 
-def rows_of(file: DataFile, meter: Meter) -> Iterator[Row]:
+def rows_of(file: DataFile, meter: Meter, *, binary: bool = False) -> Iterator[Row]:
     """Numbered rows of one file: a dictionary, a Fault, None for a blank one, or what else it is.
 
-    Raises a FtadvisorError for a file that as a whole is not what its name says.
+    `binary`: bytes too, which images are made of; else only that there are some. Raises a
+    FtadvisorError for a file that as a whole is not what its name says.
     """
     size = size_of(file.path)
-    yield from _rows_of(file, meter)
+    yield from _rows_of(file, meter, binary=binary)
     meter.close(size)
 
 
-def _rows_of(file: DataFile, meter: Meter) -> Iterator[Row]:
+def _rows_of(file: DataFile, meter: Meter, *, binary: bool) -> Iterator[Row]:
     if file.kind in ("parquet", "arrow"):
         if file.compression:
             raise UnsupportedError.of(
                 file.path.name, "such files are packed inside", ["the unpacked file"]
             )
-        return (parquet_rows if file.kind == "parquet" else arrow_rows)(file.path, meter)
+        read = parquet_rows if file.kind == "parquet" else arrow_rows
+        return read(file.path, meter, binary=binary)
     content = blocks(file, meter)
     match file.kind:
         case "json":
