@@ -66,7 +66,7 @@ def main(options: dict[str, Any], seed: int) -> None:
     options |= {"max_steps": STEPS, "save_steps": SAVE_STEPS, "progress": False}
     told: list[dict[str, Any]] = []
     for i in range(KILLS):
-        first = step_of(finished(out / "checkpoints")[-1]) if i else 0
+        first = told[-1]["checkpoint"] if i else 0
         # At any step that leaves some for the other kills, at any part of it.
         step = first + chance.randint(1, max(1, (STEPS - 4 - first) // (KILLS - i)))
         had = {path.name for path in finished(out / "checkpoints")}
