@@ -1,0 +1,137 @@
+"""The parts of a training step, and the fullest moment of each.
+
+Marks are set where the gradient of a layer's output is there: between two of them lies one layer's
+backward pass. Tensors carry the hooks, so that nothing more is kept alive. On a GPU the allocator's
+own peak is read and set back at each mark; on a CPU torch.profiler sees the allocations, and the
+marks are ranges in its record.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+from ftadvisor.execution import stack
+from ftadvisor.execution.device import Device
+from ftadvisor.execution.probing.extrapolation import MIDDLE
+
+FORWARD, LOSS, REST, OPTIMIZER = "forward", "loss", "rest", "optimizer"
+_MARK = "ftadvisor:"
+
+
+class Marks:
+    """Watches one step of a model; `peaks` are the parts' fullest moments [bytes]."""
+
+    def __init__(self, model: Any, optimizer: Any, device: Device) -> None:
+        self.peaks: dict[str, int] = {}
+        self._device = device
+        self._name = FORWARD
+        self._held = 0 if not device.is_cpu else held_bytes(model, optimizer)
+        self._profile: Any = None
+        self._hooks: list[Any] = []
+        for stack_name, layers in layer_stacks(model).items():
+            for index, layer in enumerate(layers):
+                mark = _names(stack_name, index, len(layers))
+                self._hooks.append(layer.register_forward_hook(self._hook(*mark)))
+        self._start()
+
+    def mark(self, name: str) -> None:
+        """The part of this name begins."""
+        if self._device.is_cpu:
+            with stack.torch.profiler.record_function(_MARK + name):
+                pass
+        else:
+            self._read()
+        self._name = name
+
+    def close(self) -> None:
+        """The step has ended."""
+        for hook in self._hooks:
+            hook.remove()
+        if not self._device.is_cpu:
+            self._read()
+            return
+        self._profile.__exit__(None, None, None)
+        events = self._profile.profiler.kineto_results.events()
+        name, now = FORWARD, self._held
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            if event.name().startswith(_MARK):
+                name = event.name().removeprefix(_MARK)
+                self._raise(name, now)
+            elif event.name() == "[memory]":
+                now += event.nbytes()
+                self._raise(name, now)
+
+    def _start(self) -> None:
+        if not self._device.is_cpu:
+            stack.torch.cuda.reset_peak_memory_stats(self._device.place)
+            return
+        profiler = stack.torch.profiler
+        self._profile = profiler.profile(
+            activities=[profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
+        )
+        self._profile.__enter__()
+
+    def _read(self) -> None:
+        cuda = stack.torch.cuda
+        self._raise(self._name, cuda.max_memory_allocated(self._device.place))
+        cuda.reset_peak_memory_stats(self._device.place)
+
+    def _raise(self, name: str, held: int) -> None:
+        self.peaks[name] = max(self.peaks.get(name, 0), held)
+
+    def _hook(self, forward: str | None, backward: str | None) -> Any:
+        def after(module: Any, inputs: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            if forward and self._name == FORWARD:
+                self.mark(forward)
+            if backward and hidden.requires_grad:
+                hidden.register_hook(lambda _: self.mark(backward))
+
+        return after
+
+
+def _names(of: str, index: int, count: int) -> tuple[str | None, str | None]:
+    """What begins after a layer's forward pass, and what when its output has its gradient.
+
+    Layers between the second and the last but one lie on the line between their neighbours.
+    """
+    last = count - 1
+    forward = LOSS if index == last and "encoder" not in of else None
+    if index == 0:
+        return forward, f"{of} first layer"
+    if index == last:
+        return forward, f"{of} last layer"
+    return forward, f"{of} second layer" if index == 1 else of + MIDDLE
+
+
+def layer_stacks(model: Any) -> dict[str, list[Any]]:
+    """The model's lists of alike layers by their names, outermost only."""
+    found: dict[str, list[Any]] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, stack.torch.nn.ModuleList) or len(module) == 0:
+            continue
+        if len({type(layer) for layer in module}) > 1 or any(name.startswith(f"{n}.") for n in found):
+            continue
+        # Transformers' own class of a layer that checkpointing can wrap.
+        if isinstance(module[0], stack.transformers.modeling_layers.GradientCheckpointingLayer):
+            found[name] = list(module)
+    return found
+
+
+def held_bytes(model: Any, optimizer: Any) -> int:
+    """Storages of parameters, buffers, gradients and optimizer states, each once [bytes]."""
+    gc.collect()
+    torch = stack.torch
+    tensors = [*model.parameters(), *model.buffers()]
+    tensors += [p.grad for p in model.parameters() if p.grad is not None]
+    # A 4-bit weight keeps its scales beside it.
+    states = [getattr(p, "quant_state", None) for p in model.parameters()]
+    for state in [s for s in states if s is not None]:
+        tensors += [v for v in vars(state).values() if isinstance(v, torch.Tensor)]
+        nested = getattr(state, "state2", None)
+        tensors += [v for v in vars(nested).values() if isinstance(v, torch.Tensor)] if nested else []
+    for state in optimizer.state.values():
+        tensors += [v for v in state.values() if isinstance(v, torch.Tensor)]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
