@@ -35,7 +35,7 @@ from ftadvisor.api.simulating import settings_of  # noqa: E402
 from ftadvisor.execution.device import find_device  # noqa: E402
 from ftadvisor.execution.probing import slices  # noqa: E402
 from ftadvisor.execution.probing.extrapolation import extrapolated  # noqa: E402
-from ftadvisor.execution.run import _quieten  # noqa: E402
+from ftadvisor.execution.run import quieten  # noqa: E402
 from ftadvisor.sources.models import model_config  # noqa: E402
 from ftadvisor.sources.plans import draft_of  # noqa: E402
 
@@ -186,7 +186,7 @@ def main() -> int:
     parser.add_argument("--json")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    _quieten()
+    quieten()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for case in CASES:

@@ -122,7 +122,9 @@ class _Fit:
         ]  # fmt: skip
         widths = level_widths(shipped.time)
         precision: list[float] = []
-        on_cpu = {i for r, path in zip(rows, self.paths, strict=True) for i in path[2:] if r.gpu.id == CPU}
+        on_cpu = {
+            i for r, path in zip(rows, self.paths, strict=True) for i in path[2:] if r.gpu.id == CPU
+        }
         for (level, _), index in self.nodes.items():
             of_node = CPU_WIDTHS if index in on_cpu else widths[level]
             precision += [1 / w**2 for w in of_node]
@@ -206,9 +208,7 @@ class _Fit:
 
     def _interval(self, own: list[int]) -> Interval:
         """From residuals as each row's would be if it had not been in the fit."""
-        left = [
-            self.residuals[i] / max(1 - min(float(self.leverage[i]), 0.95), 0.05) for i in own
-        ]
+        left = [self.residuals[i] / max(1 - min(float(self.leverage[i]), 0.95), 0.05) for i in own]
         if len(left) >= FEWEST_FOR_RANKS:
             return residual_interval([math.exp(v) for v in left])
         spread = statistics.fmean(self._shipped_spread(i) for i in own) if own else SPREAD

@@ -6,12 +6,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ftadvisor.cli.command import Argument, Command, Group
-from ftadvisor.cli.options import JSON, SETTINGS, SIMULATE
+from ftadvisor.cli.options import CALIBRATION, JSON, SETTINGS, SIMULATE
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.warned import warnings_to_stderr
 from ftadvisor.errors import InvalidSettingError
 
 if TYPE_CHECKING:
+    from ftadvisor.schema.calibration import Calibration
     from ftadvisor.schema.estimate import Estimate
     from ftadvisor.schema.plan import Remedy
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 def run(given: dict[str, Any]) -> int:
     """Print the estimates; 0 if one fits or is tight, else 1."""
     as_json = given.pop("json", False)
+    own = given.pop("calibration", True)
     file = given.pop("file", None)
     if file is not None:
         return _run_file(file, given)
@@ -29,12 +31,23 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor import api
     from ftadvisor.render.estimate import estimates_document
 
+    calibration = _calibration() if own else None
     with warnings_to_stderr():
-        found = api.estimates(**given)
+        found = api.estimates(**given, calibration=calibration)
     remedies = remedies_of(found, given)
     answer = {"estimates": found, **({"remedies": remedies} if remedies else {})}
     print_answer(answer, lambda: estimates_document(found, remedies), as_json=as_json)
     return exit_code(found)
+
+
+def _calibration() -> Calibration | None:
+    """The user's own, and on standard error what is wrong with it."""
+    from ftadvisor.api.calibrating import load_calibration
+
+    found = load_calibration()
+    for said in found.warnings if found else ():
+        print(f"ftadvisor: {said}", file=sys.stderr)
+    return found
 
 
 def exit_code(found: tuple[Estimate, ...]) -> int:
@@ -78,7 +91,7 @@ COMMAND = Command(
             "comes back.",
         ),
     ),
-    groups=(*SETTINGS, Group("Output", (SIMULATE, JSON))),
+    groups=(*SETTINGS, Group("Output", (SIMULATE, CALIBRATION, JSON))),
     examples=(
         ("ftadvisor estimate --model llama-7b --gpu rtx3060", "what fits on this card?"),
         (

@@ -93,5 +93,3 @@ def cpu_of(machine: Mapping[str, Any]) -> Gpu:
         host_link_bytes_per_second=bandwidth,
         power_watts=None,
     )
-
-

@@ -65,8 +65,6 @@ class Probe:
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers."""
         found = cast("dict[str, Any]", writable(asdict(self)))
-        found["slices"] = [
-            {**part._asdict(), "peaks": dict(part.peaks)} for part in self.slices
-        ]
+        found["slices"] = [{**part._asdict(), "peaks": dict(part.peaks)} for part in self.slices]
         found["whole"] = self.whole._asdict()
         return found

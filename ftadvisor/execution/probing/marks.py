@@ -111,7 +111,9 @@ def layer_stacks(model: Any) -> dict[str, list[Any]]:
     for name, module in model.named_modules():
         if not isinstance(module, stack.torch.nn.ModuleList) or len(module) == 0:
             continue
-        if len({type(layer) for layer in module}) > 1 or any(name.startswith(f"{n}.") for n in found):
+        if len({type(layer) for layer in module}) > 1 or any(
+            name.startswith(f"{n}.") for n in found
+        ):
             continue
         # Transformers' own class of a layer that checkpointing can wrap.
         if isinstance(module[0], stack.transformers.modeling_layers.GradientCheckpointingLayer):
@@ -130,7 +132,9 @@ def held_bytes(model: Any, optimizer: Any) -> int:
     for state in [s for s in states if s is not None]:
         tensors += [v for v in vars(state).values() if isinstance(v, torch.Tensor)]
         nested = getattr(state, "state2", None)
-        tensors += [v for v in vars(nested).values() if isinstance(v, torch.Tensor)] if nested else []
+        tensors += (
+            [v for v in vars(nested).values() if isinstance(v, torch.Tensor)] if nested else []
+        )
     for state in optimizer.state.values():
         tensors += [v for v in state.values() if isinstance(v, torch.Tensor)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}

@@ -96,9 +96,7 @@ def measured(
     del trainer
     _free(device)
     seconds, cpus = statistics.median(clock.walls), statistics.median(clock.cpus)
-    return Slice(
-        *what, "done", seconds, cpus, clock.spread, len(clock.walls), clock.peaks, *above
-    )
+    return Slice(*what, "done", seconds, cpus, clock.spread, len(clock.walls), clock.peaks, *above)
 
 
 def trainer_of(

@@ -29,7 +29,13 @@ class ProbeCallback(stack.transformers.TrainerCallback):
         self._start = (0.0, 0.0)
 
     def on_step_begin(
-        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
     ) -> None:
         """A step starts with its first micro-batch."""
         if self._memory and self._timed():
