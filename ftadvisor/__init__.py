@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnsupportedError,
     )
+    from ftadvisor.execution.callbacks.advising import FtadvisorCallback
     from ftadvisor.schema.comparison import Comparison
     from ftadvisor.schema.estimate import Estimate
     from ftadvisor.schema.fit import Fit
@@ -39,6 +40,7 @@ __all__ = [
     "DataFileError",
     "Estimate",
     "Fit",
+    "FtadvisorCallback",
     "FtadvisorError",
     "InvalidSettingError",
     "MissingExtraError",
@@ -62,6 +64,7 @@ _HOMES = {
     "Comparison": "ftadvisor.schema.comparison",
     "Estimate": "ftadvisor.schema.estimate",
     "Fit": "ftadvisor.schema.fit",
+    "FtadvisorCallback": "ftadvisor.execution.callbacks.advising",
     "Plan": "ftadvisor.schema.plan",
     "Recommendation": "ftadvisor.schema.plan",
     "Report": "ftadvisor.schema.report",

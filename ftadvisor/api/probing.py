@@ -25,6 +25,7 @@ from ftadvisor.sources.techniques import find_technique
 
 def probe_machine() -> dict[str, Any]:
     """What this machine does at its best, kept for later estimates. Needs the `run` extra."""
+    _quiet_profiler()
     from ftadvisor.execution.device import find_device
     from ftadvisor.execution.probing.machine import probe_machine as measured
     from ftadvisor.execution.probing.machine import warnings_of
@@ -57,6 +58,7 @@ def probe(
     given: dict[str, Any] = {**options, "model": model, "technique": technique}
     given |= {"objective": objective}
     made = plan_of(plan, {k: v for k, v in given.items() if v is not None}, needs_data=False)
+    _quiet_profiler()
     from ftadvisor.execution.device import find_device
     from ftadvisor.execution.probing.extrapolation import extrapolated
     from ftadvisor.execution.probing.slices import depth, probe_slices, transformers_config
@@ -96,6 +98,12 @@ def probe(
         calibrated=figures(after),
         warnings=tuple(said),
     )
+
+
+def _quiet_profiler() -> None:
+    """Kineto and the CPU's allocator write to standard error; both read this when torch loads."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def figures(estimate: Estimate) -> dict[str, float]:

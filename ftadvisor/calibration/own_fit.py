@@ -203,7 +203,10 @@ class _Fit:
         own = [i for i, p in enumerate(self.paths) if self.nodes[level, key] in p]
         members = {self.rows[i].machine for i in own}
         context, cache = memory.of(members)
-        factors = Factors(*(float(v) for v in at), cache)
+        rate, bandwidth, host = (float(v) for v in at)
+        # What hosts were measured to take is part of the rows' own prediction.
+        slowness = statistics.median(self.rows[i].case.situation.host_slowness for i in own)
+        factors = Factors(rate, bandwidth, host * slowness, cache)
         return Adjusted(factors, context, self._interval(own), len(own))
 
     def _interval(self, own: list[int]) -> Interval:

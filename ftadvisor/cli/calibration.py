@@ -53,7 +53,7 @@ def _show(as_json: bool) -> int:
     from ftadvisor.render.probe import calibration_document
 
     found = load_calibration()
-    answer = found.as_dict() if found else {"machines": {}, "gpus": {}, "families": {}}
+    answer: dict[str, Any] = found.as_dict() if found else {}
     print_answer(answer, lambda: calibration_document(found), as_json=as_json)
     return 0
 

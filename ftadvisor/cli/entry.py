@@ -26,6 +26,7 @@ COMMANDS = {
     "simulate": "ftadvisor.cli.simulate",
     "run": "ftadvisor.cli.run",
     "probe": "ftadvisor.cli.probe",
+    "benchmark": "ftadvisor.cli.benchmark",
     "calibration": "ftadvisor.cli.calibration",
     "measurements": "ftadvisor.cli.measurements",
     "fit": "ftadvisor.cli.fit",

@@ -10,7 +10,7 @@ from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.probing.marks import OPTIMIZER, Marks
 
-WARM_UP_STEPS, FEWEST_STEPS, MOST_STEPS = 2, 4, 12
+WARM_UP_STEPS, FEWEST_STEPS, MOST_STEPS = 2, 3, 12
 ENOUGH_SECONDS = 4.0
 """After so long, and the fewest steps, a slice has been timed."""
 
