@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from ftadvisor.render.document import Block, Bullets, Cell, Column, Document, Parts, Table, Words
+from ftadvisor.render.document import Block, Bullets, Cell, Column, Document, Table, Words
 from ftadvisor.render.probe import quantity
 from ftadvisor.schema.benchmark import Benched, Benchmark
+
+WIDTH = 24
+"""Characters of the longest bar."""
 
 
 def benchmark_document(found: Benchmark) -> Document:
@@ -45,20 +48,23 @@ def _row(row: Benched, trained: bool) -> tuple[Cell, ...]:
 
 
 def _picture(rows: list[Benched]) -> Table:
-    """Bars of what is allocated, and of what a step takes."""
-    probes = [row.probe.whole for row in rows if row.probe]
-    most = max(p.allocated_bytes for p in probes)
-    longest = max(p.step_seconds for p in probes)
+    """Bars of what is allocated and of what a step takes, each to the longest of its kind."""
+    wholes = [row.probe.whole for row in rows if row.probe]
+    most = max(w.allocated_bytes for w in wholes) or 1
+    longest = max(w.step_seconds for w in wholes) or 1.0
     cells = tuple(
         (
             Words(row.technique),
-            Parts((("memory", float(p.allocated_bytes)),), None, float(most)),
-            Parts((("time", p.step_seconds / longest * most),), None, float(most)),
+            Words(_bar(w.allocated_bytes / most)),
+            Words(_bar(w.step_seconds / longest)),
         )
-        for row, p in zip(rows, probes, strict=True)
+        for row, w in zip(rows, wholes, strict=True)
     )
-    columns = (Column("technique"), Column("memory"), Column("time of a step"))
-    return Table(columns, cells)
+    return Table((Column("technique"), Column("memory"), Column("time of a step")), cells)
+
+
+def _bar(share: float) -> str:
+    return "█" * max(1, round(WIDTH * share))
 
 
 def _figure(value: float | None) -> str:
