@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Unpack
 
 from ftadvisor.api.calibrating import find_hardware, fitted_for
 from ftadvisor.api.costing import cost_of
+from ftadvisor.api.wording import said_of
 from ftadvisor.configuration.contradictions import check_batch
 from ftadvisor.configuration.effects import (
     asked_of,
@@ -49,7 +50,6 @@ from ftadvisor.sources.trainers import (
     find_trainer,
 )
 from ftadvisor.sources.workloads import reference_workload, token_workload
-from ftadvisor.units import format_count
 
 DEFAULT_TECHNIQUE = "lora"
 SETTING_NAMES = tuple(f.name for f in fields(Settings) if f.name not in ("technique", "objective"))
@@ -201,7 +201,7 @@ def subject_from(
     said = [*found.assumptions, *assumed]
     if matched is not None:
         said += [
-            _said_of(workload, given.get("mean_length")),
+            said_of(workload, given.get("mean_length")),
             *([matched.assumption] if matched.assumption else []),
         ]
     return Subject(
@@ -232,29 +232,6 @@ def take_workload(options: dict[str, Any]) -> Workload:
     if tokens is not None:
         return token_workload(tokens, epochs or 1.0)
     return reference_workload(epochs)
-
-
-def _said_of(workload: Workload, mean_length: float | None) -> str:
-    """What is trained on, in one sentence; with a mean length of the user's, as long samples."""
-    padding = workload.padded_over_mean
-    sorted_by_length = f", {padding - 1:.0%} padding" if padding else ""
-    epochs = f"{workload.num_train_epochs:g} epoch" + "s" * (workload.num_train_epochs != 1)
-    error = workload.token_error
-    guessed = (
-        f", a token taken to be {workload.characters_per_token:.3g} characters (±{error:.0%})"
-        if workload.characters_per_token
-        else ""
-    )
-    broken = workload.broken_rows
-    left_out = f"; {broken:,} rows that cannot be used are left out" if broken else ""
-    mean = mean_length or workload.mean_tokens
-    as_many = "as many tokens as " if mean_length else ""
-    examples = f"{workload.num_examples * workload.mean_tokens / mean:,.0f}"
-    return (
-        f"time and cost are for {as_many}{workload.name}: {examples} example"
-        f"{'s' * (examples != '1')} of {mean:.0f} tokens on average, {epochs},"
-        f" {format_count(workload.num_tokens)} tokens{sorted_by_length}{guessed}{left_out}"
-    )
 
 
 class Predicted(NamedTuple):
@@ -297,8 +274,8 @@ def estimate_subject(
         time = _run_time(subject, settings, adapter, gpu)
         if gpu.arch != CPU:
             cost = cost_of(gpu, subject.options.get("price"), time, settings, extra)
-        if said_of := fitted_for(gpu, subject.calibration).said:
-            extra.append(said_of)
+        if calibrated := fitted_for(gpu, subject.calibration).said:
+            extra.append(calibrated)
         if (
             gpu.l2_cache_bytes is None
             and gpu.arch != CPU

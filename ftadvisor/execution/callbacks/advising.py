@@ -63,11 +63,8 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
             return
         assert self._estimate is not None
         e = self._estimate
-        settings = Settings(
-            technique=e.technique,
-            objective=e.objective,
-            **dict(e.settings),  # pyright: ignore
-        )
+        given: dict[str, Any] = {"objective": e.objective, **e.settings}
+        settings = Settings(technique=e.technique, **given)
         row = row_of(
             Ran(
                 e.model, e.trainer, settings, self._device.name, "callback", "done",

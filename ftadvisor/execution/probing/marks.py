@@ -9,7 +9,8 @@ marks are ranges in its record.
 from __future__ import annotations
 
 import gc
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
@@ -81,12 +82,15 @@ class Marks:
         self.peaks[name] = max(self.peaks.get(name, 0), held)
 
     def _hook(self, forward: str | None, backward: str | None) -> Any:
+        def there(_: Any) -> None:
+            self.mark(str(backward))
+
         def after(module: Any, inputs: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
+            hidden: Any = output if hasattr(output, "requires_grad") else output[0]
             if forward and self._name == FORWARD:
                 self.mark(forward)
             if backward and hidden.requires_grad:
-                hidden.register_hook(lambda _: self.mark(backward))
+                hidden.register_hook(there)
 
         return after
 
@@ -107,35 +111,31 @@ def _names(of: str, index: int, count: int) -> tuple[str | None, str | None]:
 
 def layer_stacks(model: Any) -> dict[str, list[Any]]:
     """The model's lists of alike layers by their names, outermost only."""
+    # Transformers' own class of a layer that checkpointing can wrap.
+    layer = stack.transformers.modeling_layers.GradientCheckpointingLayer
     found: dict[str, list[Any]] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, stack.torch.nn.ModuleList) or len(module) == 0:
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if inside or not isinstance(module, stack.torch.nn.ModuleList):
             continue
-        if len({type(layer) for layer in module}) > 1 or any(
-            name.startswith(f"{n}.") for n in found
+        layers = list(cast("Iterable[Any]", module))
+        if layers and all(
+            isinstance(one, layer) and type(one) is type(layers[0]) for one in layers
         ):
-            continue
-        # Transformers' own class of a layer that checkpointing can wrap.
-        if isinstance(module[0], stack.transformers.modeling_layers.GradientCheckpointingLayer):
-            found[name] = list(module)
+            found[name] = layers
     return found
 
 
 def held_bytes(model: Any, optimizer: Any) -> int:
     """Storages of parameters, buffers, gradients and optimizer states, each once [bytes]."""
     gc.collect()
-    torch = stack.torch
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors: list[Any] = [*model.parameters(), *model.buffers()]
     tensors += [p.grad for p in model.parameters() if p.grad is not None]
-    # A 4-bit weight keeps its scales beside it.
-    states = [getattr(p, "quant_state", None) for p in model.parameters()]
-    for state in [s for s in states if s is not None]:
-        tensors += [v for v in vars(state).values() if isinstance(v, torch.Tensor)]
-        nested = getattr(state, "state2", None)
-        tensors += (
-            [v for v in vars(nested).values() if isinstance(v, torch.Tensor)] if nested else []
-        )
-    for state in optimizer.state.values():
-        tensors += [v for v in state.values() if isinstance(v, torch.Tensor)]
+    # A 4-bit weight keeps its scales beside it, and those theirs.
+    scales = [getattr(p, "quant_state", None) for p in model.parameters()]
+    scales += [getattr(state, "state2", None) for state in scales]
+    values = [vars(state).values() for state in scales if state is not None]
+    values += [state.values() for state in optimizer.state.values()]
+    tensors += [v for each in values for v in each if isinstance(v, stack.torch.Tensor)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())

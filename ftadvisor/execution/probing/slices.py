@@ -104,7 +104,9 @@ def trainer_of(
 ) -> Any:
     """The plan's own trainer, on random weights and rows."""
     if plan.objective not in ROWS or plan.objective not in BUILDERS:
-        raise UnsupportedError.of(f"a probe of {plan.objective}", "no rows are made for it", ROWS)
+        raise UnsupportedError.of(
+            f"a probe of {plan.objective}", "no rows are made for it", list(ROWS)
+        )
     stack.transformers.set_seed(0)
     spec = find_model(plan.model).spec
     length = int(settings.longest_length or settings.max_length)
