@@ -134,8 +134,8 @@ def held_bytes(model: Any, optimizer: Any) -> int:
     # A 4-bit weight keeps its scales beside it, and those theirs.
     scales = [getattr(p, "quant_state", None) for p in model.parameters()]
     scales += [getattr(state, "state2", None) for state in scales]
-    values = [vars(state).values() for state in scales if state is not None]
-    values += [state.values() for state in optimizer.state.values()]
-    tensors += [v for each in values for v in each if isinstance(v, stack.torch.Tensor)]
+    tables: list[dict[str, Any]] = [vars(state) for state in scales if state is not None]
+    tables += list(optimizer.state.values())
+    tensors += [v for each in tables for v in each.values() if isinstance(v, stack.torch.Tensor)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
