@@ -119,3 +119,62 @@ def test_a_probe_is_recorded_and_calibrates(
     assert row["memory_gib"] * 2**30 == pytest.approx(found.whole.allocated_bytes)
     assert [s["layers"] for s in row["slices"]] == [2, 4]
     assert json.loads(json.dumps(found.as_dict()))["whole"]["layers"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_runs_and_other_peoples_trainers_are_recorded(
+    script: Any, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    import ftadvisor
+    from ftadvisor.execution.device import find_device
+    from ftadvisor.sources.records import read_records
+
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "Why?", "completion": "Because."}\n' * 16)
+    asked = {"technique": "lora", "precision": "fp32", "micro_batch_size": 2, "max_length": 32}
+    model = str(models["decoder"])
+    report = ftadvisor.run(
+        model=model, dataset=data, max_steps=4, output_dir=tmp_path / "out", eval_share=0.0, **asked
+    )
+    (row,) = read_records().rows
+    assert row["method"] == "run"
+    assert row["micro_step_seconds"] * row["gradient_accumulation_steps"] == pytest.approx(
+        report.measured["step_seconds"]
+    )
+    found = ftadvisor.estimate(model, gradient_accumulation_steps=1, **asked)
+    callback = ftadvisor.FtadvisorCallback(found)
+    config = script.slices.transformers_config(script.model_config(model))
+    settings = script.settings_of(found)
+    trainer = script.slices.trainer_of(
+        report.plan, config, settings, find_device(), str(tmp_path / "own"), callback
+    )
+    trainer.train()
+    assert "ftadvisor: step_seconds" in capsys.readouterr().err
+    assert read_records().rows[-1]["method"] == "callback"
+    assert read_records().rows[-1]["predicted"]["allocated_bytes"] == found.memory.allocated_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_techniques_side_by_side(script: Any, models: dict[str, Path], tmp_path: Path):
+    from ftadvisor.api.benchmarking import benchmark
+    from ftadvisor.render.benchmark import benchmark_document
+    from ftadvisor.render.terminal import print_document
+
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "Why?", "completion": "Because."}\n' * 16)
+    found = benchmark(
+        str(models["decoder"]), data, ["lora", "full"], train_tokens=300,
+        output_dir=tmp_path / "out", precision="fp32", micro_batch_size=2, max_length=32,
+        gradient_accumulation_steps=1, objective="sft",
+    )  # fmt: skip
+    lora, full = found.rows
+    for row in (lora, full):
+        assert row.problem is None
+        assert row.report
+        assert row.quality
+    assert lora.report
+    assert full.report
+    assert lora.report.measured["num_steps"] == full.report.measured["num_steps"]
+    print_document(benchmark_document(found))

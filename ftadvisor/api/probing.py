@@ -19,7 +19,7 @@ from ftadvisor.schema.probe import Probe, Slice
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import model_config
 from ftadvisor.sources.own_rows import Ran, machine_id, row_of
-from ftadvisor.sources.records import append_record, keep_machine
+from ftadvisor.sources.records import append_record, keep_machine, kept_machines
 from ftadvisor.sources.techniques import find_technique
 
 
@@ -133,11 +133,17 @@ def _row(
     predicted: Mapping[str, float],
     slices: tuple[Slice, ...],
 ) -> dict[str, Any]:
-    parts = [{**s._asdict(), "peaks": dict(s.peaks)} for s in slices]
+    more: dict[str, Any] = {}
+    if slices:
+        more["slices"] = [{**s._asdict(), "peaks": dict(s.peaks)} for s in slices]
+    # How fast this host launches, where the machine was probed before.
+    launch = kept_machines().get(machine_id(device), {}).get("launch_seconds")
+    if launch:
+        more["host_launch_seconds"] = launch
     return row_of(
         Ran(
             plan.model, plan.estimate.trainer, settings, device, "probe", status, measured,
-            predicted, {"slices": parts} if parts else {},
+            predicted, more,
         )
     )  # fmt: skip
 
