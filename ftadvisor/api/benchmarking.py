@@ -16,6 +16,7 @@ from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.probe import Probe
 from ftadvisor.schema.report import Report
 from ftadvisor.sources.techniques import find_task
+from ftadvisor.units import MINUTE
 
 
 def benchmark(
@@ -46,7 +47,7 @@ def benchmark(
     of_all = {**options, "model": model, "dataset": os.fspath(dataset)}
     place = Path(output_dir) if output_dir is not None else Path("benchmark")
     train = train or train_tokens is not None or train_minutes is not None
-    seconds = None if train_minutes is None else 60.0 * train_minutes
+    seconds = None if train_minutes is None else MINUTE * train_minutes
     rows: list[Benched] = []
     for technique in techniques:
         row = Benched(technique=technique, probe=None, report=None)

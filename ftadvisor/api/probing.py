@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Unpack
 
-from ftadvisor.api.calibrating import load_calibration
+from ftadvisor.api.calibrating import SPREAD_IS_NOISE, load_calibration
 from ftadvisor.api.estimator import estimate_subject
 from ftadvisor.api.plan_files import plan_subject
 from ftadvisor.api.running import PlanOptions, plan_of
@@ -15,7 +15,7 @@ from ftadvisor.api.simulating import settings_of
 from ftadvisor.errors import FtadvisorError, UnsupportedError
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan, PlanHardware
-from ftadvisor.schema.probe import Probe, Slice
+from ftadvisor.schema.probe import Extrapolated, Probe, Slice
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import model_config
 from ftadvisor.sources.own_rows import Ran, machine_id, row_of
@@ -64,40 +64,51 @@ def probe(
     from ftadvisor.execution.probing.slices import depth, probe_slices, transformers_config
     from ftadvisor.execution.run import quieten
 
-    device = find_device()
+    device = find_device().name
     quieten()
     settings = settings_of(made.estimate)
     config = model_config(made.model)
     said: list[str] = []
     try:
-        slices = probe_slices(made, config, settings, device)
+        slices = probe_slices(made, config, settings, find_device())
     except UnsupportedError as error:
-        _record(_row(made, settings, device.name, "oom", {}, {}, ()), said)
+        _record(_row(made, settings, device, "oom", {}, {}, ()), said)
         raise error
     whole = extrapolated(slices, depth(transformers_config(config)))
-    before = _estimated(made, device.name)
-    measured = {
+    before = _estimated(made, device)
+    kept = _measured(whole, slices)
+    _record(_row(made, settings, device, "done", kept, figures(before), slices), said)
+    return Probe(
+        machine=machine_id(device),
+        slices=slices,
+        whole=whole,
+        predicted=figures(before),
+        calibrated=figures(_estimated(made, device)),
+        warnings=(*said, *_doubts(slices)),
+    )
+
+
+def _measured(whole: Extrapolated, slices: tuple[Slice, ...]) -> dict[str, float]:
+    """The whole model's figures that are known, by the names of the estimate's record."""
+    found = {
         "step_seconds": whole.step_seconds,
         "allocated_bytes": whole.allocated_bytes,
         "reserved_bytes": whole.reserved_bytes,
         "device_bytes": whole.device_bytes,
         "step_seconds_spread": max(s.spread or 0.0 for s in slices),
     }
-    kept = {k: float(v) for k, v in measured.items() if v is not None}
-    _record(_row(made, settings, device.name, "done", kept, figures(before), slices), said)
-    after = _estimated(made, device.name)
-    if kept["step_seconds_spread"] > 0.1:
-        said.append(f"steps differ by {kept['step_seconds_spread']:.0%}: is the machine busy?")
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _doubts(slices: tuple[Slice, ...]) -> list[str]:
+    """Why the figures may be off."""
+    said: list[str] = []
+    spread = max(s.spread or 0.0 for s in slices)
+    if spread > SPREAD_IS_NOISE:
+        said.append(f"steps differ by {spread:.0%}: other processes, or a machine on battery?")
     if any(s.status == "oom" for s in slices):
         said.append("a slice ran out of memory: smaller ones were measured")
-    return Probe(
-        machine=machine_id(device.name),
-        slices=slices,
-        whole=whole,
-        predicted=figures(before),
-        calibrated=figures(after),
-        warnings=tuple(said),
-    )
+    return said
 
 
 def _quiet_profiler() -> None:

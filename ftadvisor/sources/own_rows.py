@@ -43,9 +43,7 @@ class Ran(NamedTuple):
 
 def row_of(ran: Ran) -> dict[str, Any]:
     """The row, with the machine and the versions that are here now."""
-    s = ran.settings
-    m = ran.measured
-    full = s.longest_length == s.mean_length
+    s, m = ran.settings, ran.measured
     now = datetime.now(UTC)
     steps = m.get("step_seconds")
     row: dict[str, Any] = {
@@ -55,34 +53,10 @@ def row_of(ran: Ran) -> dict[str, Any]:
         "framework": framework_of(ran.trainer),
         "model": ran.model,
         "local_model": Path(ran.model).expanduser().exists(),
-        "technique": s.technique,
-        "objective": s.objective,
         "gpu": gpu_name(ran.device),
         "gpu_as_published": ran.device,
-        "precision": {
-            "weights": s.weights_dtype,
-            "compute": s.weights_dtype if s.autocast == "none" else s.autocast,
-            "autocast": s.autocast != "none",
-        },
-        "quantization": s.quantization,
-        "optimizer": s.optim,
-        "micro_batch_size": int(s.micro_batch_size),
-        "gradient_accumulation_steps": int(s.gradient_accumulation_steps),
-        "num_gpus": int(s.num_gpus),
-        "strategy": s.strategy,
-        "max_length": int(s.max_length),
-        "max_target_length": int(s.max_target_length) if s.objective == "seq2seq" else None,
-        "packing": bool(s.packing),
-        "sequence_fill": "full" if full or s.packing else "padded-to-longest",
-        "longest_sequence_tokens": None if full else int(s.longest_length) or None,
-        "mean_tokens_per_sample": None if full else float(s.mean_length) or None,
-        "gradient_checkpointing": s.gradient_checkpointing,
-        "attn_implementation": _attention(s.attn_implementation),
-        "lora_r": int(s.lora_r) or None,
-        "lora_alpha": float(s.lora_alpha) or None,
-        "lora_dropout": s.lora_dropout,
-        "lora_target_modules": list(s.lora_target_modules) or None,
-        "peft_config": dict(s.peft_config) or None,
+        **_settings(s),
+        **_lengths(s),
         "micro_step_seconds": steps / s.gradient_accumulation_steps if steps else None,
         "step_seconds_spread": m.get("step_seconds_spread"),
         "memory_metric": "allocated",
@@ -99,6 +73,44 @@ def row_of(ran: Ran) -> dict[str, Any]:
         **ran.more,
     }
     return {name: value for name, value in row.items() if value is not None}
+
+
+def _settings(s: Settings) -> dict[str, Any]:
+    """What was run, in the words of FORMAT.md; what a technique has not is None."""
+    return {
+        "technique": s.technique,
+        "objective": s.objective,
+        "precision": {
+            "weights": s.weights_dtype,
+            "compute": s.weights_dtype if s.autocast == "none" else s.autocast,
+            "autocast": s.autocast != "none",
+        },
+        "quantization": s.quantization,
+        "optimizer": s.optim,
+        "micro_batch_size": int(s.micro_batch_size),
+        "gradient_accumulation_steps": int(s.gradient_accumulation_steps),
+        "num_gpus": int(s.num_gpus),
+        "strategy": s.strategy,
+        "gradient_checkpointing": s.gradient_checkpointing,
+        "attn_implementation": _attention(s.attn_implementation),
+        "lora_r": int(s.lora_r) or None,
+        "lora_alpha": float(s.lora_alpha) or None,
+        "lora_dropout": s.lora_dropout,
+        "lora_target_modules": list(s.lora_target_modules) or None,
+        "peft_config": dict(s.peft_config) or None,
+    }
+
+
+def _lengths(s: Settings) -> dict[str, Any]:
+    full = s.packing or s.longest_length == s.mean_length
+    return {
+        "max_length": int(s.max_length),
+        "max_target_length": int(s.max_target_length) if s.objective == "seq2seq" else None,
+        "packing": bool(s.packing),
+        "sequence_fill": "full" if full else "padded-to-longest",
+        "longest_sequence_tokens": None if full else int(s.longest_length) or None,
+        "mean_tokens_per_sample": None if full else float(s.mean_length) or None,
+    }
 
 
 def machine_id(device: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
 from ftadvisor.sources.own_rows import machine_id, versions
-from ftadvisor.units import MIB
+from ftadvisor.units import MIB, MILLISECOND
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 GPU_LAYERS = ((2048, 2048), (2048, 8192), (4096, 14336), (4096, 128256), (4096, 16), (16, 4096))
@@ -119,7 +119,7 @@ class Clock:
         work()
         end.record()
         end.synchronize()
-        return begin.elapsed_time(end) / 1e3
+        return begin.elapsed_time(end) * MILLISECOND
 
     def product(self, dtype: str, tokens: int, width: int, out: int) -> dict[str, Any]:
         """A linear layer's forward pass."""
