@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnsupportedError,
     )
-    from ftadvisor.execution.callbacks.advising import FtadvisorCallback
+    from ftadvisor.execution.callbacks.advising import FtadvisorCallback as FtadvisorCallback
     from ftadvisor.schema.comparison import Comparison
     from ftadvisor.schema.estimate import Estimate
     from ftadvisor.schema.fit import Fit
@@ -40,7 +40,6 @@ __all__ = [
     "DataFileError",
     "Estimate",
     "Fit",
-    "FtadvisorCallback",
     "FtadvisorError",
     "InvalidSettingError",
     "MissingExtraError",
@@ -64,6 +63,7 @@ _HOMES = {
     "Comparison": "ftadvisor.schema.comparison",
     "Estimate": "ftadvisor.schema.estimate",
     "Fit": "ftadvisor.schema.fit",
+    # Not in __all__: it needs the training stack, and `from ftadvisor import *` does not.
     "FtadvisorCallback": "ftadvisor.execution.callbacks.advising",
     "Plan": "ftadvisor.schema.plan",
     "Recommendation": "ftadvisor.schema.plan",
@@ -79,7 +79,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in __all__ and name not in _HOMES:
         raise AttributeError(f"module 'ftadvisor' has no attribute {name!r}")
     value: object = getattr(import_module(_HOMES.get(name, "ftadvisor.errors")), name)
     globals()[name] = value

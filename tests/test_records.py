@@ -78,8 +78,8 @@ def test_a_place_that_cannot_be_written_is_said(home: Path):
 
 
 def test_an_export_names_no_place_and_nobody():
-    own = row("a", host="alice-laptop", data_path="/home/alice/x.jsonl", predicted={"x": 1})
-    local = row("b", model="/home/alice/model", local_model=True)
+    own = row("a", host="alice-laptop", data_path="alice/x.jsonl", predicted={"x": 1})
+    local = row("b", model="./alice/model", local_model=True)
     shared, left_out = exported([own, local])
     assert left_out == 1
     assert "alice" not in json.dumps(shared)

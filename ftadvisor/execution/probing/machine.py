@@ -21,8 +21,17 @@ from ftadvisor.units import MIB, MILLISECOND
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 GPU_LAYERS = ((2048, 2048), (2048, 8192), (4096, 14336), (4096, 128256), (4096, 16), (16, 4096))
+
+
+def _layers(tokens: int) -> tuple[tuple[str, int, int, int], ...]:
+    return tuple(("bf16", tokens, width, out) for width, out in GPU_LAYERS)
+
+
 GPU_PRODUCTS = (
-    *(("bf16", tokens, *layer) for tokens in (256, 1024, 4096, 16384) for layer in GPU_LAYERS),
+    *_layers(tokens=256),
+    *_layers(tokens=1024),
+    *_layers(tokens=4096),
+    *_layers(tokens=16384),
     ("bf16", 8192, 8192, 8192),
     ("fp16", 8192, 8192, 8192),
     ("fp32", 4096, 4096, 4096),
@@ -31,15 +40,15 @@ GPU_PRODUCTS = (
 CPU_PRODUCTS = tuple(
     (dtype, tokens, width, out)
     for dtype in ("fp32", "bf16")
-    for tokens, width, out in ((64, 512, 512), (256, 512, 2048), (512, 1024, 4096),
-                               (1024, 1024, 1024))
+    for tokens, width, out in ((64, 512, 512), (256, 512, 2048), (512, 768, 3072),
+                               (2048, 768, 768))
 )  # fmt: skip
 LARGE = 10**9
 """Operations of a product that is bound by its arithmetic, not by what it moves."""
-COPIES_MIB = {"cuda": (1, 4, 16, 64, 256, 1024, 4096), "cpu": (1, 4, 16, 64, 256)}
+COPIES_MIB = {"cuda": (1, 4, 16, 64, 256, 4096), "cpu": (1, 4, 16, 64, 256)}
 ATTENTION = {
-    "cuda": ((4, 32, 1024, 128), (1, 32, 4096, 128), (2, 32, 2048, 64)),
-    "cpu": ((1, 8, 256, 64), (1, 8, 1024, 64)),
+    "cuda": ((1, 32, 4096, 128), (2, 32, 2048, 64)),
+    "cpu": ((1, 8, 256, 64), (1, 8, 512, 64)),
 }
 """(batch, heads, tokens, width of a head)."""
 OPTIMIZER = {"cuda": (10**7, 10**9), "cpu": (10**6, 10**7)}
@@ -67,7 +76,7 @@ def probe_machine(device: Device) -> dict[str, Any]:
     found["copy_bytes_per_second"] = found["copies"][-1]["bytes_per_second"]
     found["attention"] = [clock.attention(*case) for case in ATTENTION[device.kind]]
     found["optimizer"] = [clock.optimizer(count) for count in OPTIMIZER[device.kind]]
-    found["elementwise"] = [clock.elementwise(rows) for rows in (1024, 8192)]
+    found["elementwise"] = [clock.elementwise(rows) for rows in (2048, 8192)]
     found["quantized"] = clock.quantized()
     found["spread"] = clock.spread
     if not device.is_cpu:
@@ -164,7 +173,7 @@ class Clock:
 
     def elementwise(self, rows: int) -> dict[str, Any]:
         """Reads and writes of an activation over [rows, width]."""
-        width, dtype = (1024, "fp32") if self._device.is_cpu else (8192, "bf16")
+        width, dtype = (768, "fp32") if self._device.is_cpu else (8192, "bf16")
         x = self._random(dtype, rows, width)
         seconds = self.seconds(lambda: stack.torch.nn.functional.gelu(x))
         return {"rows": rows, "bytes_per_second": 2 * x.nbytes / seconds}
@@ -173,17 +182,17 @@ class Clock:
         """A 4-bit layer beside the plain one, or why there is none."""
         try:
             layer = stack.bitsandbytes.nn.Linear4bit(
-                1024, 1024, bias=False, quant_type="nf4", compute_dtype=stack.torch.bfloat16
+                768, 768, bias=False, quant_type="nf4", compute_dtype=stack.torch.bfloat16
             )
             layer.support_avx512bf16_for_cpu = False
             layer = layer.to(self._device.place)
-            x = self._random("bf16", 256, 1024)
+            x = self._random("bf16", 256, 768)
             with stack.torch.no_grad():
                 seconds = self.seconds(lambda: layer(x))
         except Exception as error:
             # Whatever its kernels say on this machine: without them there is nothing to measure.
             return f"bitsandbytes does not work here: {type(error).__name__}"
-        return {"shape": [256, 1024, 1024], "quantization": "nf4", "seconds": seconds}
+        return {"shape": [256, 768, 768], "quantization": "nf4", "seconds": seconds}
 
     def transfer(self) -> float:
         """From pinned memory to the GPU [bytes/s]."""
