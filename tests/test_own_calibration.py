@@ -8,11 +8,13 @@ import statistics
 from collections import defaultdict
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ftadvisor import estimate
+from ftadvisor.api import calibrating
 from ftadvisor.api.calibrating import fitted_for, load_calibration
 from ftadvisor.calibration.cases import Case, repository_cases
 from ftadvisor.calibration.own_fit import Shipped, fit_calibration, log_seconds, machine_of
@@ -20,12 +22,15 @@ from ftadvisor.calibration.time_fit import timed
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.estimation.calibrated import CPU, cpu_of
 from ftadvisor.schema.calibration import Calibration
+from ftadvisor.sources import records
 from ftadvisor.sources.coefficients import (
     memory_coefficients,
     time_coefficients,
     time_intervals,
 )
 from ftadvisor.sources.gpus import find_gpu
+from ftadvisor.sources.own_rows import machine_id
+from ftadvisor.units import GIB
 
 ASKED = {"gpu": "l40s", "technique": "lora", "micro_batch_size": 8, "packing": True}
 MACHINE = {
@@ -166,3 +171,38 @@ def test_a_processor_is_hardware_once_it_was_probed():
     assert faster.time
     assert faster.time.step_seconds == pytest.approx(found.time.step_seconds / 2)
     assert found.memory.device_bytes == pytest.approx(found.memory.allocated_bytes, rel=1e-6)
+
+
+def test_context_and_cache_come_from_rows_with_several_metrics():
+    rows = [c for c in repository_cases() if c.measurement.source == "ftadvisor H100 (2026-11)"]
+    found = fit_calibration(rows, shipped(), {"h100-sxm5-80gb": machine_of(rows[0])})
+    context = found.gpus["h100-sxm5-80gb"].context_bytes
+    over = [
+        (row["memory_gib_device"] - row["memory_gib_reserved"]) * GIB
+        for c in rows
+        if (row := c.measurement.row).get("memory_gib_device")
+    ]
+    assert context == pytest.approx(statistics.median(over), rel=0.02)
+    plain = estimate("llama-3.2-1b", gpu="h100-sxm5-80gb")
+    own = estimate("llama-3.2-1b", gpu="h100-sxm5-80gb", calibration=found)
+    assert own.memory.allocated_bytes == plain.memory.allocated_bytes
+    assert own.memory.device_bytes - own.memory.reserved_bytes == pytest.approx(context, rel=0.02)
+
+
+def test_other_versions_make_it_stale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("FTADVISOR_HOME", str(tmp_path))
+    monkeypatch.setattr(calibrating, "_versions", lambda: {"transformers": "5.23.0"})
+    widths: list[float] = []
+    for version in ("5.23.0", "5.22.0"):
+        records.drop_records()
+        for case in groups()["l40s peft+transformers (custom loop)"][:5]:
+            row = {**case.measurement.row, "machine": machine_id("l40s"), "gpu": "l40s"}
+            records.append_record(
+                {**row, "gpu_as_published": "l40s", "versions": {"transformers": version}}
+            )
+        found = load_calibration()
+        assert found
+        assert any("stale" in said for said in found.warnings) == (version == "5.22.0")
+        own = found.machines[machine_id("l40s")].time
+        widths.append(own.high / own.low)
+    assert widths[1] > widths[0]

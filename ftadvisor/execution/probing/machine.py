@@ -250,8 +250,7 @@ def _memory(device: Device) -> dict[str, Any]:
 
 def _own_bytes() -> int:
     """The driver's figure for this process; 0: it does not say."""
-    found = stack.torch.cuda.list_gpu_processes() if hasattr(os, "getpid") else ""
-    for line in str(found).splitlines():
+    for line in str(stack.torch.cuda.list_gpu_processes()).splitlines():
         if str(os.getpid()) in line.split():
             words = line.split()
             for word, unit in pairwise(words):
