@@ -123,3 +123,26 @@ def test_the_commands(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [r["id"] for r in read_records().rows] == ["a"]
     assert main(["calibration", "forget"]) == 2
     assert main(["validate", str(shared)]) == 0
+
+
+def test_a_file_of_questions_is_calibrated_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    append_record(row("a"))
+    asked = {"model": "llama-3.2-1b", "gpu": "l40s", "technique": "lora"}
+    file = tmp_path / "q.jsonl"
+    file.write_text(f"{json.dumps(asked)}\n{json.dumps({**asked, 'calibration': False})}\n")
+    assert main(["estimate", str(file)]) == 0
+    own, plain = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert own["time"]["step_seconds"] != plain["time"]["step_seconds"]
+
+
+def test_a_file_that_is_no_measurements_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"id": 1}\n')
+    assert main(["calibration", "import", str(bad)]) == 2
+    assert main(["calibration", "import", str(tmp_path / "none.jsonl")]) == 2
+    assert main(["calibration", "import"]) == 2
+    assert "import F.jsonl" in capsys.readouterr().err
+    assert main(["estimate", "--model", "llama-3.2-1b", "--gpu", "cpu"]) == 2
+    assert "ftadvisor probe" in capsys.readouterr().err

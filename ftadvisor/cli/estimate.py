@@ -23,7 +23,7 @@ def run(given: dict[str, Any]) -> int:
     own = given.pop("calibration", True)
     file = given.pop("file", None)
     if file is not None:
-        return _run_file(file, given)
+        return _run_file(file, given, _calibration() if own else None)
     if "model" not in given:
         raise InvalidSettingError(
             "--model is missing.", ["--model llama-7b", "ftadvisor list models"]
@@ -67,14 +67,14 @@ def remedies_of(found: tuple[Estimate, ...], given: dict[str, Any]) -> tuple[Rem
     return api.ways_to_fit(**{**asked, **question})
 
 
-def _run_file(file: str, given: dict[str, Any]) -> int:
+def _run_file(file: str, given: dict[str, Any], calibration: Calibration | None) -> int:
     from ftadvisor.cli.batch import answer_lines
 
     if not file.endswith((".jsonl", ".ndjson")) and file != "-":
         raise InvalidSettingError(
             f"{file!r} is not a .jsonl file (a model is given by name).", [f"--model {file}"]
         )
-    return answer_lines(file, given, COMMAND, sys.stdout)
+    return answer_lines(file, given, COMMAND, sys.stdout, calibration)
 
 
 COMMAND = Command(
