@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from ftadvisor.cli.entry import main
+from ftadvisor.execution import stack
 from ftadvisor.execution.probing.extrapolation import extrapolated
 from ftadvisor.schema.probe import Slice
 
@@ -54,6 +56,16 @@ def test_measured_slices_give_measured_memory():
     assert sorted(errors)[len(errors) // 2] < 0.001
     # The total alone tells no parts apart; the worst has another fullest part at its depth.
     assert max(errors) < 0.015
+
+
+def test_without_torch_it_says_which_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(vars(stack), "torch", raising=False)
+    for words in (["probe"], ["probe", "--model", "llama-3.2-1b", "--technique", "lora"]):
+        assert main(words) == 2
+        assert "ftadvisor[run]" in capsys.readouterr().err
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -178,3 +190,31 @@ def test_techniques_side_by_side(script: Any, models: dict[str, Path], tmp_path:
     assert full.report
     assert lora.report.measured["num_steps"] == full.report.measured["num_steps"]
     print_document(benchmark_document(found))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_out_of_memory_is_recorded_and_less_is_tried(
+    script: Any, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    from ftadvisor.api.probing import probe
+    from ftadvisor.errors import UnsupportedError
+    from ftadvisor.sources.records import read_records
+
+    made = script.slices.transformers_config({**script.llama(6, 64)})
+    room = [1]
+
+    def measured(plan: Any, config: Any, settings: Any, device: Any, layers: int) -> Slice:
+        fits = layers <= room[0]
+        return part(layers, 0.1 * layers, loss=10 * layers) if fits else Slice(layers, 1, 8, "oom")
+
+    monkeypatch.setattr(script.slices, "measured", measured)
+    monkeypatch.setattr(script.slices, "transformers_config", lambda _: made)
+    for room[0], tried in ((4, [2, 4]), (2, [2, 4, 1, 2])):
+        found = probe(model=str(models["decoder"]), technique="lora", max_length=32)
+        assert [s.layers for s in found.slices] == tried
+    # One layer alone tells nothing of the others.
+    room[0] = 1
+    with pytest.raises(UnsupportedError, match="two layers run out of memory"):
+        probe(model=str(models["decoder"]), technique="lora", max_length=32)
+    assert read_records().rows[-1]["oom"] is True

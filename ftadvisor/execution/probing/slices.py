@@ -43,7 +43,7 @@ def probe_slices(
 ) -> tuple[Slice, ...]:
     """Slices of a plan's model; the out-of-memory ones among them.
 
-    Raises UnsupportedError where not even one layer fits.
+    Raises UnsupportedError where not even two layers fit.
     """
     made = transformers_config(config)
     full = depth(made)
@@ -53,10 +53,12 @@ def probe_slices(
         found += ran
         if all(one.status == "done" for one in ran):
             return tuple(found)
-    if any(one.status == "done" for one in found):
+    ran_at = {one.layers for one in found if one.status == "done"}
+    if len(ran_at) > 1 or full in ran_at:
         return tuple(found)
+    # One depth alone does not tell a layer from the rest.
     raise UnsupportedError.of(
-        "this plan on this machine", "a single layer runs out of memory", ["a smaller batch"]
+        "this plan on this machine", "two layers run out of memory", ["a smaller batch"]
     )
 
 
