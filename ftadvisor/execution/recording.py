@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ftadvisor.errors import FtadvisorError
 from ftadvisor.execution.training import Training
 from ftadvisor.schema.report import Report
@@ -14,6 +16,9 @@ FEWEST_STEPS = 3
 
 def record_run(of: Training, report: Report) -> None:
     """Append the row; where it cannot be written, the report says so and the run is done."""
+    # torchrun's name of the process's number: one row a run.
+    if os.environ.get("RANK", "0") != "0":
+        return
     measured = dict(report.measured)
     if measured.get("num_steps", 0.0) < FEWEST_STEPS:
         measured.pop("step_seconds", None)
