@@ -5,31 +5,36 @@ from __future__ import annotations
 import os
 
 from ftadvisor.errors import FtadvisorError
-from ftadvisor.execution.training import Training
+from ftadvisor.execution.device import Device
+from ftadvisor.execution.journal import Journal
 from ftadvisor.schema.report import Report
-from ftadvisor.sources.own_rows import CPU, Ran, row_of
+from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.own_rows import Ran, row_of
 from ftadvisor.sources.records import append_record
 
 FEWEST_STEPS = 3
 """Fewer are warming up: their time says nothing."""
 
 
-def record_run(of: Training, report: Report) -> None:
-    """Append the row; where it cannot be written, the report says so and the run is done."""
+def record_run(settings: Settings, device: Device, report: Report, journal: Journal) -> None:
+    """Append the row; where it cannot be written, the journal says so and the run is done."""
     # torchrun's name of the process's number: one row a run.
     if os.environ.get("RANK", "0") != "0":
+        return
+    # Less memory was asked for on the way: the figures are of several settings.
+    if any(event.kind == "out_of_memory" for event in report.events):
         return
     measured = dict(report.measured)
     if measured.get("num_steps", 0.0) < FEWEST_STEPS:
         measured.pop("step_seconds", None)
-    name = of.device.name if not of.device.is_cpu else CPU
+    plan = report.plan
     row = row_of(
         Ran(
-            of.plan.model, of.plan.estimate.trainer, of.settings, name, "run", report.status,
+            plan.model, plan.estimate.trainer, settings, device.name, "run", report.status,
             measured, report.predicted,
         )
     )  # fmt: skip
     try:
         append_record(row)
     except FtadvisorError as error:
-        of.journal.say("measurements", f"not recorded: {error.message}")
+        journal.say("measurements", f"not recorded: {error.message}")

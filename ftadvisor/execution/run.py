@@ -25,6 +25,7 @@ from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.merging import merge_model
 from ftadvisor.execution.randomness import evaluate_apart, same_randomness
+from ftadvisor.execution.recording import record_run
 from ftadvisor.execution.resuming import LOG, REPORT, last_checkpoint, write_identity
 from ftadvisor.execution.saving import save_model
 from ftadvisor.execution.tokenizing import load_tokenizer
@@ -93,6 +94,7 @@ def execute(
 
     with interruption.watching(), told(journal, begun):
         until_it_fits(attempt, start.settings, start.device, journal, ways, begun)
+    record_run(start.settings, start.device, report_of(start, journal, outcome), journal)
     return write_report(start, journal, outcome)
 
 
@@ -185,7 +187,7 @@ def begin(start: Start) -> None:
 def load(start: Start, journal: Journal, *, resumed: bool) -> Training:
     """Everything that the trainer is built of."""
     plan, settings, examples = start.plan, start.settings, start.examples
-    _quieten()
+    quieten()
     stack.transformers.set_seed(plan.seed)
     conversational = "text" not in examples.train[0] and "tokens" not in examples.train[0]
     chat = plan.objective in ("sft", "clm", "cpt", "distillation") and conversational
@@ -256,7 +258,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """The libraries' own bars and advice; their errors are still raised."""
     for name in ("bitsandbytes", "trl"):
         logging.getLogger(name).setLevel(logging.ERROR)
