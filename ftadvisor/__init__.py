@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from ftadvisor.api import compare, estimate, fit, recommend, run, simulate
+    from ftadvisor.api import compare, estimate, evaluate, fit, recommend, run, simulate
     from ftadvisor.errors import (
         AmbiguousNameError,
         DataFileError,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ftadvisor.execution.callbacks.advising import FtadvisorCallback as FtadvisorCallback
     from ftadvisor.schema.comparison import Comparison
     from ftadvisor.schema.estimate import Estimate
+    from ftadvisor.schema.evaluation import Evaluation
     from ftadvisor.schema.fit import Fit
     from ftadvisor.schema.plan import Plan, Recommendation
     from ftadvisor.schema.report import Report
@@ -39,6 +40,7 @@ __all__ = [
     "Comparison",
     "DataFileError",
     "Estimate",
+    "Evaluation",
     "Fit",
     "FtadvisorError",
     "InvalidSettingError",
@@ -53,6 +55,7 @@ __all__ = [
     "__version__",
     "compare",
     "estimate",
+    "evaluate",
     "fit",
     "recommend",
     "run",
@@ -62,6 +65,7 @@ __all__ = [
 _HOMES = {
     "Comparison": "ftadvisor.schema.comparison",
     "Estimate": "ftadvisor.schema.estimate",
+    "Evaluation": "ftadvisor.schema.evaluation",
     "Fit": "ftadvisor.schema.fit",
     # Not in __all__: it needs the training stack, and `from ftadvisor import *` does not.
     "FtadvisorCallback": "ftadvisor.execution.callbacks.advising",
@@ -71,6 +75,7 @@ _HOMES = {
     "Simulation": "ftadvisor.schema.simulation",
     "compare": "ftadvisor.api.comparison",
     "estimate": "ftadvisor.api.estimator",
+    "evaluate": "ftadvisor.api.evaluating",
     "fit": "ftadvisor.api.fitting",
     "recommend": "ftadvisor.api.recommender",
     "run": "ftadvisor.api.running",

@@ -75,9 +75,9 @@ def marked(value: object, text: str, name: str) -> Any:
 
 
 ALL = {shown.command: shown for shown in commands()}
-NOT_RUN = ("ftadvisor run ", "ftadvisor probe", "ftadvisor benchmark ")
+NOT_RUN = ("ftadvisor run ", "ftadvisor eval ", "ftadvisor probe", "ftadvisor benchmark ")
 TRAINING = [command for command in ALL if command.startswith(NOT_RUN)]
-"""These train: the documents' are read, not run."""
+"""These need weights, or train: the documents' are read, not run."""
 COMMANDS = {command: shown for command, shown in ALL.items() if command not in TRAINING}
 SNIPPETS = [(path.name, code) for path in DOCUMENTS for code in fences(path, "python")]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ftadvisor.api.comparison import compare
     from ftadvisor.api.estimator import estimate, estimates
+    from ftadvisor.api.evaluating import evaluate
     from ftadvisor.api.fitting import fit
     from ftadvisor.api.listing import (
         list_gpus,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ftadvisor.api.recommender import recommend
     from ftadvisor.api.remedies import ways_to_fit
     from ftadvisor.api.rules import explain_rule, list_rules
-    from ftadvisor.api.running import run
+    from ftadvisor.api.running import preview, run
     from ftadvisor.api.selfchecking import selfcheck
     from ftadvisor.api.simulating import simulate
     from ftadvisor.api.validating import validate
@@ -37,6 +38,7 @@ __all__ = [
     "compare",
     "estimate",
     "estimates",
+    "evaluate",
     "explain_rule",
     "fit",
     "list_gpus",
@@ -48,6 +50,7 @@ __all__ = [
     "list_techniques",
     "list_trainers",
     "model_config",
+    "preview",
     "recommend",
     "run",
     "selfcheck",
@@ -64,9 +67,11 @@ _HOMES = {
     "ways_to_fit": "ftadvisor.api.remedies",
     "estimate": "ftadvisor.api.estimator",
     "estimates": "ftadvisor.api.estimator",
+    "evaluate": "ftadvisor.api.evaluating",
     "explain_rule": "ftadvisor.api.rules",
     "list_rules": "ftadvisor.api.rules",
     "recommend": "ftadvisor.api.recommender",
+    "preview": "ftadvisor.api.running",
     "run": "ftadvisor.api.running",
     "selfcheck": "ftadvisor.api.selfchecking",
     "simulate": "ftadvisor.api.simulating",

@@ -29,7 +29,7 @@ def probe_machine() -> dict[str, Any]:
     from ftadvisor.execution.device import find_device
     from ftadvisor.execution.probing.machine import probe_machine as measured
     from ftadvisor.execution.probing.machine import warnings_of
-    from ftadvisor.execution.run import quieten
+    from ftadvisor.execution.stack import quieten
 
     device = find_device()
     quieten()
@@ -62,7 +62,7 @@ def probe(
     from ftadvisor.execution.device import find_device
     from ftadvisor.execution.probing.extrapolation import extrapolated
     from ftadvisor.execution.probing.slices import depth, probe_slices, transformers_config
-    from ftadvisor.execution.run import quieten
+    from ftadvisor.execution.stack import quieten
 
     device = find_device().name
     quieten()

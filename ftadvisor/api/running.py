@@ -16,6 +16,7 @@ from ftadvisor.errors import FtadvisorError, InvalidSettingError, near_misses, q
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.options import Options
 from ftadvisor.schema.plan import Plan, PlanHardware
+from ftadvisor.schema.preview import Preview
 from ftadvisor.schema.report import Report
 from ftadvisor.schema.run import RunOptions, RunSettings
 from ftadvisor.sources.gpus import match_gpu
@@ -62,21 +63,40 @@ def run(
     Raises FtadvisorError for what cannot be run, before anything expensive starts.
     """
     given: dict[str, Any] = dict(options)
-    of_run = {name: given.pop(name) for name in _RUN if name in given}
     named = {"model": model, "technique": technique, "objective": objective, "gpu": gpu}
     given |= {name: value for name, value in named.items() if value is not None}
+    plan, settings = planned(plan, given)
+    from ftadvisor.execution.run import execute
+
+    return execute(
+        plan, settings_of(plan.estimate), settings, _estimate_on(plan), _ways_to_fit(plan)
+    )
+
+
+def preview(plan: Plan | str | os.PathLike[str] | None = None, **options: Any) -> Preview:
+    """The first few examples of what `run` would train on, with what the loss counts.
+
+    Takes what `run` takes; nothing is written, and no model is loaded. Raises FtadvisorError for
+    data that cannot be used.
+    """
+    plan, settings = planned(plan, options)
+    from ftadvisor.execution.preview import preview as previewed
+
+    return previewed(plan, settings_of(plan.estimate), settings)
+
+
+def planned(
+    plan: Plan | str | os.PathLike[str] | None, given: dict[str, Any]
+) -> tuple[Plan, RunSettings]:
+    """The plan, complete, and how it is run. Raises FtadvisorError."""
+    of_run = {name: given.pop(name) for name in _RUN if name in given}
     if "teacher_model" in given:
         given["teacher_model"] = os.fspath(given["teacher_model"])
     # A recommended plan says that there is a teacher, and not which one.
     teacher = given.pop("teacher_model", None) if plan is not None else None
     of_run, plan = _continued(of_run, plan, given)
     plan = _with_teacher(plan_of(plan, given), teacher)
-    from ftadvisor.execution.run import execute
-
-    return execute(
-        plan, settings_of(plan.estimate), _run_settings(plan, of_run), _estimate_on(plan),
-        _ways_to_fit(plan),
-    )  # fmt: skip
+    return plan, _run_settings(plan, of_run)
 
 
 def _continued(
@@ -182,8 +202,12 @@ def _run_settings(plan: Plan, given: dict[str, Any]) -> RunSettings:
     share = values.get("eval_share", 0.0)
     if not isinstance(share, int | float) or not 0 <= share < 1:
         raise InvalidSettingError.of("eval_share", share, "be a number from 0 to below 1")
-    if values.get("eval_dataset") is not None:
-        values["eval_dataset"] = os.fspath(values["eval_dataset"])
+    answers = values.get("eval_answers", 0)
+    if not isinstance(answers, int) or answers < 0:
+        raise InvalidSettingError.of("eval_answers", answers, "be a whole number from 0 on")
+    for name in ("eval_dataset", "reward_model"):
+        if values.get(name) is not None:
+            values[name] = os.fspath(values[name])
     reporters: list[str] = values.get("report_to", [])
     values["report_to"] = tuple(reporters)
     return RunSettings(**values)

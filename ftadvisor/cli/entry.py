@@ -29,6 +29,7 @@ COMMANDS = {
     "benchmark": "ftadvisor.cli.benchmark",
     "calibration": "ftadvisor.cli.calibration",
     "measurements": "ftadvisor.cli.measurements",
+    "eval": "ftadvisor.cli.evaluate",
     "fit": "ftadvisor.cli.fit",
     "compare": "ftadvisor.cli.compare",
     "list": "ftadvisor.cli.listing",

@@ -32,6 +32,10 @@ RUN = Group(
             also=("val_size", "test_size", "validation_split"),
         ),
         Option(
+            "eval_answers", whole, "N",
+            "Held-out prompts that are answered before and after training (default: 64; 0: none).",
+        ),
+        Option(
             "teacher_model", text, "MODEL",
             "Whom distillation follows: a directory or an id, of the student's vocabulary.",
             also=("teacher",),
@@ -55,8 +59,22 @@ RUN = Group(
         ),
         Option("progress", None, "", "Show on standard error how far it is (the default)."),
         Option(
+            "reward_model", text, "DIR",
+            "What scores answers (grpo, rloo): what a run with --objective reward left.",
+            also=("reward",),
+        ),
+        Option(
+            "reward_function", text, "MODULE:FUNCTION",
+            "Instead of it a Python function, as TRL's trainers take; its module is executed.",
+            also=("reward_func", "reward_funcs"),
+        ),
+        Option(
             "report_to", text, "NAME", "Reporters of Transformers' own: tensorboard, wandb ...",
             many=True,
+        ),
+        Option(
+            "preview", None, "",
+            "Show three examples as the model will see them, with what is learnt, and stop.",
         ),
         Option(
             "merge", None, "",
@@ -77,6 +95,13 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor.render.run import ending, run_document
 
     as_json = given.pop("json", False)
+    if given.pop("preview", False):
+        from ftadvisor.render.preview import preview_document
+
+        with warnings_to_stderr():
+            shown = api.preview(**given)
+        print_answer(shown, lambda: preview_document(shown), as_json=as_json)
+        return 0
     with warnings_to_stderr():
         report = api.run(**given)
     print_answer(report, lambda: run_document(report), as_json=as_json)
@@ -110,10 +135,10 @@ COMMAND = Command(
     run=run,
     details="Transformers, PEFT, TRL and bitsandbytes train; ftadvisor maps the plan to their own "
     "objects. Everything that can be checked is checked before anything expensive starts. The "
-    "directory then holds plan.yaml, report.json, log.jsonl and the adapter or the model with its "
-    "tokenizer.\n\nThe exit code is 0 when the run is done, 1 when it ended before its last step, "
-    "2 when it cannot be run.\n\nWhat ends a run too early loses nothing: checkpoints are whole or "
-    "not there, Ctrl-C writes one, and --resume goes on with the same losses as if nothing had "
-    "happened. "
-    "Where memory runs out the same batch is learnt in smaller pieces.",
+    "directory then holds plan.yaml, report.json, report.html, log.jsonl, a model card and the "
+    "adapter or the model with its tokenizer.\n\nThe exit code is 0 when the run is done, 1 when "
+    "it ended before its last step, 2 when it cannot be run.\n\nWhat ends a run too early loses "
+    "nothing: checkpoints are whole or not there, Ctrl-C writes one, and --resume goes on with the "
+    "same losses as if nothing had happened. Where memory runs out the same batch is learnt in "
+    "smaller pieces.",
 )

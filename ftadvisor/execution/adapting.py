@@ -83,7 +83,10 @@ def set_adapter_dtype(model: Any, settings: Settings) -> None:
     dtype = getattr(stack.torch, DTYPES[settings.adapter_dtype])
     for name, parameter in model.named_parameters():
         if settings.autocast == "none" and ".modules_to_save." in name:
-            # A head takes what the base's layers put out, and nothing casts it.
+            # A head takes what the base's layers put out, and nothing casts it: it stays as the
+            # one that it replaces, which no trainer touches.
+            replaced = name.replace(".modules_to_save.default.", ".original_module.")
+            parameter.data = parameter.data.to(model.get_parameter(replaced).dtype)
             continue
         if parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)

@@ -35,6 +35,11 @@ def supervised(row: Row, layout: Layout) -> Row | None:
             return None
 
 
+def is_conversational(example: Row) -> bool:
+    """Whether the chat template makes a text of it."""
+    return "messages" in example or isinstance(example.get("prompt"), list)
+
+
 def source_target(row: Row, layout: Layout) -> Row | None:
     """`source` and `target`, plain text."""
     found = supervised(row, layout)
@@ -68,6 +73,22 @@ def messages_of(value: Any) -> list[Row]:
     return found
 
 
+def completed(row: Row, layout: Layout) -> Row:
+    """The row with its answer, whatever is said of it; a format that has one."""
+    known = layout if layout.format != "unpaired_preference" else _unjudged(layout)
+    return cast("Row", supervised(row, known))
+
+
+def question(parts: Row, value: Any) -> list[Row]:
+    """What is asked, after what the system says."""
+    return [*system_of(parts), *_said_by("user", value)]
+
+
+def answer(value: Any) -> list[Row]:
+    """What is answered: a text as one message; messages as they are."""
+    return _said_by("assistant", value)
+
+
 def split_turn(messages: list[Row]) -> Row | None:
     """The last answer as the completion of all before it; None: there is none."""
     for i in range(len(messages) - 1, 0, -1):
@@ -77,10 +98,7 @@ def split_turn(messages: list[Row]) -> Row | None:
 
 
 def _turn(parts: Row, prompt: Any, completion: Any) -> Row:
-    return {
-        "prompt": [*system_of(parts), *_said_by("user", prompt)],
-        "completion": _said_by("assistant", completion),
-    }
+    return {"prompt": question(parts, prompt), "completion": answer(completion)}
 
 
 def _said_by(role: str, value: Any) -> list[Row]:
@@ -88,6 +106,10 @@ def _said_by(role: str, value: Any) -> list[Row]:
     if isinstance(value, list):
         return messages_of(value)
     return [{"role": role, "content": value or ""}]
+
+
+def _unjudged(layout: Layout) -> Layout:
+    return layout._replace(format="prompt_completion", label=None)
 
 
 def system_of(parts: Row) -> list[Row]:

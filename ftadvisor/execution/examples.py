@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from ftadvisor.errors import DataFileError, InvalidSettingError, quoted
-from ftadvisor.execution import classes, conversation, pictures
+from ftadvisor.errors import DataFileError, InvalidSettingError, UnsupportedError, quoted
+from ftadvisor.execution import classes, conversation, pictures, preferences
 from ftadvisor.schema.dataset import Problem
 from ftadvisor.schema.plan import PlanDataset
 from ftadvisor.schema.run import RunSettings
@@ -23,7 +23,7 @@ from ftadvisor.sources.datasets.formats import Layout, layout_of
 from ftadvisor.sources.datasets.readers import rows_of
 
 Row = dict[str, Any]
-Converter = Callable[[Row, Layout], Row | None]
+Converter = Callable[[Row, Layout], Row | Fault | None]
 """From a usable row to a trainer's example; None: the row's format is not the objective's."""
 
 FEWEST_HELD_OUT = 1
@@ -38,6 +38,12 @@ CONVERTERS: dict[str, Converter] = {
     "distillation": conversation.asked,
     "seq_cls": classes.labelled,
     "seq2seq": conversation.source_target,
+    "dpo": preferences.pair,
+    "orpo": preferences.pair,
+    "reward": preferences.pair,
+    "kto": preferences.verdict,
+    "grpo": preferences.asked,
+    "rloo": preferences.asked,
 }
 """By objective. token_cls reads rows that have no layout: see `_tagged`."""
 NEEDED = {
@@ -48,6 +54,12 @@ NEEDED = {
     "seq_cls": "a text and a label",
     "token_cls": "tokens and ner_tags (or tags, labels): two lists of one length",
     "seq2seq": "a prompt (or source) and a completion (or target)",
+    "dpo": "a prompt, chosen and rejected",
+    "orpo": "a prompt, chosen and rejected",
+    "reward": "a prompt, chosen and rejected",
+    "kto": "a prompt, a completion and a label (true or false); or a prompt, chosen and rejected",
+    "grpo": "a prompt",
+    "rloo": "a prompt",
 }
 """What an objective's rows hold, for its errors."""
 
@@ -88,6 +100,15 @@ def read_examples(dataset: PlanDataset, objective: str, run: RunSettings, seed: 
     if objective in classes.CLASSIFYING:
         labels = classes.classes_of(train, held_out, path.name)
     return Examples(train, held_out, tuple(left_out), labels)
+
+
+def read_held_out(dataset: PlanDataset, objective: str) -> Examples:
+    """All rows as held out, for a model that is trained already."""
+    split, _ = find_splits(Path(dataset.path).expanduser(), dataset.split, None)
+    left_out: list[Problem] = []
+    rows = _converted(split, dataset, objective, left_out)
+    # A trainer wants something to train on, even where it only evaluates.
+    return Examples(rows[:1], rows, tuple(left_out))
 
 
 def _split(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -139,7 +160,7 @@ def _example(value: Any, dataset: PlanDataset, objective: str, folder: Path) -> 
         return value
     if not isinstance(value, dict):
         return Fault("is not an object")
-    row = _renamed(cast("Row", value), dataset)
+    row = _renamed(cast("Row", value), dataset, others=objective in preferences.POLICY)
     if isinstance(row, Fault):
         return row
     if objective == "token_cls":
@@ -158,8 +179,11 @@ def _example(value: Any, dataset: PlanDataset, objective: str, folder: Path) -> 
     return made or Fault(f"is {layout.format}, with the columns {', '.join(map(quoted, row))}")
 
 
-def _renamed(row: Row, dataset: PlanDataset) -> Row | Fault:
-    """The row by the roles that the plan gives its columns, where it gives any."""
+def _renamed(row: Row, dataset: PlanDataset, *, others: bool) -> Row | Fault:
+    """The row by the roles that the plan gives its columns, where it gives any.
+
+    `others`: columns of no role stay; a reward function may read them.
+    """
     if not dataset.columns:
         return row
     found = {role: row[column] for role, column in dataset.columns.items() if column in row}
@@ -167,11 +191,20 @@ def _renamed(row: Row, dataset: PlanDataset) -> Row | Fault:
         return Fault(f"has none of the columns {', '.join(map(quoted, dataset.columns.values()))}")
     if "second" in found:
         found["sentence2"] = found.pop("second")
+    if others:
+        roles = {*dataset.columns.values()}
+        found |= {k: v for k, v in row.items() if k not in roles and k not in found}
     return found
 
 
 def check_objective(objective: str) -> None:
-    """Raise InvalidSettingError for an objective that no trainer here reads data for."""
+    """Raise a FtadvisorError for an objective that no trainer here reads data for."""
+    if objective == "ppo":
+        raise UnsupportedError.of(
+            "objective ppo",
+            "TRL has no PPO trainer any more",
+            ["--objective grpo", "--objective rloo"],
+        )
     if objective not in NEEDED:
         raise InvalidSettingError(
             f"objective {objective} cannot be run yet.", [f"--objective {o}" for o in NEEDED]

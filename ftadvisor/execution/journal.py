@@ -22,6 +22,7 @@ class Journal:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.losses: list[dict[str, Any]] = []
+        self.memory: list[dict[str, float]] = []
         self.measured: dict[str, float] = {}
         self.status: Status = "done"
         self.seconds_before = 0.0

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import math
 import platform
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
@@ -19,21 +16,26 @@ from ftadvisor.execution.adapting import adapt, load_as_trained, set_adapter_dty
 from ftadvisor.execution.arguments import total_steps
 from ftadvisor.execution.attempts import WaysToFit, told, until_it_fits
 from ftadvisor.execution.checkpoints import default_steps, is_last, step_of, write_whole
+from ftadvisor.execution.conversation import is_conversational
 from ftadvisor.execution.device import Device, find_device
+from ftadvisor.execution.evaluation.comparison import Measured, compared, measure, side_by_side
 from ftadvisor.execution.examples import Examples, check_objective, read_examples
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.merging import merge_model
+from ftadvisor.execution.preferences import POLICY, PREFERRING
 from ftadvisor.execution.randomness import evaluate_apart, same_randomness
 from ftadvisor.execution.recording import record_run
 from ftadvisor.execution.resuming import LOG, REPORT, last_checkpoint, write_identity
+from ftadvisor.execution.rewards import check_reward
 from ftadvisor.execution.saving import save_model
 from ftadvisor.execution.tokenizing import load_tokenizer
-from ftadvisor.execution.trainers import BUILDERS
+from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
+from ftadvisor.execution.trainers.reward import HEAD
 from ftadvisor.execution.training import Training
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
-from ftadvisor.schema.report import Metric, Report
+from ftadvisor.schema.report import Report
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import find_model
@@ -41,14 +43,12 @@ from ftadvisor.sources.plans import write_plan
 from ftadvisor.sources.text_files import replace_text
 
 PLAN = "plan.yaml"
+PAGE, CARD = "report.html", "README.md"
 LIBRARIES = (
     "ftadvisor", "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets",
     "tokenizers", "safetensors",
 )  # fmt: skip
 
-
-LIKELIHOODS = ("sft", "clm", "cpt", "seq2seq")
-"""Objectives whose loss is the text's negative log-likelihood a token."""
 EstimateOn = Callable[[str], Estimate | None]
 
 
@@ -67,8 +67,7 @@ class Outcome:
 
     def __init__(self) -> None:
         self.begun = False
-        self.before: dict[str, float] = {}
-        self.after: dict[str, float] = {}
+        self.before = self.after = Measured({}, [], [])
 
 
 def execute(
@@ -99,13 +98,18 @@ def execute(
 
 
 def write_report(start: Start, journal: Journal, outcome: Outcome) -> Report:
-    """report.json, and the same; where it cannot be written the run has failed, and says so."""
+    """For programs, for people, and for who finds the model; where they cannot be written the run
+    has failed, and says so.
+    """
     report = report_of(start, journal, outcome)
+    place = Path(report.output_dir)
     try:
         if not outcome.begun:
             begin(start)
-        text = json.dumps(report.as_dict(), indent=2)
-        replace_text(Path(start.run.output_dir) / REPORT, text + "\n")
+        replace_text(place / REPORT, json.dumps(report.as_dict(), indent=2) + "\n")
+        replace_text(place / PAGE, report.as_page())
+        # In the place of PEFT's and TRL's own.
+        replace_text(place / CARD, report.as_card())
     except (OSError, InvalidSettingError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         journal.end("failed", "failed", f"{REPORT} cannot be written: {reason}", journal.step)
@@ -118,6 +122,7 @@ def check(
 ) -> Start:
     """All checks, the cheap ones first."""
     check_objective(plan.objective)
+    check_reward(plan, run)
     if plan.dataset is None:
         raise InvalidSettingError("The plan names no dataset.", ["--dataset train.jsonl"])
     examples = read_examples(plan.dataset, plan.objective, run, plan.seed)
@@ -157,7 +162,8 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
     begin(start)
     outcome.begun = True
     with same_randomness():
-        outcome.before = outcome.before or evaluate(trainer, start.plan.objective)
+        if not outcome.before.tallies:
+            outcome.before = measure(trainer, of, base=True)
     if last is not None:
         journal.say("resumed", f"goes on from {last.name}", step_of(last))
     try:
@@ -172,10 +178,10 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
             if hasattr(callback, "close"):
                 callback.close(trainer.state)
     if journal.status in ("done", "stopped"):
-        outcome.after = evaluate(trainer, start.plan.objective)
         save_model(trainer, of.tokenizer, place, of.examples.labels)
         if start.run.merge and trainer.is_world_process_zero():
             _merge(of)
+        outcome.after = measure(trainer, of, base=False)
 
 
 def begin(start: Start) -> None:
@@ -187,33 +193,21 @@ def begin(start: Start) -> None:
 def load(start: Start, journal: Journal, *, resumed: bool) -> Training:
     """Everything that the trainer is built of."""
     plan, settings, examples = start.plan, start.settings, start.examples
-    quieten()
+    stack.quieten()
     stack.transformers.set_seed(plan.seed)
-    conversational = "text" not in examples.train[0] and "tokens" not in examples.train[0]
-    chat = plan.objective in ("sft", "clm", "cpt", "distillation") and conversational
+    chat = is_conversational(examples.train[0])
     tokenizing = load_tokenizer(plan.model, chat=chat, images=examples.has_images)
     for said in tokenizing.said:
         journal.say("tokenizer", said)
     family = find_model(plan.model).spec.family
-    model = load_model(plan.model, family, settings, start.device, examples.labels)
-    model = adapt(model, settings, total_steps(plan, settings, start.run, len(examples.train)))
+    labels = HEAD if plan.objective == "reward" else examples.labels
+    model = load_model(plan.model, family, settings, start.device, labels)
+    if plan.objective not in MAKES_THE_ADAPTER:
+        model = adapt(model, settings, total_steps(plan, settings, start.run, len(examples.train)))
     return Training(
         plan, settings, start.run, start.device, examples, tokenizing, model,
         _callbacks(start, journal, resumed=resumed), journal,
     )  # fmt: skip
-
-
-def evaluate(trainer: Any, objective: str) -> dict[str, float]:
-    """The trainer's own figures on what is held out; nothing where nothing is."""
-    if trainer.eval_dataset is None:
-        return {}
-    found = trainer.evaluate()
-    figures = {k: float(v) for k, v in found.items() if k.startswith("eval_") and _is_metric(k)}
-    # JSON has no others; where the loss is none the callbacks end the run.
-    kept = {name: value for name, value in figures.items() if math.isfinite(value)}
-    if "eval_loss" in kept and objective in LIKELIHOODS:
-        kept["perplexity"] = math.exp(min(kept["eval_loss"], 700.0))
-    return kept
 
 
 def _merge(of: Training) -> None:
@@ -229,10 +223,6 @@ def report_of(start: Start, journal: Journal, outcome: Outcome) -> Report:
     """Everything that is known at the end."""
     estimate = start.plan.estimate.as_dict()
     predicted: dict[str, Any] = {**estimate["memory"], **(estimate["time"] or {})}
-    before, after = outcome.before, outcome.after
-    metrics = {
-        name: Metric(before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after])
-    }
     return Report(
         status=journal.status,
         plan=start.plan,
@@ -240,10 +230,13 @@ def report_of(start: Start, journal: Journal, outcome: Outcome) -> Report:
         predicted={k: v for k, v in predicted.items() if isinstance(v, int | float)},
         measured=journal.measured,
         losses=tuple(journal.losses),
-        metrics=metrics,
+        metrics=compared(outcome.before, outcome.after, start.plan.seed),
         events=tuple(dict.fromkeys(journal.events)),
         versions=versions(),
         seed=start.plan.seed,
+        answers=side_by_side(outcome.before, outcome.after),
+        memory=tuple(journal.memory),
+        labels=start.examples.labels,
     )
 
 
@@ -258,17 +251,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def quieten() -> None:
-    """The libraries' own bars and advice; their errors are still raised."""
-    for name in ("bitsandbytes", "trl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    stack.datasets.disable_progress_bars()
-    stack.transformers.logging.set_verbosity_error()
-    stack.transformers.logging.disable_progress_bar()
-    # TRL 1.16 and PEFT 0.21 still use names that Transformers 5.23 calls old.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-
-
 def _callbacks(start: Start, journal: Journal, *, resumed: bool) -> list[Any]:
     # They are subclasses of Transformers' own: importing them is expensive.
     from ftadvisor.execution.callbacks.divergence import DivergenceCallback
@@ -280,12 +262,8 @@ def _callbacks(start: Start, journal: Journal, *, resumed: bool) -> list[Any]:
     found: list[Any] = [
         MeasuringCallback(start.device, journal),
         LogCallback(Path(start.run.output_dir) / LOG, journal, resumed=resumed),
-        DivergenceCallback(journal),
+        # A loss that may be zero, or below it, has no measure of growth.
+        DivergenceCallback(journal, may_grow=start.plan.objective in (*POLICY, *PREFERRING)),
     ]
     found += [ProgressCallback(start.device, start.plan.estimate)] if start.run.progress else []
     return [*found, RanksCallback()] if start.plan.technique == "adalora" else found
-
-
-def _is_metric(name: str) -> bool:
-    """Not how long the evaluation took."""
-    return not name.endswith(("runtime", "per_second", "_time", "num_tokens"))

@@ -6,6 +6,8 @@ Taken as untyped, as in simulation/stack.py.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -38,3 +40,16 @@ def __getattr__(name: str) -> Any:
         raise MissingExtraError("run", "run") from error
     globals()[name] = library
     return library
+
+
+def quieten() -> None:
+    """The libraries' own bars and advice; their errors are still raised."""
+    for name in ("bitsandbytes", "trl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # datasets 5.2 imported before Transformers leaves huggingface-hub 2.4 half imported.
+    transformers = __getattr__("transformers")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    __getattr__("datasets").disable_progress_bars()
+    # TRL 1.16 and PEFT 0.21 still use names that Transformers 5.23 calls old.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -11,15 +11,21 @@ from rich.console import Console, RenderableType
 from ftadvisor.render.comparison import comparison_document
 from ftadvisor.render.document import Document
 from ftadvisor.render.estimate import estimates_document
+from ftadvisor.render.evaluation import evaluation_document
 from ftadvisor.render.fit import fit_document
 from ftadvisor.render.html import html
+from ftadvisor.render.model_card import model_card
 from ftadvisor.render.recommendation import recommendation_document
+from ftadvisor.render.report import report_page
+from ftadvisor.render.run import run_document
 from ftadvisor.render.simulation import simulation_document
 from ftadvisor.render.terminal import print_document, renderables
 from ftadvisor.schema.comparison import Comparison
 from ftadvisor.schema.estimate import Estimate
+from ftadvisor.schema.evaluation import Evaluation
 from ftadvisor.schema.fit import Fit
 from ftadvisor.schema.plan import Recommendation
+from ftadvisor.schema.report import Report
 from ftadvisor.schema.simulation import Simulation
 
 TEXT_WIDTH = 100
@@ -36,6 +42,10 @@ def document_of(answer: Any) -> Document:
             return comparison_document(answer)
         case Simulation():
             return simulation_document(answer)
+        case Evaluation():
+            return evaluation_document(answer)
+        case Report():
+            return run_document(answer)
         case Estimate():
             return estimates_document([answer])
         case _:
@@ -45,6 +55,16 @@ def document_of(answer: Any) -> Document:
 def as_html(answer: Any) -> str:
     """HTML that stands for itself."""
     return html(document_of(answer))
+
+
+def as_page(answer: Report) -> str:
+    """A page of its own."""
+    return report_page(answer)
+
+
+def as_card(answer: Report) -> str:
+    """Markdown for the directory of the trained model."""
+    return model_card(answer)
 
 
 def as_renderables(answer: Any, console: Console, options: Any) -> Iterator[RenderableType]:

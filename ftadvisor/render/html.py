@@ -56,8 +56,12 @@ background:currentColor;vertical-align:middle}
 
 def html(document: Document) -> str:
     """The blocks in one element; every text is escaped."""
-    blocks = "\n".join(f"<div>{''.join(_block(block))}</div>" for block in document)
-    return f'<div class="ftadvisor"><style>{STYLE}</style>\n{blocks}\n</div>'
+    return f'<div class="ftadvisor"><style>{STYLE}</style>\n{html_blocks(document)}\n</div>'
+
+
+def html_blocks(document: Document) -> str:
+    """The blocks alone, for an element of that class."""
+    return "\n".join(f"<div>{''.join(_block(block))}</div>" for block in document)
 
 
 def _block(block: Block) -> Iterator[str]:

@@ -102,7 +102,7 @@ def html_page(step: SimulatedStep, title: str) -> str:
 
 
 def _axis(scale: _Scale) -> Iterator[str]:
-    step = _tick(scale.most_bytes / GIB)
+    step = round_tick(scale.most_bytes / GIB)
     for tick in range(int(scale.most_bytes / GIB / step) + 1):
         size = tick * step * GIB
         y = scale.y(size)
@@ -117,7 +117,7 @@ def _axis(scale: _Scale) -> Iterator[str]:
     )
 
 
-def _tick(most: float) -> float:
+def round_tick(most: float) -> float:
     """A round number of which at most MOST_TICKS reach up to `most`."""
     power = 10.0 ** math.floor(math.log10(most / MOST_TICKS))
     return next(power * digit for digit in ROUND if power * digit * MOST_TICKS >= most)

@@ -17,14 +17,15 @@ class Displayed:
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        return _display().as_html(self)
+        return display().as_html(self)
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        yield from _display().as_renderables(self, console, options)
+        yield from display().as_renderables(self, console, options)
 
     def __str__(self) -> str:
-        return _display().as_text(self)
+        return display().as_text(self)
 
 
-def _display() -> Any:
+def display() -> Any:
+    """The room that knows."""
     return import_module("ftadvisor.render.display")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, cast
 
+from ftadvisor.schema.display import Displayed, display
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.read_only import writable
 
@@ -23,6 +24,16 @@ class Metric(NamedTuple):
     high: float | None = None
 
 
+class Answer(NamedTuple):
+    """One held-out prompt and what was answered."""
+
+    prompt: str
+    reference: str
+    """Empty: there is none."""
+    before: str
+    after: str
+
+
 class Event(NamedTuple):
     """Something that a reader of the report should know."""
 
@@ -34,7 +45,7 @@ class Event(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Displayed):
     """A run that has ended."""
 
     status: Status
@@ -50,11 +61,27 @@ class Report:
     events: tuple[Event, ...]
     versions: Mapping[str, str]
     seed: int
+    answers: tuple[Answer, ...] = ()
+    """Side by side, before training and after it: a few."""
+    memory: tuple[Mapping[str, float], ...] = ()
+    """After each step: `step`, and the peak within it: `allocated_bytes` of a GPU, else
+    `host_bytes` as they are."""
+    labels: tuple[str, ...] = ()
+    """The classes, in the order of their numbers."""
+
+    def as_page(self) -> str:
+        """report.html: one page that needs no other file."""
+        return display().as_page(self)
+
+    def as_card(self) -> str:
+        """README.md of what was trained."""
+        return display().as_card(self)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers, as report.json has them."""
         found = cast("dict[str, Any]", writable(asdict(self)))
         found["plan"] = self.plan.as_dict()
         found["metrics"] = {name: metric._asdict() for name, metric in self.metrics.items()}
+        found["answers"] = [answer._asdict() for answer in self.answers]
         found["events"] = [event._asdict() for event in self.events]
         return found

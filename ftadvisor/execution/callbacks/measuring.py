@@ -6,6 +6,7 @@ import resource
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from ftadvisor.execution import stack
@@ -41,6 +42,7 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The loss has been read, so that a GPU's work is done."""
         self._steps.append(time.monotonic() - self._before)
+        self._journal.memory.append({"step": float(state.global_step), **self._peak()})
 
     def close(self, state: Any) -> None:
         """All figures to the journal, however training has ended; of the steps of this process."""
@@ -55,10 +57,31 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
         if steps:
             found["step_seconds"] = statistics.median(steps)
             tokens = state.num_input_tokens_seen - self._tokens_before
-            found["tokens_per_second"] = tokens / sum(self._steps)
+            if tokens:
+                found["tokens_per_second"] = tokens / sum(self._steps)
         found["host_bytes"] = float(peak_host_bytes())
         if not self._device.is_cpu:
             found |= _gpu_memory(self._device.place)
+            peaks = [row["allocated_bytes"] for row in self._journal.memory]
+            found["allocated_bytes"] = max([*peaks, found["allocated_bytes"]])
+
+    def _peak(self) -> dict[str, float]:
+        """Of the step that ended: a GPU's counter starts anew; a process has but its size now."""
+        if self._device.is_cpu:
+            return {"host_bytes": float(resident_bytes())}
+        cuda = stack.torch.cuda
+        peak = float(cuda.max_memory_allocated(self._device.place))
+        cuda.reset_peak_memory_stats(self._device.place)
+        return {"allocated_bytes": peak}
+
+
+def resident_bytes() -> int:
+    """Of this process, now; where the system does not say, the most so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES
+    return pages * resource.getpagesize()
 
 
 def peak_host_bytes() -> int:

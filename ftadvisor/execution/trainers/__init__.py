@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ftadvisor.execution.trainers import classification, distillation, images, sequences, supervised
+from ftadvisor.execution.trainers import (
+    classification,
+    distillation,
+    images,
+    policy,
+    preference,
+    reward,
+    sequences,
+    supervised,
+)
 from ftadvisor.execution.training import Training
 
 
@@ -21,5 +30,13 @@ BUILDERS: dict[str, Callable[[Training], Any]] = {
     "seq_cls": classification.build_sequence,
     "token_cls": classification.build_token,
     "seq2seq": sequences.build,
+    "dpo": preference.build_dpo,
+    "kto": preference.build_kto,
+    "orpo": preference.build_orpo,
+    "reward": reward.build,
+    "grpo": policy.build,
+    "rloo": policy.build,
 }
 """Objective to a function that makes its trainer."""
+MAKES_THE_ADAPTER = ("dpo", "kto", "grpo", "rloo")
+"""Their trainers are given the model as it is: see building.adapter_of."""

@@ -13,32 +13,22 @@ from ftadvisor.execution import stack
 
 
 def orthogonal(trainer: Any) -> Any:
-    """That class of trainer with the term that keeps AdaLoRA's singular vectors orthogonal."""
+    """The trainer's class with the term that keeps AdaLoRA's singular vectors orthogonal.
+
+    The term has a backward pass of its own, beside the loss's: the sum of the gradients is that of
+    the sum, whatever the trainer makes its loss of.
+    """
 
     class OrthogonalTrainer(trainer):
-        """Of TRL's, whose losses never look at the model's own."""
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            """One micro-batch."""
+            loss: Any = trainer.training_step(self, model, inputs, num_items_in_batch)
+            # A step's micro-batches together are to add it once.
+            term = regularisation(self.model) / self.current_gradient_accumulation_steps
+            self.accelerator.backward(term)
+            return loss + term.detach()
 
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: Any,
-            return_outputs: bool = False,
-            num_items_in_batch: Any = None,
-        ) -> Any:
-            """TRL's loss; in training with PEFT's regularisation."""
-            found: Any = trainer.compute_loss(
-                self, model, inputs, return_outputs, num_items_in_batch
-            )
-            if not self.model.training:
-                return found
-            loss: Any = found[0] if return_outputs else found
-            # Where the loss is scaled, the Trainer leaves the mean over micro-batches to it.
-            scaled = self.loss_is_scaled_for_ga
-            scaled = num_items_in_batch is not None if scaled is None else scaled
-            steps = self.current_gradient_accumulation_steps if scaled else 1
-            loss = loss + regularisation(self.model) / steps
-            return (loss, *found[1:]) if return_outputs else loss
-
+    OrthogonalTrainer.__name__ = trainer.__name__
     return OrthogonalTrainer
 
 

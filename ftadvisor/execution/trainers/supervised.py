@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution import arguments, conversation, stack
 from ftadvisor.execution.examples import Row
 from ftadvisor.execution.tokenizing import Tokenizing
+from ftadvisor.execution.trainers.building import class_of, say_what_was_cut
 from ftadvisor.execution.training import Training
 
 
@@ -22,10 +22,12 @@ def build(of: Training) -> Any:
         packing=of.settings.packing,
         # bfd cuts what is longer than a pack; raw text is to be read whole (study 2.6).
         packing_strategy="wrapped" if of.plan.objective == "cpt" else "bfd",
+        # Rows are evaluated one by one; raw text is read whole here too.
+        eval_packing=of.settings.packing and of.plan.objective == "cpt",
         assistant_only_loss=answers_alone and "messages" in train[0],
         completion_only_loss=answers_alone and "prompt" in train[0],
     )
-    trainer = _class(of)(
+    trainer = class_of(of, stack.trl.SFTTrainer)(
         model=of.model,
         args=args,
         train_dataset=stack.datasets.Dataset.from_list(train),
@@ -33,7 +35,8 @@ def build(of: Training) -> Any:
         processing_class=of.tokenizer,
         callbacks=of.callbacks,
     )
-    _say_what_was_cut(of, trainer)
+    if not of.settings.packing:
+        say_what_was_cut(of, trainer, len(of.examples.train))
     return trainer
 
 
@@ -61,27 +64,3 @@ def marks_answers(tokenizing: Tokenizing) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _say_what_was_cut(of: Training, trainer: Any) -> None:
-    """Examples whose answer max_length cuts away entirely are dropped by TRL without a word."""
-    if of.settings.packing:
-        return
-    dropped = len(of.examples.train) - len(trainer.train_dataset)
-    if not len(trainer.train_dataset):
-        raise InvalidSettingError(
-            f"max_length {of.settings.max_length} cuts away every answer: nothing is left to learn"
-            " from.",
-            [f"--max-length {2 * int(of.settings.max_length)}"],
-        )
-    if dropped > 0:
-        of.journal.say("data", f"{dropped} examples left out: max_length leaves nothing to learn")
-
-
-def _class(of: Training) -> Any:
-    """SFTTrainer; for AdaLoRA with the regularisation that TRL leaves out."""
-    if of.plan.technique != "adalora":
-        return stack.trl.SFTTrainer
-    from ftadvisor.execution.trainers.orthogonal import orthogonal
-
-    return orthogonal(stack.trl.SFTTrainer)

@@ -1,0 +1,106 @@
+"""`evaluate`: how good a trained model or an adapter is on rows that it was not trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from ftadvisor.api.plan_files import read_plan
+from ftadvisor.api.running import planned
+from ftadvisor.api.simulating import settings_of
+from ftadvisor.errors import InvalidSettingError, near_misses, quoted
+from ftadvisor.schema.evaluation import Evaluation
+from ftadvisor.schema.plan import Plan, PlanHardware
+from ftadvisor.schema.run import MOST_ANSWERS, RunSettings
+
+METRICS = (
+    "eval_loss", "perplexity", "general_perplexity", "token_accuracy", "accuracy", "f1", "mcc",
+    "exact_match", "bleu", "chrf", "rouge", "meteor", "reward_accuracy", "reward_margin",
+    "mean_reward", "kl",
+)  # fmt: skip
+"""What can be asked for; the objective decides which of them there are."""
+OF_ANSWERS = ("exact_match", "bleu", "chrf", "rouge", "meteor")
+
+
+def evaluate(
+    model: str | os.PathLike[str],
+    *,
+    dataset: str | os.PathLike[str],
+    objective: str | None = None,
+    metrics: Sequence[str] | None = None,
+    eval_answers: int = MOST_ANSWERS,
+    seed: int = 0,
+    **settings: Any,
+) -> Evaluation:
+    """Metrics with 90 % intervals; an adapter is compared with its base.
+
+    `model`: what `run` wrote, PEFT's adapter directory, or a model. What `run` wrote knows its
+    objective and settings; for the others they are given as to `run`. Raises FtadvisorError.
+    """
+    for name in metrics or ():
+        if name not in METRICS:
+            raise InvalidSettingError(
+                f"{quoted(name)} is no metric.", near_misses(name, METRICS) or METRICS
+            )
+    place = os.fspath(model)
+    plan = _plan(place, os.fspath(dataset), objective, {**settings, "seed": seed})
+    if objective not in (None, plan.objective):
+        raise InvalidSettingError(
+            f"{quoted(place)} was trained for {plan.objective}, not for {objective}.",
+            [f"--objective {plan.objective}"],
+        )
+    if metrics is not None and not {*metrics} & {*OF_ANSWERS}:
+        eval_answers = 0
+    run = RunSettings(output_dir="", eval_answers=eval_answers)
+    from ftadvisor.execution.evaluation.alone import evaluate as evaluated
+
+    found = evaluated(place, plan, settings_of(plan.estimate), run, _labels(Path(place)))
+    if metrics is None:
+        return found
+    kept = {k: v for k, v in found.metrics.items() if k.startswith(tuple(metrics))}
+    return replace(found, metrics=kept)
+
+
+def _plan(place: str, dataset: str, objective: str | None, settings: dict[str, Any]) -> Plan:
+    """The run's own plan with other data; else one that is made of what is given."""
+    written = Path(place) / "plan.yaml"
+    if written.is_file():
+        plan = read_plan(written)
+        if plan.dataset is None:
+            raise InvalidSettingError(f"{quoted(str(written))} names no dataset.")
+        here = PlanHardware(gpu=plan.hardware.gpu, num_gpus=1)
+        data = replace(plan.dataset, path=dataset)
+        return replace(plan, dataset=data, hardware=here, seed=settings["seed"])
+    adapter = _content(Path(place) / "adapter_config.json")
+    given = {
+        "model": adapter.get("base_model_name_or_path", place),
+        "technique": "lora" if adapter else "full",
+        "dataset": dataset,
+        **settings,
+    }
+    if objective is not None:
+        given["objective"] = objective
+    return planned(None, given)[0]
+
+
+def _labels(place: Path) -> tuple[str, ...]:
+    """The classes: what the run wrote, else the checkpoint's own."""
+    written = _content(place / "report.json").get("labels")
+    if written:
+        return tuple(written)
+    own: dict[str, str] = _content(place / "config.json").get("id2label") or {}
+    return tuple(own[number] for number in sorted(own, key=int))
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file."""
+    try:
+        return cast("dict[str, Any]", json.loads(file.read_text(encoding="utf-8")))
+    except OSError:
+        return {}
+    except ValueError as error:
+        raise InvalidSettingError(f"{quoted(str(file))} is no JSON: {error}.") from None

@@ -1,0 +1,104 @@
+"""A trained model evaluated by itself: the same trainer and metrics as around a run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ftadvisor.errors import DataFileError, InvalidSettingError, quoted
+from ftadvisor.execution import stack
+from ftadvisor.execution.classes import CLASSIFYING
+from ftadvisor.execution.device import find_device
+from ftadvisor.execution.evaluation.comparison import Measured, compared, measure, side_by_side
+from ftadvisor.execution.examples import Examples, check_objective, read_held_out
+from ftadvisor.execution.journal import Journal
+from ftadvisor.execution.loading import load_model
+from ftadvisor.execution.tokenizing import load_tokenizer
+from ftadvisor.execution.trainers import BUILDERS
+from ftadvisor.execution.training import Training
+from ftadvisor.schema.evaluation import Evaluation
+from ftadvisor.schema.plan import Plan
+from ftadvisor.schema.run import RunSettings
+from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.models import find_model
+
+ADAPTER = "adapter_config.json"
+
+
+def evaluate(
+    place: str, plan: Plan, settings: Settings, run: RunSettings, labels: Sequence[str]
+) -> Evaluation:
+    """Of the model or the adapter in `place`; `plan.dataset` holds the rows, all held out.
+
+    An adapter is compared with its base. Raises FtadvisorError for what cannot be evaluated.
+    """
+    is_adapter = (Path(place) / ADAPTER).is_file()
+    with tempfile.TemporaryDirectory() as scratch:
+        of = _prepared(place, plan, settings, replace(run, output_dir=scratch), labels)
+        trainer = BUILDERS[plan.objective](of)
+        trainer.remove_callback(stack.transformers.PrinterCallback)
+        before = Measured({}, [], [])
+        if is_adapter:
+            with trainer.model.disable_adapter():
+                before = measure(trainer, of, base=False)
+        after = measure(trainer, of, base=False)
+    answers = side_by_side(before if is_adapter else after, after)
+    if not is_adapter:
+        answers = tuple(answer._replace(before="") for answer in answers)
+    return Evaluation(
+        model=place,
+        base=plan.model if is_adapter else None,
+        objective=plan.objective,
+        dataset=plan.dataset.path if plan.dataset else "",
+        num_rows=len(of.examples.held_out),
+        metrics=compared(before, after, plan.seed),
+        answers=answers,
+        events=tuple(of.journal.events),
+        seed=plan.seed,
+    )
+
+
+def _prepared(
+    place: str, plan: Plan, settings: Settings, run: RunSettings, labels: Sequence[str]
+) -> Training:
+    """The rows, and the model with its tokenizer."""
+    check_objective(plan.objective)
+    if plan.dataset is None:
+        raise InvalidSettingError("dataset is missing.", ["--dataset test.jsonl"])
+    examples = read_held_out(plan.dataset, plan.objective)._replace(labels=tuple(labels))
+    _check_labels(examples, plan.objective, plan.dataset.path)
+    journal = Journal()
+    if examples.left_out:
+        journal.say("data", f"{len(examples.left_out):,} rows left out")
+    device = find_device()
+    stack.quieten()
+    stack.transformers.set_seed(plan.seed)
+    folder = Path(place)
+    is_adapter = (folder / ADAPTER).is_file()
+    source = plan.model if is_adapter else place
+    own = place if (folder / "tokenizer_config.json").is_file() else source
+    chat = plan.objective not in (*CLASSIFYING, "seq2seq") and "text" not in examples.held_out[0]
+    tokenizing = load_tokenizer(own, chat=chat)
+    model = load_model(source, find_model(plan.model).spec.family, settings, device, labels)
+    if is_adapter:
+        model = stack.peft.PeftModel.from_pretrained(model, place)
+        if labels:
+            journal.say("evaluation", "before: the base with a head that nothing has trained")
+    return Training(plan, settings, run, device, examples, tokenizing, model, [], journal)
+
+
+def _check_labels(examples: Examples, objective: str, file: str) -> None:
+    """The rows' classes are the model's."""
+    if objective not in CLASSIFYING:
+        return
+    rows = examples.held_out
+    found = {name for row in rows for name in row.get("labels", [row.get("label")])}
+    strange = found - {*examples.labels}
+    if strange:
+        raise DataFileError(
+            file, None, "label",
+            f"is {quoted(min(strange))}, which is none of the model's classes",
+            ", ".join(examples.labels[:10]) or "a model with classes",
+        )  # fmt: skip

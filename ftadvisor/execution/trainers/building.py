@@ -1,0 +1,78 @@
+"""What the builders of TRL's trainers have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftadvisor.errors import InvalidSettingError, UnsupportedError
+from ftadvisor.execution import stack
+from ftadvisor.execution.adapting import peft_config
+from ftadvisor.execution.arguments import total_steps
+from ftadvisor.execution.examples import Row
+from ftadvisor.execution.trainers.orthogonal import orthogonal
+from ftadvisor.execution.training import Training
+from ftadvisor.sources.techniques import find_technique
+
+
+def built(of: Training, trainer: Any, **options: Any) -> Any:
+    """The trainer on the model.
+
+    Raises UnsupportedError for what TRL or PEFT refuse, InvalidSettingError where max_length leaves
+    nothing to learn from.
+    """
+    technique = find_technique(of.plan.technique)
+    try:
+        found = class_of(of, trainer)(
+            model=of.model, processing_class=of.tokenizer, callbacks=of.callbacks, **options
+        )
+    except (ValueError, TypeError, NotImplementedError) as error:
+        what = str(error).strip().partition("\n")[0][:200].rstrip(".")
+        raise UnsupportedError.of(
+            f"{technique.name} with objective {of.plan.objective}",
+            f"{trainer.__name__} says {what}",
+        ) from error
+    if found.eval_dataset is not None and not len(found.eval_dataset):
+        found.eval_dataset = None
+        of.journal.say("data", "max_length leaves nothing of what was held out to evaluate")
+    return found
+
+
+def class_of(of: Training, trainer: Any) -> Any:
+    """The trainer's class; for AdaLoRA with the regularisation that TRL leaves out."""
+    return orthogonal(trainer) if of.plan.technique == "adalora" else trainer
+
+
+def adapter_of(of: Training) -> dict[str, Any]:
+    """PEFT's configuration for a trainer that makes the adapter itself.
+
+    An adapter that these trainers are handed they take for a trained one, and keep a copy of it as
+    the reference (trl 1.16 trainer/dpo_trainer.py line 666); one that they make they switch off.
+    """
+    if find_technique(of.plan.technique).trains_base:
+        return {}
+    steps = total_steps(of.plan, of.settings, of.run, len(of.examples.train))
+    return {"peft_config": peft_config(of.model, of.settings, steps)}
+
+
+def datasets_of(train: list[Row], held_out: list[Row]) -> dict[str, Any]:
+    """Both as the `datasets` library has them."""
+    make = stack.datasets.Dataset.from_list
+    return {
+        "train_dataset": make(train),
+        "eval_dataset": make(held_out) if held_out else None,
+    }
+
+
+def say_what_was_cut(of: Training, trainer: Any, count: int) -> None:
+    """TRL drops without a word what max_length leaves nothing of; `count` examples were given."""
+    left = len(trainer.train_dataset)
+    if not left:
+        raise InvalidSettingError(
+            f"max_length {of.settings.max_length} is shorter than every example: nothing is left to"
+            " learn from.",
+            [f"--max-length {2 * int(of.settings.max_length)}"],
+        )
+    if left < count:
+        of.journal.say(
+            "data", f"{count - left} examples left out: max_length leaves nothing to learn"
+        )
