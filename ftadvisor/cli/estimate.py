@@ -35,7 +35,8 @@ def run(given: dict[str, Any]) -> int:
     with warnings_to_stderr():
         found = api.estimates(**given, calibration=calibration)
     remedies = remedies_of(found, given)
-    answer = {"estimates": found, **({"remedies": remedies} if remedies else {})}
+    named = [remedy._asdict() for remedy in remedies]
+    answer = {"estimates": found, **({"remedies": named} if named else {})}
     print_answer(answer, lambda: estimates_document(found, remedies), as_json=as_json)
     return exit_code(found)
 
