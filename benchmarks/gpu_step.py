@@ -41,7 +41,7 @@ def main() -> None:
         if row["id"] == "machine":
             from gpu_machine import machine_rows
 
-            found = machine_rows(tiny=row["tiny"])
+            found = [{**found, "id": "machine"} for found in machine_rows()]
         else:
             found = rows_of(row)
     except Exception as error:

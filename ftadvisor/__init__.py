@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UnknownNameError,
         UnsupportedError,
     )
+    from ftadvisor.execution.callbacks.advising import FtadvisorCallback as FtadvisorCallback
     from ftadvisor.schema.comparison import Comparison
     from ftadvisor.schema.estimate import Estimate
     from ftadvisor.schema.evaluation import Evaluation
@@ -66,6 +67,8 @@ _HOMES = {
     "Estimate": "ftadvisor.schema.estimate",
     "Evaluation": "ftadvisor.schema.evaluation",
     "Fit": "ftadvisor.schema.fit",
+    # Not in __all__: it needs the training stack, and `from ftadvisor import *` does not.
+    "FtadvisorCallback": "ftadvisor.execution.callbacks.advising",
     "Plan": "ftadvisor.schema.plan",
     "Recommendation": "ftadvisor.schema.plan",
     "Report": "ftadvisor.schema.report",
@@ -81,7 +84,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in __all__ and name not in _HOMES:
         raise AttributeError(f"module 'ftadvisor' has no attribute {name!r}")
     value: object = getattr(import_module(_HOMES.get(name, "ftadvisor.errors")), name)
     globals()[name] = value

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import pytest
+
+_HOMES = count()
+
+
+@pytest.fixture(autouse=True)
+def _no_measurements(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory):
+    """Each test starts without measurements, and writes none into the user's own."""
+    place = tmp_path_factory.getbasetemp() / "data" / str(next(_HOMES))
+    monkeypatch.setenv("XDG_DATA_HOME", str(place))
 
 
 @pytest.fixture(scope="session")

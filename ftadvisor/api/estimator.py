@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
+from ftadvisor.api.calibrating import find_hardware, fitted_for
 from ftadvisor.api.costing import cost_of
+from ftadvisor.api.wording import said_of
 from ftadvisor.configuration.contradictions import check_batch
 from ftadvisor.configuration.effects import (
     asked_of,
@@ -20,6 +22,7 @@ from ftadvisor.configuration.objectives import objective_of
 from ftadvisor.configuration.options import check_options, check_text
 from ftadvisor.configuration.settings import resolve
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
+from ftadvisor.estimation.calibrated import CPU
 from ftadvisor.estimation.prediction import (
     MemoryPrediction,
     adapter_of,
@@ -28,6 +31,7 @@ from ftadvisor.estimation.prediction import (
 )
 from ftadvisor.estimation.terms import AdapterBytes
 from ftadvisor.estimation.time import RunTime, run_time, step_time
+from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.estimate import Estimate, MemoryEstimate, TimeEstimate
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
@@ -37,13 +41,7 @@ from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
-from ftadvisor.sources.coefficients import (
-    memory_coefficients,
-    memory_intervals,
-    time_coefficients,
-    time_intervals,
-)
-from ftadvisor.sources.gpus import GpuMatch, all_gpus, match_gpu
+from ftadvisor.sources.gpus import GpuMatch, all_gpus
 from ftadvisor.sources.models import FoundModel, find_model
 from ftadvisor.sources.techniques import all_techniques, find_task, find_technique
 from ftadvisor.sources.trainers import (
@@ -52,7 +50,6 @@ from ftadvisor.sources.trainers import (
     find_trainer,
 )
 from ftadvisor.sources.workloads import reference_workload, token_workload
-from ftadvisor.units import format_count
 
 DEFAULT_TECHNIQUE = "lora"
 SETTING_NAMES = tuple(f.name for f in fields(Settings) if f.name not in ("technique", "objective"))
@@ -70,6 +67,7 @@ class Subject:
     workload: Workload
     options: dict[str, Any]
     assumptions: tuple[str, ...]
+    calibration: Calibration | None = None
 
 
 def estimate(
@@ -79,13 +77,15 @@ def estimate(
     technique: str | None = None,
     objective: str | None = None,
     simulate: bool = False,
+    calibration: Calibration | None = None,
     **options: Unpack[Options],
 ) -> Estimate:
     """Memory, time and cost of one run.
 
     `model` is a catalogue name, a config.json or its directory, or a hub id; `technique` is lora
     when none is given. `simulate`: memory from the simulated step (`method` says whether that was
-    possible) instead of the closed form; it needs the `run` extra and takes seconds. Raises
+    possible) instead of the closed form; it needs the `run` extra and takes seconds. `calibration`:
+    what `load_calibration` makes of the user's own measurements. Raises
     FtadvisorError (UnknownNameError, InvalidSettingError, ...) for what cannot be answered; its
     message says what to write instead.
     """
@@ -93,11 +93,10 @@ def estimate(
         # Only who asks for it pays for its imports.
         from ftadvisor.api import simulating
 
-        return simulating.simulate(
-            model, gpu=gpu, technique=technique, objective=objective, **options
-        ).estimate
+        asked: dict[str, Any] = {"gpu": gpu, "technique": technique, "objective": objective}
+        return simulating.simulate(model, calibration=calibration, **asked, **options).estimate
     chosen, purpose = task_of(technique, objective)
-    subject = subject_of(model, gpu, purpose, dict(options))
+    subject = subject_of(model, gpu, purpose, dict(options), calibration)
     said = () if chosen else (f"technique {DEFAULT_TECHNIQUE}: none was given",)
     return _asked(subject, chosen or DEFAULT_TECHNIQUE, said)
 
@@ -109,6 +108,7 @@ def estimates(
     technique: str | None = None,
     objective: str | None = None,
     simulate: bool = False,
+    calibration: Calibration | None = None,
     **options: Unpack[Options],
 ) -> tuple[Estimate, ...]:
     """The same for one technique, or for all sensible ones when none is given.
@@ -119,8 +119,9 @@ def estimates(
     chosen, purpose = task_of(technique, objective)
     if chosen and simulate:
         only: dict[str, Any] = {"gpu": gpu, "technique": technique, "objective": objective}
+        only["calibration"] = calibration
         return (estimate(model, simulate=True, **only, **options),)
-    subject = subject_of(model, gpu, purpose, dict(options))
+    subject = subject_of(model, gpu, purpose, dict(options), calibration)
     if chosen:
         return (_asked(subject, chosen, ()),)
     found: list[Estimate] = []
@@ -168,7 +169,11 @@ def task_of(technique: str | None, objective: str | None) -> tuple[str | None, s
 
 
 def subject_of(
-    model: str, gpu: str | None, objective: str | None, options: dict[str, Any]
+    model: str,
+    gpu: str | None,
+    objective: str | None,
+    options: dict[str, Any],
+    calibration: Calibration | None = None,
 ) -> Subject:
     """Names to records. Raises FtadvisorError for those that mean nothing."""
     given = check_options(options)
@@ -176,8 +181,9 @@ def subject_of(
     if gpu is not None:
         check_text("gpu", gpu)
     found = find_model(model)
-    matched = match_gpu(gpu) if gpu is not None else None
-    return subject_from(found, matched, objective, given, take_workload(given))
+    matched = find_hardware(gpu, calibration) if gpu is not None else None
+    subject = subject_from(found, matched, objective, given, take_workload(given))
+    return subject if calibration is None else replace(subject, calibration=calibration)
 
 
 def subject_from(
@@ -195,7 +201,7 @@ def subject_from(
     said = [*found.assumptions, *assumed]
     if matched is not None:
         said += [
-            _said_of(workload, given.get("mean_length")),
+            said_of(workload, given.get("mean_length")),
             *([matched.assumption] if matched.assumption else []),
         ]
     return Subject(
@@ -228,29 +234,6 @@ def take_workload(options: dict[str, Any]) -> Workload:
     return reference_workload(epochs)
 
 
-def _said_of(workload: Workload, mean_length: float | None) -> str:
-    """What is trained on, in one sentence; with a mean length of the user's, as long samples."""
-    padding = workload.padded_over_mean
-    sorted_by_length = f", {padding - 1:.0%} padding" if padding else ""
-    epochs = f"{workload.num_train_epochs:g} epoch" + "s" * (workload.num_train_epochs != 1)
-    error = workload.token_error
-    guessed = (
-        f", a token taken to be {workload.characters_per_token:.3g} characters (±{error:.0%})"
-        if workload.characters_per_token
-        else ""
-    )
-    broken = workload.broken_rows
-    left_out = f"; {broken:,} rows that cannot be used are left out" if broken else ""
-    mean = mean_length or workload.mean_tokens
-    as_many = "as many tokens as " if mean_length else ""
-    examples = f"{workload.num_examples * workload.mean_tokens / mean:,.0f}"
-    return (
-        f"time and cost are for {as_many}{workload.name}: {examples} example"
-        f"{'s' * (examples != '1')} of {mean:.0f} tokens on average, {epochs},"
-        f" {format_count(workload.num_tokens)} tokens{sorted_by_length}{guessed}{left_out}"
-    )
-
-
 class Predicted(NamedTuple):
     """A run's memory, and what it was computed from."""
 
@@ -272,7 +255,7 @@ def predict(subject: Subject, technique: Technique) -> Predicted:
     check_batch(settings)
     adapter = adapter_of(model, settings, trainer, technique)
     usable = gpu.usable_bytes if gpu else None
-    fitted = memory_coefficients(), memory_intervals()
+    fitted = fitted_for(gpu, subject.calibration)[:2]
     capability = gpu.compute_capability if gpu else ""
     memory = predict_memory(model, settings, trainer, adapter, *fitted, usable, capability)
     return Predicted(settings, technique, adapter, memory, resolved.assumptions)
@@ -289,8 +272,16 @@ def estimate_subject(
     extra: list[str] = []
     if gpu is not None:
         time = _run_time(subject, settings, adapter, gpu)
-        cost = cost_of(gpu, subject.options.get("price"), time, settings, extra)
-        if gpu.l2_cache_bytes is None and adapter is not None and adapter.moved_tensors:
+        if gpu.arch != CPU:
+            cost = cost_of(gpu, subject.options.get("price"), time, settings, extra)
+        if calibrated := fitted_for(gpu, subject.calibration).said:
+            extra.append(calibrated)
+        if (
+            gpu.l2_cache_bytes is None
+            and gpu.arch != CPU
+            and adapter is not None
+            and adapter.moved_tensors
+        ):
             extra.append(f"the L2 cache of {gpu.id} is not known: the adapter finds nothing there")
     return Estimate(
         model=subject.name,
@@ -315,8 +306,9 @@ def estimate_subject(
 def _run_time(
     subject: Subject, settings: Settings, adapter: AdapterBytes | None, gpu: Gpu
 ) -> RunTime:
-    fitted = time_coefficients(), time_intervals()
-    step = step_time(subject.model, settings, subject.trainer, adapter, gpu, *fitted)
+    fitted = fitted_for(gpu, subject.calibration)
+    of = subject.model, settings, subject.trainer, adapter, gpu
+    step = step_time(*of, fitted.time, fitted.time_intervals, fitted.host_slowness)
     return run_time(step, settings, subject.workload, gpu.power_watts)
 
 

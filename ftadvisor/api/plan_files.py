@@ -15,6 +15,7 @@ from typing import Any
 
 from ftadvisor.advice.hyperparameters import OF_THE_ESTIMATE, Hyperparameters, hyperparameters
 from ftadvisor.advice.question import Question
+from ftadvisor.api.calibrating import find_hardware
 from ftadvisor.api.estimator import Subject, estimate_subject
 from ftadvisor.api.plans import settings_of
 from ftadvisor.api.recommender import situation_of
@@ -30,6 +31,7 @@ from ftadvisor.errors import (
     ModelUnavailableError,
     UnknownNameError,
 )
+from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan, PlanHardware
 from ftadvisor.schema.technique import Technique
@@ -82,7 +84,7 @@ def estimate_plan(plan: Plan) -> Estimate:
 
     Raises InvalidSettingError for settings that exclude each other.
     """
-    return estimate_subject(_subject(plan), find_technique(plan.technique))
+    return estimate_subject(plan_subject(plan), find_technique(plan.technique))
 
 
 def options_of(plan: Plan) -> dict[str, Any]:
@@ -94,7 +96,8 @@ def options_of(plan: Plan) -> dict[str, Any]:
     return found
 
 
-def _subject(plan: Plan) -> Subject:
+def plan_subject(plan: Plan, calibration: Calibration | None = None) -> Subject:
+    """What `estimate` asks of a plan."""
     model = find_model(plan.model)
     options = options_of(plan)
     for name in ("dataset", "num_tokens", "num_train_epochs"):
@@ -104,11 +107,12 @@ def _subject(plan: Plan) -> Subject:
         name=plan.model,
         model=model.spec,
         objective=plan.objective,
-        gpu=match_gpu(plan.hardware.gpu).gpu if plan.hardware.gpu else None,
+        gpu=find_hardware(plan.hardware.gpu, calibration).gpu if plan.hardware.gpu else None,
         trainer=find_trainer(options.pop("trainer", usual)),
         workload=plan.workload,
         options=options,
         assumptions=(),
+        calibration=calibration,
     )
 
 
@@ -176,7 +180,7 @@ def _plan(
         seed=draft.seed,
         estimate=draft.estimate,  # pyright: ignore[reportArgumentType] made below
     )
-    subject = _subject(plan)
+    subject = plan_subject(plan)
     made = estimate_subject(subject, technique, _said(draft))
     training = {k: v for k, v in plan.settings.items() if k not in OF_THE_ESTIMATE}
     training["num_train_epochs"] = epochs

@@ -31,20 +31,9 @@ def planned(
         given["teacher_model"] = os.fspath(given["teacher_model"])
     # A recommended plan says that there is a teacher, and not which one.
     teacher = given.pop("teacher_model", None) if plan is not None else None
-    if plan is not None and given:
-        name = next(iter(given))
-        raise InvalidSettingError(
-            f"{name} and a plan both say what is trained.",
-            [f"{name} in the plan", "no plan"],
-        )
     of_run, plan = _continued(of_run, plan, given)
     processes = of_run.pop("num_processes", None)
-    if not isinstance(plan, Plan):
-        draft = read_draft(plan) if plan is not None else _draft(given)
-        plan = complete_plan(_with_data(_with_processes(draft, processes)))
-    elif processes:
-        plan = complete_plan(_with_processes(draft_of("the plan", plan_parts(plan)), processes))
-    plan = _with_teacher(plan, teacher)
+    plan = _with_teacher(plan_of(plan, given, processes=processes), teacher)
     return plan, _run_settings(plan, of_run)
 
 
@@ -66,10 +55,32 @@ def _continued(
     return {**stored_run(place), **of_run}, place / PLAN_FILE
 
 
-def _draft(given: dict[str, Any]) -> PlanDraft:
+def plan_of(
+    plan: Plan | str | os.PathLike[str] | None,
+    given: dict[str, Any],
+    *,
+    needs_data: bool = True,
+    processes: int | None = None,
+) -> Plan:
+    """The plan that a file or options say, complete; not both. `processes`: instead of its own."""
+    if plan is not None and given:
+        name = next(iter(given))
+        raise InvalidSettingError(
+            f"{name} and a plan both say what is trained.",
+            [f"{name} in the plan", "no plan"],
+        )
+    if not isinstance(plan, Plan):
+        draft = read_draft(plan) if plan is not None else _draft(given, needs_data)
+        return complete_plan(_with_data(_with_processes(draft, processes)))
+    if processes is None:
+        return plan
+    return complete_plan(_with_processes(draft_of("the plan", plan_parts(plan)), processes))
+
+
+def _draft(given: dict[str, Any], needs_data: bool) -> PlanDraft:
     """The options as a plan file would say them."""
     for name, example in (("model", "--model llama3.2-1b"), ("dataset", "--dataset train.jsonl")):
-        if name not in given:
+        if name not in given and (needs_data or name == "model"):
             raise InvalidSettingError(f"{name} is missing.", [example, "a plan file"])
     settings = {k: v for k, v in given.items() if k in PLAN_SETTINGS}
     known = {"model", "technique", "objective", "gpu", "dataset", "seed", *ELSEWHERE}
@@ -81,7 +92,7 @@ def _draft(given: dict[str, Any]) -> PlanDraft:
         "model": given["model"],
         "technique": given.get("technique", "lora"),
         "objective": given.get("objective"),
-        "dataset": str(given["dataset"]),
+        "dataset": str(given["dataset"]) if "dataset" in given else None,
         "hardware": {"gpu": given.get("gpu"), "num_gpus": given.get("num_gpus", 1)},
         "settings": settings,
         "seed": given.get("seed", 0),

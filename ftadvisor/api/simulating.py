@@ -11,6 +11,7 @@ from ftadvisor.api.estimator import estimate, fits_on, memory_record
 from ftadvisor.errors import FtadvisorError, UnsupportedError
 from ftadvisor.estimation.ladder import needed_bytes, outside_allocator_bytes, variation
 from ftadvisor.estimation.prediction import Bounded, MemoryPrediction, on_card, verdict
+from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.coefficients import Interval
 from ftadvisor.schema.estimate import Estimate, MemoryEstimate
 from ftadvisor.schema.options import Options
@@ -33,6 +34,7 @@ def simulate(
     technique: str | None = None,
     objective: str | None = None,
     trust_remote_code: bool = False,
+    calibration: Calibration | None = None,
     **options: Unpack[Options],
 ) -> Simulation:
     """The training step of one run, simulated: peak memory, who holds it, timeline and work.
@@ -41,7 +43,7 @@ def simulate(
     and no network. `trust_remote_code`: run the modelling code in the model's own directory, which
     is otherwise never executed. What cannot be simulated gets the closed form's answer: `step` is
     None then, and `reason` says why. A model that the closed form does not describe has memory
-    only.
+    only. `calibration`: as in `estimate`.
     """
     try:
         find_model(model)
@@ -49,7 +51,8 @@ def simulate(
         from ftadvisor.api.unseen import simulate_unseen
 
         return simulate_unseen(error, model, gpu, technique, objective, dict(options))
-    found = estimate(model, gpu=gpu, technique=technique, objective=objective, **options)
+    asked: dict[str, Any] = {"gpu": gpu, "technique": technique, "objective": objective}
+    found = estimate(model, calibration=calibration, **asked, **options)
     return simulated(found, with_code(model) if trust_remote_code else model_config(model))
 
 

@@ -12,12 +12,19 @@ from typing import IO, Any, cast
 from ftadvisor.cli.command import Command
 from ftadvisor.cli.parsing import unknown_option
 from ftadvisor.errors import FtadvisorError, InvalidSettingError, quoted
+from ftadvisor.schema.calibration import Calibration
 
 BAD_LINE = 2
 _EXAMPLE = '{"model": "llama-7b", "gpu": "rtx3060"}'
 
 
-def answer_lines(file: str, given: dict[str, Any], command: Command, out: IO[str]) -> int:
+def answer_lines(
+    file: str,
+    given: dict[str, Any],
+    command: Command,
+    out: IO[str],
+    calibration: Calibration | None = None,
+) -> int:
     """Answer each line of `file` with one line; `given` holds where a line says nothing.
 
     A line that cannot be answered gets an `{"error": ...}` line that names it, and the exit code is
@@ -31,7 +38,9 @@ def answer_lines(file: str, given: dict[str, Any], command: Command, out: IO[str
     for number, line in _lines(file):
         asked += 1
         try:
-            estimate = api.estimate(**_question(line, given, command))
+            question = _question(line, given, command)
+            own = calibration if question.pop("calibration", True) else None
+            estimate = api.estimate(**question, calibration=own)
         except Exception as error:
             # One line in a thousand is no reason to lose the others.
             bad += 1

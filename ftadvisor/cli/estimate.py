@@ -6,12 +6,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ftadvisor.cli.command import Argument, Command, Group
-from ftadvisor.cli.options import JSON, SETTINGS, SIMULATE
+from ftadvisor.cli.options import CALIBRATION, JSON, SETTINGS, SIMULATE
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.warned import warnings_to_stderr
 from ftadvisor.errors import InvalidSettingError
 
 if TYPE_CHECKING:
+    from ftadvisor.schema.calibration import Calibration
     from ftadvisor.schema.estimate import Estimate
     from ftadvisor.schema.plan import Remedy
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 def run(given: dict[str, Any]) -> int:
     """Print the estimates; 0 if one fits or is tight, else 1."""
     as_json = given.pop("json", False)
+    own = given.pop("calibration", True)
     file = given.pop("file", None)
     if file is not None:
-        return _run_file(file, given)
+        return _run_file(file, given, _calibration() if own else None)
     if "model" not in given:
         raise InvalidSettingError(
             "--model is missing.", ["--model llama-7b", "ftadvisor list models"]
@@ -29,12 +31,24 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor import api
     from ftadvisor.render.estimate import estimates_document
 
+    calibration = _calibration() if own else None
     with warnings_to_stderr():
-        found = api.estimates(**given)
+        found = api.estimates(**given, calibration=calibration)
     remedies = remedies_of(found, given)
-    answer = {"estimates": found, **({"remedies": remedies} if remedies else {})}
+    named = [remedy._asdict() for remedy in remedies]
+    answer = {"estimates": found, **({"remedies": named} if named else {})}
     print_answer(answer, lambda: estimates_document(found, remedies), as_json=as_json)
     return exit_code(found)
+
+
+def _calibration() -> Calibration | None:
+    """The user's own, and on standard error what is wrong with it."""
+    from ftadvisor.api.calibrating import load_calibration
+
+    found = load_calibration()
+    for said in found.warnings if found else ():
+        print(f"ftadvisor: {said}", file=sys.stderr)
+    return found
 
 
 def exit_code(found: tuple[Estimate, ...]) -> int:
@@ -54,14 +68,14 @@ def remedies_of(found: tuple[Estimate, ...], given: dict[str, Any]) -> tuple[Rem
     return api.ways_to_fit(**{**asked, **question})
 
 
-def _run_file(file: str, given: dict[str, Any]) -> int:
+def _run_file(file: str, given: dict[str, Any], calibration: Calibration | None) -> int:
     from ftadvisor.cli.batch import answer_lines
 
     if not file.endswith((".jsonl", ".ndjson")) and file != "-":
         raise InvalidSettingError(
             f"{file!r} is not a .jsonl file (a model is given by name).", [f"--model {file}"]
         )
-    return answer_lines(file, given, COMMAND, sys.stdout)
+    return answer_lines(file, given, COMMAND, sys.stdout, calibration)
 
 
 COMMAND = Command(
@@ -78,7 +92,7 @@ COMMAND = Command(
             "comes back.",
         ),
     ),
-    groups=(*SETTINGS, Group("Output", (SIMULATE, JSON))),
+    groups=(*SETTINGS, Group("Output", (SIMULATE, CALIBRATION, JSON))),
     examples=(
         ("ftadvisor estimate --model llama-7b --gpu rtx3060", "what fits on this card?"),
         (

@@ -262,3 +262,10 @@ SIMULATE = Option(
     "Memory from the simulated step (`ftadvisor simulate`) instead of the closed form: slower, "
     "more exact, needs pip install 'ftadvisor[run]'.",
 )
+
+CALIBRATION = Option(
+    "calibration",
+    None,
+    "",
+    "--no-calibration: as if nothing had been measured on this machine (`ftadvisor calibration`).",
+)

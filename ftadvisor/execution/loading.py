@@ -43,7 +43,43 @@ def load_model(
     `labels`: names of the classes that a classification head is made for. Raises
     ModelUnavailableError where the weights are not at hand and cannot be fetched.
     """
-    cls = getattr(stack.transformers, CLASSES.get(settings.objective) or FAMILIES[family])
+    cls = model_class(family, settings.objective)
+    return _ready(pretrained(cls, model, **_options(settings, device, labels)))
+
+
+def blank_model(
+    config: Any, family: str, settings: Settings, device: Device, labels: Sequence[str] = ()
+) -> Any:
+    """The same of a configuration, with random weights: nothing is read or fetched.
+
+    A quantised base takes the loader's own road, which quantises a state dict as it would a file.
+    """
+    cls = model_class(family, settings.objective)
+    options = _options(settings, device, labels)
+    torch = stack.torch
+    for name in ("num_labels", "id2label", "label2id"):
+        if name in options:
+            setattr(config, name, options.pop(name))
+    options.pop("ignore_mismatched_sizes", None)
+    if "quantization_config" not in options:
+        with torch.device(device.place):
+            return _ready(cls.from_config(config, **options))
+    with torch.device("meta"):
+        shapes = {n: t.shape for n, t in cls.from_config(config).state_dict().items()}
+    largest = max(shape.numel() for shape in shapes.values())
+    noise = torch.randn(largest, device=device.place, dtype=options["dtype"]) * 0.02
+    weights = {n: noise[: s.numel()].view(s).clone() for n, s in shapes.items()}
+    # An Auto class takes no state dict.
+    kind = cls._model_mapping[type(config)]
+    return _ready(kind.from_pretrained(None, config=config, state_dict=weights, **options))
+
+
+def model_class(family: str, objective: str) -> Any:
+    """Transformers' Auto class."""
+    return getattr(stack.transformers, CLASSES.get(objective) or FAMILIES[family])
+
+
+def _options(settings: Settings, device: Device, labels: Sequence[str]) -> dict[str, Any]:
     options: dict[str, Any] = {
         "dtype": getattr(stack.torch, DTYPES[settings.weights_dtype]),
         "attn_implementation": settings.attn_implementation,
@@ -57,7 +93,10 @@ def load_model(
         options["quantization_config"] = quantization_config(settings, HEADS if labels else ())
         if settings.strategy not in SHARDING:
             options["device_map"] = {"": device.place}
-    found = pretrained(cls, model, **options)
+    return options
+
+
+def _ready(found: Any) -> Any:
     _keep_gradients(found)
     # Of no use in training, and packed samples see each other with it (study 2.6).
     found.config.use_cache = False

@@ -26,6 +26,7 @@ from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.merging import merge_model
 from ftadvisor.execution.preferences import POLICY, PREFERRING
 from ftadvisor.execution.randomness import evaluate_apart, same_randomness
+from ftadvisor.execution.recording import record_run
 from ftadvisor.execution.resuming import LOG, REPORT, last_checkpoint, write_identity
 from ftadvisor.execution.rewards import check_reward
 from ftadvisor.execution.saving import save_model
@@ -93,6 +94,7 @@ def execute(
 
     with interruption.watching(), told(journal, begun):
         until_it_fits(attempt, start.settings, start.device, journal, ways, begun)
+    record_run(start.settings, start.device, report_of(start, journal, outcome), journal)
     return write_report(start, journal, outcome)
 
 

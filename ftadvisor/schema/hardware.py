@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Vendor = Literal["nvidia", "amd", "intel", "apple"]
+Vendor = Literal["nvidia", "amd", "intel", "apple", "cpu"]
+"""cpu: a processor that was probed; the catalogue has none."""
 Arch = Literal[
     "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell",
     "cdna1", "cdna2", "cdna3", "cdna4", "rdna3", "rdna4", "xe-hpg", "xe-hpc", "xe2", "gaudi",
-    "apple",
+    "apple", "cpu",
 ]  # fmt: skip
 """GPUs of one architecture share efficiencies."""
 GpuKind = Literal["consumer", "laptop", "workstation", "datacenter", "unified"]

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftadvisor.configuration.depths import depth, with_layers
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.model import Block, ModelSpec
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.building import DTYPES, depth, transformers_config, with_layers
+from ftadvisor.simulation.building import DTYPES, transformers_config
 from ftadvisor.simulation.litgpt_adapters import freeze, linears
 from ftadvisor.simulation.litgpt_kbit import quantize_linears
 from ftadvisor.simulation.litgpt_modules import Decoder, Parts, Prompt, Rms

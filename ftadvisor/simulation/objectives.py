@@ -18,12 +18,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from ftadvisor.configuration.depths import text_config
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.estimation.objectives import objective_cost
 from ftadvisor.schema.settings import Dtype, Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.autocast import STATE
-from ftadvisor.simulation.building import DTYPES, build_model, text_config, transformers_config
+from ftadvisor.simulation.building import DTYPES, build_model, transformers_config
 from ftadvisor.simulation.recorder import Recorder
 from ftadvisor.simulation.stack import accelerate_operations, torch, trl_module, trl_utils
 from ftadvisor.sources.techniques import find_technique

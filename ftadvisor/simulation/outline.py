@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftadvisor.configuration.depths import text_config
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.building import build_model, head_of, text_config, transformers_config
+from ftadvisor.simulation.building import build_model, head_of, transformers_config
 
 
 def outline(config: dict[str, Any], id: str, trainer: Trainer) -> ModelSpec:

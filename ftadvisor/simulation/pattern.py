@@ -6,7 +6,7 @@ import re
 from functools import cache
 from typing import Any, NamedTuple
 
-from ftadvisor.simulation.building import DEPTHS, depth, listed, text_config
+from ftadvisor.configuration.depths import DEPTHS, depth, listed, text_config
 
 _LAYER = re.compile(r"\.(?:layers|h|layer|block|blocks)\.(\d+)(?:\.|$)")
 

@@ -10,12 +10,13 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
+from ftadvisor.configuration.depths import depth
 from ftadvisor.errors import FtadvisorError, UnsupportedError, quoted
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.adapting import adapt
 from ftadvisor.simulation.attention import flash_masks
-from ftadvisor.simulation.building import UNBUILDABLE, build_model, depth, first_line
+from ftadvisor.simulation.building import UNBUILDABLE, build_model, first_line
 from ftadvisor.simulation.checkpointing import checkpoint_options
 from ftadvisor.simulation.cuda import as_cuda
 from ftadvisor.simulation.fused import fuse_layers

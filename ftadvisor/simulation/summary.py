@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
+from ftadvisor.configuration.depths import depth
 from ftadvisor.errors import UnsupportedError, quoted
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.read_only import read_only
@@ -23,7 +24,7 @@ from ftadvisor.schema.simulation import (
 )
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.allocator import OutOfMemoryError, rounded
-from ftadvisor.simulation.building import depth, transformers_config
+from ftadvisor.simulation.building import transformers_config
 from ftadvisor.simulation.depth import deep_recording
 from ftadvisor.simulation.grids import grid_of
 from ftadvisor.simulation.objectives import GENERATING

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -80,6 +80,19 @@ def read_rows(file: str, text: str) -> list[dict[str, Any]]:
     return rows
 
 
+def checked_rows(rows: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows that keep the rules, and what is wrong with the others."""
+    kept: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for number, row in enumerate(rows, start=1):
+        found = _checked(number, row)
+        if isinstance(found, Problem):
+            problems.append(f"measurement {row.get('id', number)}: {found}")
+        else:
+            kept.append(found)
+    return kept, problems
+
+
 def _error(file: str, bad: Sequence[Problem]) -> DataFileError:
     if len(bad) == 1:
         first = bad[0]
@@ -101,7 +114,10 @@ def _row(number: int, line: str) -> dict[str, Any] | Problem:
         return Problem(number, None, f"is not JSON: {error}", "one object a line")
     if not isinstance(row, dict):
         return Problem(number, None, "is not an object", '{"id": ..., ...}')
-    fields: dict[str, Any] = dict(row)  # pyright: ignore[reportUnknownArgumentType]
+    return _checked(number, dict(row))  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _checked(number: int, fields: dict[str, Any]) -> dict[str, Any] | Problem:
     for name in REQUIRED:
         if fields.get(name) in (None, ""):
             return Problem(number, name, "is missing", "a value; see FORMAT.md")

@@ -50,10 +50,10 @@ def _read_file(path: Path) -> list[Measurement]:
         raise DataFileError(
             str(path), None, None, f"cannot be read: {reason}", "a JSONL file of measurements"
         ) from error
-    return [m for row in read_rows(str(path), text) for m in _measurements(row)]
+    return [m for row in read_rows(str(path), text) for m in measurements_of(row)]
 
 
-def _measurements(row: dict[str, Any]) -> list[Measurement]:
+def measurements_of(row: dict[str, Any]) -> list[Measurement]:
     """A row that states reserved memory beside another metric counts for both."""
     found = [_measurement(row)]
     reserved = row.get("memory_gib_reserved")

@@ -1,0 +1,170 @@
+"""The calibration of the user's own measurements, and what an estimate takes from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ftadvisor.errors import InvalidSettingError
+from ftadvisor.estimation.calibrated import (
+    CPU,
+    calibrated_memory,
+    calibrated_time,
+    cpu_memory,
+    cpu_of,
+    cpu_time,
+)
+from ftadvisor.schema.calibration import Adjusted, Calibration
+from ftadvisor.schema.coefficients import Interval, MemoryCoefficients, TimeCoefficients
+from ftadvisor.schema.hardware import Gpu
+from ftadvisor.sources.coefficients import (
+    memory_coefficients,
+    memory_intervals,
+    time_coefficients,
+    time_intervals,
+)
+from ftadvisor.sources.gpus import GpuMatch, match_gpu
+from ftadvisor.sources.records import Records, data_home, kept_machines, read_records
+
+SPREAD_IS_NOISE = 0.1
+"""Steps that differ by more: another process, a laptop on battery, a hot GPU."""
+
+
+class Fitted(NamedTuple):
+    """The numbers of one estimate."""
+
+    memory: MemoryCoefficients
+    memory_intervals: Mapping[str, Interval]
+    time: TimeCoefficients
+    time_intervals: Mapping[str, Interval]
+    host_slowness: float = 1.0
+    said: str = ""
+
+
+def fitted_for(gpu: Gpu | None, calibration: Calibration | None) -> Fitted:
+    """What is shipped, with a calibration's factors where it knows the GPU."""
+    time, memory = time_coefficients(), memory_coefficients()
+    shipped = Fitted(memory, memory_intervals(), time, time_intervals())
+    if gpu is None or calibration is None:
+        return shipped
+    if gpu.arch == CPU:
+        shipped = shipped._replace(time=cpu_time(time), memory=cpu_memory(memory))
+    found = calibration.of(gpu)
+    if found is None:
+        return shipped
+    adjusted, whose = found
+    return Fitted(
+        calibrated_memory(shipped.memory, adjusted),
+        shipped.memory_intervals,
+        calibrated_time(shipped.time, gpu, adjusted.factors),
+        {"time": adjusted.time},
+        adjusted.factors.host,
+        f"calibrated with {adjusted.rows} measurement{'s' * (adjusted.rows != 1)} of {whose}",
+    )
+
+
+def find_hardware(gpu: str, calibration: Calibration | None) -> GpuMatch:
+    """A GPU by name; `cpu`: this machine's processor, where it was probed.
+
+    Raises UnknownNameError, InvalidSettingError for a processor that was not.
+    """
+    if gpu.strip().lower() != CPU:
+        return match_gpu(gpu)
+    if calibration is None or calibration.cpu is None:
+        raise InvalidSettingError(
+            "This machine's processor has not been probed: nothing is known of its speed.",
+            ["ftadvisor probe", "no --gpu: memory alone"],
+        )
+    return GpuMatch(calibration.cpu, None)
+
+
+def load_calibration(path: Path | None = None) -> Calibration | None:
+    """The user's own; None: there is nothing to calibrate with."""
+    home = data_home()
+    if path is None and not any(
+        (home / name).exists() for name in ("measurements.jsonl", "machines.json")
+    ):
+        return None
+    return calibration_of(read_records(path))
+
+
+def calibration_of(records: Records) -> Calibration:
+    """The calibration of some records on this machine."""
+    # numpy, and the rows' models: only who has measurements pays for them.
+    from ftadvisor.calibration.cases import read_cases
+    from ftadvisor.calibration.own_fit import Shipped, fit_calibration
+    from ftadvisor.sources.measurement_rows import checked_rows
+    from ftadvisor.sources.measurements import measurements_of
+    from ftadvisor.sources.own_rows import machine_id
+
+    rows, problems = checked_rows(records.rows)
+    cases, reasons = read_cases(m for row in rows for m in measurements_of(row))
+    machine = kept_machines().get(machine_id(CPU))
+    cpu = cpu_of(machine) if machine else None
+    shipped = Shipped(time_coefficients(), time_intervals(), memory_coefficients())
+    found = fit_calibration(cases, shipped, _here(records.rows), cpu)
+    said = [*records.problems, *problems]
+    said += [f"{id_} cannot be predicted: {why}" for id_, why in reasons.items()]
+    noisy = [r["id"] for r in rows if (r.get("step_seconds_spread") or 0) > SPREAD_IS_NOISE]
+    if noisy:
+        said.append(
+            f"{len(noisy)} measurements have steps that differ by over {SPREAD_IS_NOISE:.0%}"
+            " (other processes, or a machine on battery)"
+        )
+    return _without_stale(replace(found, warnings=tuple(said)), records.rows)
+
+
+def _here(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Hardware that rows of this machine name, to its id."""
+    from ftadvisor.sources.own_rows import machine_id
+
+    found = {CPU: machine_id(CPU)}
+    for row in rows:
+        device = str(row.get("gpu_as_published") or row.get("gpu"))
+        if row.get("machine") == machine_id(device):
+            found[str(row["gpu"])] = str(row["machine"])
+    return found
+
+
+def _without_stale(found: Calibration, rows: Iterable[Mapping[str, Any]]) -> Calibration:
+    """Wider where the libraries have changed since the machine's newest measurement."""
+    now = _versions()
+    newest = {str(r["machine"]): r for r in rows if r.get("machine") and r.get("versions")}
+    machines = dict(found.machines)
+    said = list(found.warnings)
+    for machine in found.here.values():
+        row = newest.get(machine)
+        if row is None or machine not in machines or not now:
+            continue
+        changed = [
+            f"{name} {then} to {now[name]}"
+            for name, then in row["versions"].items()
+            if name in now and now[name] != then
+        ]
+        if changed:
+            machines[machine] = _wider(machines[machine])
+            said.append(
+                f"the calibration of this machine is stale ({', '.join(changed)}): its intervals"
+                " are wider until ftadvisor probe is run again"
+            )
+    return replace(found, machines=machines, warnings=tuple(said))
+
+
+def _wider(adjusted: Adjusted) -> Adjusted:
+    """With the shipped interval's own spread beside it: independent errors add as squares."""
+    shipped = time_intervals()["time"]
+    low = math.hypot(math.log(adjusted.time.low), math.log(shipped.low))
+    high = math.hypot(math.log(adjusted.time.high), math.log(shipped.high))
+    time = adjusted.time._replace(low=math.exp(-low), high=math.exp(high))
+    return adjusted._replace(time=time)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    from ftadvisor.sources.own_rows import versions
+
+    return versions()

@@ -1,0 +1,95 @@
+"""The shipped coefficients with a calibration's factors on them, and a CPU's own physics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ftadvisor.estimation.rates import efficiency
+from ftadvisor.schema.calibration import Adjusted, Factors
+from ftadvisor.schema.coefficients import MemoryCoefficients, TimeCoefficients
+from ftadvisor.schema.hardware import Gpu
+
+CPU = "cpu"
+
+
+def calibrated_time(c: TimeCoefficients, gpu: Gpu, factors: Factors) -> TimeCoefficients:
+    """Coefficients whose shares are moved for one GPU; the host's factor is `host_slowness`'s."""
+    share = efficiency(gpu, c) * factors.rate
+    return replace(
+        c,
+        efficiency={**c.efficiency, gpu.id: share},
+        bandwidth_share=c.bandwidth_share * factors.bandwidth,
+    )
+
+
+def calibrated_memory(c: MemoryCoefficients, adjusted: Adjusted) -> MemoryCoefficients:
+    """Coefficients of the ladder from allocated to device memory."""
+    cache = adjusted.factors.cache
+    context = adjusted.context_bytes
+    return replace(
+        c,
+        working_fraction=c.working_fraction * cache,
+        logits_fraction=c.logits_fraction * cache,
+        emptied_logits_fraction=c.emptied_logits_fraction * cache,
+        context_bytes=c.context_bytes if context is None else context,
+    )
+
+
+def cpu_time(c: TimeCoefficients) -> TimeCoefficients:
+    """Of a processor whose rates were measured: they are achieved already, and nothing is launched.
+
+    Products of any size and attention run at the matrix rate; what an elementwise operation moves
+    is moved as on a GPU.
+    """
+    return replace(
+        c,
+        efficiency={"default": 1.0},
+        half_tokens_per_teraflops=0.0,
+        bandwidth_share=1.0,
+        attention_share=dict.fromkeys([*c.attention_share, "default"], 1.0),
+        launch_seconds={"default": 0.0},
+        kernel_seconds=0.0,
+        step_seconds=0.0,
+    )
+
+
+def cpu_memory(c: MemoryCoefficients) -> MemoryCoefficients:
+    """malloc gives back what is freed, and no context is taken."""
+    return replace(
+        c,
+        working_fraction=0.0,
+        logits_fraction=0.0,
+        emptied_logits_fraction=0.0,
+        variable_length_constant=1.0,
+        variable_length_slope=0.0,
+        context_bytes=0.0,
+        communication_bytes=0.0,
+    )
+
+
+def cpu_of(machine: Mapping[str, Any]) -> Gpu:
+    """A probed machine's processor as the estimate sees hardware: its rates are those achieved."""
+    memory = int(machine["usable_bytes"])
+    bandwidth = float(machine["copy_bytes_per_second"])
+    return Gpu(
+        id=CPU,
+        name=str(machine.get("name", "CPU")),
+        vendor="cpu",
+        arch="cpu",
+        kind="unified",
+        compute_capability="",
+        memory_bytes=memory,
+        usable_bytes=memory,
+        usable_assumed=False,
+        memory_bandwidth_bytes_per_second=bandwidth,
+        l2_cache_bytes=None,
+        multiprocessors=None,
+        resident_threads=None,
+        flops_per_second=dict(machine["flops_per_second"]),
+        link="pcie",
+        link_bytes_per_second=bandwidth,
+        host_link_bytes_per_second=bandwidth,
+        power_watts=None,
+    )

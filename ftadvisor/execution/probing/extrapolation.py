@@ -1,0 +1,65 @@
+"""From two slices of a model to all its layers.
+
+Time and memory grow by the same amount with each layer. The fullest moment of a step may lie in
+another part of it at another depth (activations are fullest at the loss, gradients at the end of
+the backward pass, states at the optimizer's step), so each part has a line of its own and the
+highest of them decides.
+"""
+
+from __future__ import annotations
+
+from ftadvisor.schema.probe import Extrapolated, Slice
+
+MIDDLE = " inner layers"
+
+
+def extrapolated(slices: tuple[Slice, ...], layers: int) -> Extrapolated:
+    """The step of `layers` layers from the shallowest and the deepest slice that ran."""
+    done = sorted((s for s in slices if s.status == "done"), key=lambda s: s.layers)
+    few, more = done[0], done[-1]
+
+    def line(a: float, b: float) -> float:
+        if more.layers == few.layers:
+            return b
+        return b + (b - a) / (more.layers - few.layers) * (layers - more.layers)
+
+    peaks = {
+        name: line(_peak(few, name), peak)
+        for name, peak in more.peaks.items()
+        # On the line between their neighbours.
+        if not name.endswith(MIDDLE)
+    }
+    fullest = max(peaks, key=lambda name: peaks[name]) if peaks else ""
+    allocated = max(peaks.values(), default=0.0)
+    return Extrapolated(
+        layers=layers,
+        step_seconds=line(few.step_seconds or 0.0, more.step_seconds or 0.0),
+        cpu_seconds=line(few.cpu_seconds or 0.0, more.cpu_seconds or 0.0),
+        layer_seconds=((more.step_seconds or 0.0) - (few.step_seconds or 0.0))
+        / max(more.layers - few.layers, 1),
+        allocated_bytes=round(allocated),
+        reserved_bytes=_above(few, more, allocated, "reserved_bytes"),
+        device_bytes=_above(few, more, allocated, "device_bytes"),
+        peak_phase=fullest,
+    )
+
+
+def _peak(few: Slice, name: str) -> int:
+    """A part's fullest moment; where there are so few layers that one is the last and the second,
+    or the last and the first, it has the one name only."""
+    of = name.rpartition(" ")[0].rpartition(" ")[0]
+    for known in (name, f"{of} last layer", f"{of} first layer"):
+        if known in few.peaks:
+            return few.peaks[known]
+    return few.allocated_bytes
+
+
+def _above(few: Slice, more: Slice, allocated: float, name: str) -> int | None:
+    """What the allocator, or the device, holds above what is allocated: the part that grows grows
+    with what is allocated, and the context does not."""
+    low, high = getattr(few, name), getattr(more, name)
+    if low is None or high is None:
+        return None
+    span = more.allocated_bytes - few.allocated_bytes
+    slope = (high - low) / span if span > 0 else 1.0
+    return round(high + slope * (allocated - more.allocated_bytes))

@@ -1,0 +1,171 @@
+"""A model's real layers, but few of them, trained for a few steps as its plan says.
+
+Random weights from the configuration, no download; the plan's technique, quantisation, batch and
+length, and the same trainers that a run has, on synthetic rows of one length.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ftadvisor.configuration.depths import depth, with_layers
+from ftadvisor.errors import UnsupportedError
+from ftadvisor.execution import stack
+from ftadvisor.execution.adapting import adapt, set_adapter_dtype
+from ftadvisor.execution.device import Device
+from ftadvisor.execution.examples import Examples, Row
+from ftadvisor.execution.journal import Journal
+from ftadvisor.execution.loading import blank_model
+from ftadvisor.execution.tokenizing import Tokenizing
+from ftadvisor.execution.trainers import BUILDERS
+from ftadvisor.execution.training import Training
+from ftadvisor.schema.plan import Plan
+from ftadvisor.schema.probe import Slice
+from ftadvisor.schema.run import RunSettings
+from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.models import find_model
+
+LAYERS = (2, 4)
+SMALLER = (1, 2)
+"""Where those run out of memory."""
+MOST_STEPS = 64
+WORDS = 500
+LABELS = ("no", "yes")
+
+
+def probe_slices(
+    plan: Plan, config: Mapping[str, Any], settings: Settings, device: Device
+) -> tuple[Slice, ...]:
+    """Slices of a plan's model; the out-of-memory ones among them.
+
+    Raises UnsupportedError where not even two layers fit.
+    """
+    made = transformers_config(config)
+    full = depth(made)
+    found: list[Slice] = []
+    for counts in (LAYERS, SMALLER):
+        ran = [measured(plan, made, settings, device, min(n, full)) for n in sorted(counts)]
+        found += ran
+        if all(one.status == "done" for one in ran):
+            return tuple(found)
+    ran_at = {one.layers for one in found if one.status == "done"}
+    if len(ran_at) > 1 or full in ran_at:
+        return tuple(found)
+    # One depth alone does not tell a layer from the rest.
+    raise UnsupportedError.of(
+        "this plan on this machine", "two layers run out of memory", ["a smaller batch"]
+    )
+
+
+def transformers_config(config: Mapping[str, Any]) -> Any:
+    """Transformers' configuration object, with a token that pads."""
+    values = {k: v for k, v in config.items() if not k.startswith("_")}
+    for name in ("quantization_config", "auto_map"):
+        values.pop(name, None)
+    made = stack.transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+    made.pad_token_id = 0
+    if made.is_encoder_decoder and getattr(made, "decoder_start_token_id", None) is None:
+        made.decoder_start_token_id = 0
+    return made
+
+
+def measured(
+    plan: Plan, config: Any, settings: Settings, device: Device, layers: int | None
+) -> Slice:
+    """A few steps of the first layers; None: all of them."""
+    from ftadvisor.execution.probing.timing import ProbeCallback
+
+    count = layers or depth(config)
+    length = int(settings.longest_length or settings.max_length)
+    what = (count, int(settings.micro_batch_size), length)
+    clock = ProbeCallback(device)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = trainer_of(plan, with_layers(config, count), settings, device, folder, clock)
+            if not device.is_cpu:
+                stack.torch.cuda.empty_cache()
+                stack.torch.cuda.reset_peak_memory_stats(device.place)
+            trainer.train()
+            above = _above(device)
+    except (stack.torch.OutOfMemoryError, MemoryError):
+        _free(device)
+        return Slice(*what, "oom")
+    del trainer
+    _free(device)
+    seconds, cpus = statistics.median(clock.walls), statistics.median(clock.cpus)
+    return Slice(*what, "done", seconds, cpus, clock.spread, len(clock.walls), clock.peaks, *above)
+
+
+def trainer_of(
+    plan: Plan, config: Any, settings: Settings, device: Device, folder: str, clock: Any
+) -> Any:
+    """The plan's own trainer, on random weights and rows."""
+    if plan.objective not in ROWS or plan.objective not in BUILDERS:
+        raise UnsupportedError.of(
+            f"a probe of {plan.objective}", "no rows are made for it", list(ROWS)
+        )
+    stack.transformers.set_seed(0)
+    spec = find_model(plan.model).spec
+    length = int(settings.longest_length or settings.max_length)
+    labels = LABELS if plan.objective in ("seq_cls", "token_cls") else ()
+    model = blank_model(config, spec.family, settings, device, labels)
+    model = adapt(model, settings, MOST_STEPS)
+    a_step = int(settings.micro_batch_size) * int(settings.gradient_accumulation_steps)
+    row = ROWS[plan.objective](length, int(settings.max_target_length))
+    rows = [row] * (a_step * MOST_STEPS)
+    run = RunSettings(output_dir=folder, max_steps=MOST_STEPS, eval_share=0.0)
+    settings = replace(settings, max_length=length)
+    of = Training(
+        plan, settings, run, device, Examples(rows, [], (), labels), Tokenizing(tokenizer(), ()),
+        model, [clock], Journal(),
+    )  # fmt: skip
+    trainer = BUILDERS[plan.objective](of)
+    trainer.remove_callback(stack.transformers.PrinterCallback)
+    set_adapter_dtype(trainer.model, settings)
+    return trainer
+
+
+def _text(length: int) -> str:
+    return " ".join(f"w{2 + i * 7 % (WORDS - 2)}" for i in range(length))
+
+
+ROWS: dict[str, Callable[[int, int], Row]] = {
+    "sft": lambda length, _: {"text": _text(length - 1)},
+    "clm": lambda length, _: {"text": _text(length - 1)},
+    "cpt": lambda length, _: {"text": _text(length - 1)},
+    "seq_cls": lambda length, _: {"text": _text(length), "label": "yes"},
+    "token_cls": lambda length, _: {"tokens": _text(length).split(), "labels": ["no"] * length},
+    "seq2seq": lambda length, target: {"source": _text(length), "target": _text(target - 1)},
+}
+"""One row of a length, and a target's; the end token that a trainer adds is counted."""
+
+
+def tokenizer() -> Any:
+    """One word, one token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers  # pyright: ignore
+
+    words = {"<pad>": 0, "<eos>": 1, **{f"w{i}": i for i in range(2, WORDS)}}
+    made = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return stack.transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", eos_token="<eos>"
+    )
+
+
+def _above(device: Device) -> tuple[int | None, int | None]:
+    """What a GPU's allocator holds, and what the device shows [bytes]."""
+    if device.is_cpu:
+        return None, None
+    free, total = stack.torch.cuda.mem_get_info(device.place)
+    return stack.torch.cuda.max_memory_reserved(device.place), total - free
+
+
+def _free(device: Device) -> None:
+    gc.collect()
+    if not device.is_cpu:
+        stack.torch.cuda.empty_cache()

@@ -1,0 +1,174 @@
+"""The user's own measurements: one append-only file in the user's data directory.
+
+The rows are those of `data/measurements/FORMAT.md`, with the machine, the status and what was
+predicted at the time besides. Every line is written at once, under a lock, so that processes may
+write side by side; one that was killed leaves half a line at most, which the next one ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from ftadvisor.errors import DataFileError
+
+NAME = "measurements.jsonl"
+MACHINES = "machines.json"
+_MOST_NAMED = 8
+
+
+class Records(NamedTuple):
+    """What the file holds."""
+
+    path: Path
+    rows: tuple[dict[str, Any], ...]
+    problems: tuple[str, ...]
+    """Lines that could not be read, one sentence each."""
+
+
+def data_home() -> Path:
+    """FTADVISOR_HOME, else ftadvisor's own directory in the user's data."""
+    given = os.environ.get("FTADVISOR_HOME")
+    if given:
+        return Path(os.path.expanduser(given))
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(os.path.expanduser(base)) / "ftadvisor"
+
+
+def append_record(row: Mapping[str, Any]) -> Path:
+    """Add one row. Raises DataFileError where the directory cannot be written."""
+    path = data_home() / NAME
+    line = (json.dumps(dict(row), separators=(",", ":")) + "\n").encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            _lock(handle)
+            size = os.fstat(handle).st_size
+            if size and os.pread(handle, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            os.write(handle, line)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def read_records(path: Path | None = None) -> Records:
+    """All rows; a line that cannot be read is named, and the others are read all the same."""
+    path = path or data_home() / NAME
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return Records(path, (), ())
+    except OSError as error:
+        return Records(path, (), (f"{path.name} cannot be read: {error.strerror}",))
+    rows: list[dict[str, Any]] = []
+    bad: list[int] = []
+    problems: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        row: Any = None
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+        if isinstance(row, dict):
+            rows.append(cast("dict[str, Any]", row))
+        elif number == len(lines):
+            problems.append(f"the last line of {path.name} is cut off: left out")
+        else:
+            bad.append(number)
+    if bad:
+        named = ", ".join(map(str, bad[:_MOST_NAMED])) + (" ..." if len(bad) > _MOST_NAMED else "")
+        lines_are = f"line{'s' * (len(bad) > 1)} {named} of {path.name}"
+        problems.append(f"{lines_are} cannot be read: left out")
+    return Records(path, tuple(rows), tuple(problems))
+
+
+def drop_records() -> Path | None:
+    """Put the file aside under another name, which is returned; None: there is none."""
+    path = data_home() / NAME
+    aside = path.with_suffix(".old.jsonl")
+    try:
+        os.replace(path, aside)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return aside
+
+
+def keep_machine(machine: Mapping[str, Any]) -> None:
+    """What a machine can do, by its id. Raises DataFileError where it cannot be written."""
+    from ftadvisor.sources.text_files import replace_text
+
+    path = data_home() / MACHINES
+    found = {**kept_machines(), machine["id"]: dict(machine)}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, json.dumps(found, indent=1) + "\n")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def kept_machines() -> dict[str, dict[str, Any]]:
+    """Machines that were probed, by id; a file that cannot be read holds none."""
+    try:
+        found: Any = json.loads((data_home() / MACHINES).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    rows = cast("dict[str, Any]", found)
+    return {id_: row for id_, row in rows.items() if isinstance(row, dict)}
+
+
+KEPT = (
+    "id", "source", "grade", "framework", "model", "technique", "gpu", "precision", "objective",
+    "quantization", "quantization_group_size", "optimizer", "micro_batch_size",
+    "gradient_accumulation_steps", "num_gpus", "max_length", "max_target_length", "sequence_fill",
+    "longest_sequence_tokens", "mean_tokens_per_sample", "gradient_checkpointing",
+    "attn_implementation", "strategy", "cpu_offload", "lora_r", "lora_alpha", "lora_dropout",
+    "lora_target_modules", "peft_config", "packing", "memory_gib", "memory_metric",
+    "memory_gib_reserved", "memory_gib_device", "oom", "micro_step_seconds",
+    "step_seconds_spread", "host_launch_seconds", "versions", "method", "status", "machine",
+    "num_hidden_layers", "date",
+)  # fmt: skip
+"""What an export holds: settings, figures, versions; no path, no host's name, no data."""
+
+
+def exported(rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """Rows that can be shared, and how many models of the user's own disk leave out."""
+    shared: list[dict[str, Any]] = []
+    local = 0
+    for row in rows:
+        if row.get("local_model") or is_path(str(row.get("model", ""))):
+            local += 1
+            continue
+        shared.append({name: row[name] for name in KEPT if row.get(name) is not None})
+    return shared, local
+
+
+def is_path(model: str) -> bool:
+    """Whether a model's name is a place on a disk: hub ids have one slash and no dots before it."""
+    return model.startswith(("/", ".", "~", "\\")) or model.count("/") > 1 or ":" in model
+
+
+def _lock(handle: int) -> None:
+    # Windows has no fcntl; there a line is still one write to the end.
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _unwritable(path: Path, error: OSError) -> DataFileError:
+    return DataFileError(
+        str(path), None, None, f"cannot be written: {error.strerror}",
+        "FTADVISOR_HOME=DIR before the command, a directory that can be written",
+    )  # fmt: skip

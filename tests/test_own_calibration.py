@@ -1,0 +1,208 @@
+"""What measurements of one's own make of the estimates."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections import defaultdict
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ftadvisor import estimate
+from ftadvisor.api import calibrating
+from ftadvisor.api.calibrating import fitted_for, load_calibration
+from ftadvisor.calibration.cases import Case, repository_cases
+from ftadvisor.calibration.own_fit import Shipped, fit_calibration, log_seconds, machine_of
+from ftadvisor.calibration.time_fit import timed
+from ftadvisor.errors import InvalidSettingError
+from ftadvisor.estimation.calibrated import CPU, cpu_of
+from ftadvisor.schema.calibration import Calibration
+from ftadvisor.sources import records
+from ftadvisor.sources.coefficients import (
+    memory_coefficients,
+    time_coefficients,
+    time_intervals,
+)
+from ftadvisor.sources.gpus import find_gpu
+from ftadvisor.sources.own_rows import machine_id
+from ftadvisor.units import GIB
+
+ASKED = {"gpu": "l40s", "technique": "lora", "micro_batch_size": 8, "packing": True}
+MACHINE = {
+    "usable_bytes": 2**34, "copy_bytes_per_second": 1e10, "flops_per_second": {"fp32": 5e10},
+}  # fmt: skip
+
+
+@cache
+def shipped() -> Shipped:
+    return Shipped(time_coefficients(), time_intervals(), memory_coefficients())
+
+
+@cache
+def groups() -> dict[str, list[Case]]:
+    """Published rows by GPU and program."""
+    found: dict[str, list[Case]] = defaultdict(list)
+    for case in timed(repository_cases()):
+        assert case.gpu is not None
+        found[f"{case.gpu.id} {case.measurement.row['framework']}"].append(case)
+    return found
+
+
+def moved(case: Case, ratio: float, machine: str = "here") -> Case:
+    """The same run on a machine where it takes `ratio` times the prediction."""
+    assert case.gpu is not None
+    seconds = ratio * math.exp(log_seconds(case, case.gpu, shipped().time, np.zeros(3)))
+    row = {**case.measurement.row, "machine": machine}
+    return replace(case, measurement=replace(case.measurement, micro_step_seconds=seconds, row=row))
+
+
+def ten() -> list[Case]:
+    rows = groups()["l40s peft+transformers (custom loop)"][:10]
+    noise = random.Random(0)
+    return [moved(case, 1.3 * math.exp(noise.gauss(0, 0.03))) for case in rows]
+
+
+def test_no_data_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    monkeypatch.setenv("FTADVISOR_HOME", str(tmp_path / "none"))
+    assert load_calibration() is None
+    empty = fit_calibration([], shipped(), {})
+    assert empty == Calibration(here={})
+    assert fitted_for(find_gpu("l40s"), empty) == fitted_for(find_gpu("l40s"), None)
+    plain = estimate("llama-3.2-1b", **ASKED)
+    assert estimate("llama-3.2-1b", calibration=empty, **ASKED) == plain
+
+
+def test_one_bad_outlier_among_ten_moves_nothing():
+    rows = ten()
+    # Of each kind: the row in place of a good one, ten times too slow and five times too fast.
+    for bad in (10.0, 0.2):
+        with_bad = [*rows[:9], moved(rows[9], bad)]
+        without = fit_calibration(rows[:9], shipped(), {}).machines["here"].factors
+        found = fit_calibration(with_bad, shipped(), {})
+        for a, b in zip(found.machines["here"].factors, without, strict=True):
+            assert abs(a / b - 1) < 0.05
+        assert len(found.outliers) == 1
+
+
+def test_a_slower_machine_is_seen_and_its_interval_is_its_own():
+    found = fit_calibration(ten(), shipped(), {"l40s": "here"})
+    gpu = find_gpu("l40s")
+    own = estimate("llama-3.2-3b", calibration=found, **ASKED)
+    plain = estimate("llama-3.2-3b", **ASKED)
+    assert own.time
+    assert plain.time
+    assert own.time.step_seconds / plain.time.step_seconds == pytest.approx(1.3, rel=0.12)
+    assert own.memory == plain.memory
+    width = (own.time.total_high_seconds / own.time.total_low_seconds) / (
+        plain.time.total_high_seconds / plain.time.total_low_seconds
+    )
+    assert width < 1
+    assert any("calibrated with 10 measurements of this machine" in a for a in own.assumptions)
+    # Another GPU of the family is moved less, one of another family not at all.
+    assert found.of(replace(gpu, id="another")) is not None
+    assert found.of(find_gpu("a100-sxm4-80gb")) is None
+
+
+def test_fit_is_the_same_each_time():
+    assert fit_calibration(ten(), shipped(), {}) == fit_calibration(ten(), shipped(), {})
+
+
+def test_one_published_row_as_the_probe():
+    """Each group's row nearest to the middle of its settings is not chosen: the first by id is."""
+    errors: list[float] = []
+    for rows in groups().values():
+        probe = min(rows, key=lambda c: c.measurement.id)
+        found = fit_calibration([probe], shipped(), {})
+        factors = np.log(found.machines[machine_of(probe)].factors[:3])
+        for case in rows:
+            if case is not probe:
+                assert case.gpu is not None
+                seconds = math.log(case.measurement.micro_step_seconds or 1)
+                predicted = log_seconds(case, case.gpu, shipped().time, factors)
+                errors.append(abs(math.expm1(predicted - seconds)))
+    assert statistics.median(errors) <= 0.07
+
+
+def test_intervals_hold_on_the_other_half():
+    inside: list[bool] = []
+    for seed in range(2):
+        for rows in groups().values():
+            if len(rows) < 10:
+                continue
+            # One program may have been run by several sources.
+            own = [moved_to(case) for case in rows]
+            random.Random(seed).shuffle(own)
+            half = len(own) // 2
+            found = fit_calibration(own[:half], shipped(), {}).machines["here"]
+            factors = np.log(found.factors[:3])
+            for case in own[half:]:
+                assert case.gpu is not None
+                s = math.log(case.measurement.micro_step_seconds or 1)
+                slowness = case.situation.host_slowness
+                factors[2] = math.log(found.factors.host / slowness)
+                ratio = math.exp(s - log_seconds(case, case.gpu, shipped().time, factors))
+                inside.append(found.time.low <= ratio <= found.time.high)
+    assert len(inside) >= 200
+    assert 0.85 <= statistics.fmean(inside) <= 0.96, statistics.fmean(inside)
+
+
+def moved_to(case: Case) -> Case:
+    row = {**case.measurement.row, "machine": "here"}
+    return replace(case, measurement=replace(case.measurement, row=row))
+
+
+def test_a_processor_is_hardware_once_it_was_probed():
+    with pytest.raises(InvalidSettingError, match="has not been probed"):
+        estimate("llama-3.2-1b", gpu=CPU)
+    probed = Calibration(cpu=cpu_of(MACHINE))
+    found = estimate("llama-3.2-1b", gpu=CPU, precision="fp32", calibration=probed)
+    assert found.time
+    assert found.cost is None
+    # No launch floor, no context: twice the rates halve the time, memory is what is allocated.
+    fast = {**MACHINE, "copy_bytes_per_second": 2e10, "flops_per_second": {"fp32": 1e11}}
+    faster = estimate(
+        "llama-3.2-1b", gpu=CPU, precision="fp32", calibration=Calibration(cpu=cpu_of(fast))
+    )
+    assert faster.time
+    assert faster.time.step_seconds == pytest.approx(found.time.step_seconds / 2)
+    assert found.memory.device_bytes == pytest.approx(found.memory.allocated_bytes, rel=1e-6)
+
+
+def test_context_and_cache_come_from_rows_with_several_metrics():
+    rows = [c for c in repository_cases() if c.measurement.source == "ftadvisor H100 (2026-11)"]
+    found = fit_calibration(rows, shipped(), {"h100-sxm5-80gb": machine_of(rows[0])})
+    context = found.gpus["h100-sxm5-80gb"].context_bytes
+    over = [
+        (row["memory_gib_device"] - row["memory_gib_reserved"]) * GIB
+        for c in rows
+        if (row := c.measurement.row).get("memory_gib_device")
+    ]
+    assert context == pytest.approx(statistics.median(over), rel=0.02)
+    plain = estimate("llama-3.2-1b", gpu="h100-sxm5-80gb")
+    own = estimate("llama-3.2-1b", gpu="h100-sxm5-80gb", calibration=found)
+    assert own.memory.allocated_bytes == plain.memory.allocated_bytes
+    assert own.memory.device_bytes - own.memory.reserved_bytes == pytest.approx(context, rel=0.02)
+
+
+def test_other_versions_make_it_stale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("FTADVISOR_HOME", str(tmp_path))
+    monkeypatch.setattr(calibrating, "_versions", lambda: {"transformers": "5.23.0"})
+    widths: list[float] = []
+    for version in ("5.23.0", "5.22.0"):
+        records.drop_records()
+        for case in groups()["l40s peft+transformers (custom loop)"][:5]:
+            row = {**case.measurement.row, "machine": machine_id("l40s"), "gpu": "l40s"}
+            records.append_record(
+                {**row, "gpu_as_published": "l40s", "versions": {"transformers": version}}
+            )
+        found = load_calibration()
+        assert found
+        assert any("stale" in said for said in found.warnings) == (version == "5.22.0")
+        own = found.machines[machine_id("l40s")].time
+        widths.append(own.high / own.low)
+    assert widths[1] > widths[0]

@@ -1,0 +1,220 @@
+"""Slices really train, and the whole model follows from them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftadvisor.cli.entry import main
+from ftadvisor.execution import stack
+from ftadvisor.execution.probing.extrapolation import extrapolated
+from ftadvisor.schema.probe import Slice
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "probe_accuracy.py"
+SLICES = Path(__file__).parent.parent / "data" / "measurements" / "slices" / "h100.jsonl"
+
+
+def part(layers: int, seconds: float, **peaks: int) -> Slice:
+    return Slice(layers, 1, 8, "done", seconds, seconds, 0.0, 5, peaks)
+
+
+def test_the_fullest_part_changes_with_depth():
+    slices = (part(2, 1.0, loss=100, optimizer=40), part(4, 1.5, loss=110, optimizer=80))
+    assert extrapolated(slices, 4).peak_phase == "loss"
+    deep = extrapolated(slices, 12)
+    assert deep.peak_phase == "optimizer"
+    assert deep.allocated_bytes == 240
+    assert deep.step_seconds == pytest.approx(3.5)
+
+
+def test_slices_that_ran_out_of_memory_do_not_count():
+    slices = (Slice(4, 1, 8, "oom"), part(1, 1.0, loss=10), part(2, 2.0, loss=15))
+    assert extrapolated(slices, 8).allocated_bytes == 45
+
+
+def test_measured_slices_give_measured_memory():
+    """Of one H100: two and four layers of 20 settings against the whole models."""
+    full = {row["id"]: row for row in rows_of(SLICES.parent.parent / "h100.jsonl")}
+    parts: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows_of(SLICES):
+        parts.setdefault(row["id"].rsplit("-layers", 1)[0], {})[row["num_hidden_layers"]] = row
+    errors: list[float] = []
+    for name, both in parts.items():
+        whole = full[name]
+        slices = tuple(
+            part(n, both[n]["micro_step_seconds"], step=round(both[n]["memory_gib"] * 2**30))
+            for n in (2, 4)
+        )
+        found = extrapolated(slices, layers_of(whole["model"]))
+        errors.append(abs(found.allocated_bytes / (whole["memory_gib"] * 2**30) - 1))
+    assert len(errors) >= 20
+    assert sorted(errors)[len(errors) // 2] < 0.001
+    # The total alone tells no parts apart; the worst has another fullest part at its depth.
+    assert max(errors) < 0.015
+
+
+def test_without_torch_it_says_which_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(vars(stack), "torch", raising=False)
+    for words in (["probe"], ["probe", "--model", "llama-3.2-1b", "--technique", "lora"]):
+        assert main(words) == 2
+        assert "ftadvisor[run]" in capsys.readouterr().err
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def layers_of(model: str) -> int:
+    from ftadvisor.sources.models import find_model
+
+    spec = find_model(model).spec
+    layers = sum(block.num_layers for block in spec.blocks)
+    return layers // 2 if spec.family == "encdec" else layers
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name in ("torch", "trl", "bitsandbytes"):
+        pytest.importorskip(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    spec = importlib.util.spec_from_file_location("probe_accuracy", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "probe_accuracy", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("config", "technique", "objective"),
+    [("llama", "qlora", "sft"), ("bert", "full", "seq_cls"), ("t5", "lora", "seq2seq")],
+)
+def test_memory_of_the_whole_is_what_the_profiler_sees(
+    script: Any, tmp_path: Path, config: str, technique: str, objective: str
+):
+    made = getattr(script, config)(6, 64)
+    case = (config, made, technique, objective, 2, 32, "none")
+    row = script.compared(case, "cpu", tmp_path)
+    assert abs(row["memory_error"]) < 0.02
+    assert row["layers"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_probe_is_recorded_and_calibrates(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from ftadvisor.api.probing import probe
+    from ftadvisor.sources.records import read_records
+
+    monkeypatch.setenv("FTADVISOR_HOME", str(tmp_path / "home"))
+    place = tmp_path / "model"
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps(script.llama(6, 64)))
+    found = probe(
+        model=str(place), technique="lora", max_length=32, micro_batch_size=2, precision="fp32"
+    )
+    (row,) = read_records().rows
+    assert row["gpu"] == "cpu"
+    assert row["method"] == "probe"
+    assert row["memory_gib"] * 2**30 == pytest.approx(found.whole.allocated_bytes)
+    assert [s["layers"] for s in row["slices"]] == [2, 4]
+    assert json.loads(json.dumps(found.as_dict()))["whole"]["layers"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_runs_and_other_peoples_trainers_are_recorded(
+    script: Any, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    import ftadvisor
+    from ftadvisor.execution.device import find_device
+    from ftadvisor.sources.records import read_records
+
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "Why?", "completion": "Because."}\n' * 16)
+    asked = {"technique": "lora", "precision": "fp32", "micro_batch_size": 2, "max_length": 32}
+    model = str(models["decoder"])
+    report = ftadvisor.run(
+        model=model, dataset=data, max_steps=4, output_dir=tmp_path / "out", eval_share=0.0, **asked
+    )
+    (row,) = read_records().rows
+    assert row["method"] == "run"
+    assert row["micro_step_seconds"] * row["gradient_accumulation_steps"] == pytest.approx(
+        report.measured["step_seconds"]
+    )
+    found = ftadvisor.estimate(model, gradient_accumulation_steps=1, **asked)
+    callback = ftadvisor.FtadvisorCallback(found)
+    config = script.slices.transformers_config(script.model_config(model))
+    settings = script.settings_of(found)
+    trainer = script.slices.trainer_of(
+        report.plan, config, settings, find_device(), str(tmp_path / "own"), callback
+    )
+    trainer.train()
+    assert "ftadvisor: step_seconds" in capsys.readouterr().err
+    assert read_records().rows[-1]["method"] == "callback"
+    assert read_records().rows[-1]["predicted"]["allocated_bytes"] == found.memory.allocated_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_techniques_side_by_side(script: Any, models: dict[str, Path], tmp_path: Path):
+    from ftadvisor.api.benchmarking import benchmark
+    from ftadvisor.render.benchmark import benchmark_document
+    from ftadvisor.render.terminal import print_document
+
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"prompt": "Why?", "completion": "Because."}\n' * 16)
+    found = benchmark(
+        str(models["decoder"]), data, ["lora", "full"], train_tokens=300,
+        output_dir=tmp_path / "out", precision="fp32", micro_batch_size=2, max_length=32,
+        gradient_accumulation_steps=1, objective="sft",
+    )  # fmt: skip
+    lora, full = found.rows
+    for row in (lora, full):
+        assert row.problem is None
+        assert row.report
+        assert row.quality
+    assert lora.report
+    assert full.report
+    assert lora.report.measured["num_steps"] == full.report.measured["num_steps"]
+    print_document(benchmark_document(found))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_out_of_memory_is_recorded_and_less_is_tried(
+    script: Any, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    from ftadvisor.api.probing import probe
+    from ftadvisor.errors import UnsupportedError
+    from ftadvisor.sources.records import read_records
+
+    made = script.slices.transformers_config({**script.llama(6, 64)})
+    room = [1]
+
+    def measured(plan: Any, config: Any, settings: Any, device: Any, layers: int) -> Slice:
+        fits = layers <= room[0]
+        return part(layers, 0.1 * layers, loss=10 * layers) if fits else Slice(layers, 1, 8, "oom")
+
+    monkeypatch.setattr(script.slices, "measured", measured)
+    monkeypatch.setattr(script.slices, "transformers_config", lambda _: made)
+    for room[0], tried in ((4, [2, 4]), (2, [2, 4, 1, 2])):
+        found = probe(model=str(models["decoder"]), technique="lora", max_length=32)
+        assert [s.layers for s in found.slices] == tried
+    # One layer alone tells nothing of the others.
+    room[0] = 1
+    with pytest.raises(UnsupportedError, match="two layers run out of memory"):
+        probe(model=str(models["decoder"]), technique="lora", max_length=32)
+    assert read_records().rows[-1]["oom"] is True

@@ -1,0 +1,148 @@
+"""The user's own measurements: written side by side, read though damaged, shared without names."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftadvisor.cli.entry import main
+from ftadvisor.errors import DataFileError
+from ftadvisor.sources import records
+from ftadvisor.sources.records import append_record, exported, read_records
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    place = tmp_path / "home"
+    monkeypatch.setenv("FTADVISOR_HOME", str(place))
+    return place
+
+
+def row(id_: str, **more: Any) -> dict[str, Any]:
+    return {
+        "id": id_, "source": "own", "grade": "A", "framework": "TRL", "technique": "lora",
+        "model": "meta-llama/Llama-3.2-1B", "gpu": "l40s", "lora_r": 8,
+        "precision": {"weights": "bf16", "compute": "bf16", "autocast": True},
+        "optimizer": "adamw_torch_fused", "micro_batch_size": 4, "max_length": 512,
+        "sequence_fill": "full", "versions": {"transformers": "5.23.0"},
+        "micro_step_seconds": 0.2, "memory_gib": 6.0, "memory_metric": "allocated", **more,
+    }  # fmt: skip
+
+
+def write_many(name: str) -> None:
+    for i in range(200):
+        append_record({"id": f"{name}-{i}", "long": name * 500})
+
+
+def test_two_processes_write_side_by_side(home: Path):
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=write_many, args=(name,)) for name in "ab"]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    found = read_records()
+    assert not found.problems
+    assert sorted(r["id"] for r in found.rows) == sorted(
+        f"{n}-{i}" for n in "ab" for i in range(200)
+    )
+
+
+def test_a_cut_line_and_damage_in_the_middle_are_named(home: Path):
+    append_record(row("a"))
+    append_record(row("b"))
+    file = home / records.NAME
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], '{"id": broken', lines[1], lines[0][:40]]))
+    found = read_records()
+    assert [r["id"] for r in found.rows] == ["a", "b"]
+    assert found.problems == (
+        "the last line of measurements.jsonl is cut off: left out",
+        "line 2 of measurements.jsonl cannot be read: left out",
+    )
+    # What follows a cut line begins on a line of its own.
+    append_record(row("c"))
+    assert [r["id"] for r in read_records().rows] == ["a", "b", "c"]
+
+
+def test_a_place_that_cannot_be_written_is_said(home: Path):
+    home.parent.mkdir(exist_ok=True)
+    home.write_text("a file")
+    with pytest.raises(DataFileError, match="cannot be written"):
+        append_record(row("a"))
+    assert read_records().rows == ()
+
+
+def test_an_export_names_no_place_and_nobody():
+    own = row("a", host="alice-laptop", data_path="alice/x.jsonl", predicted={"x": 1})
+    local = row("b", model="./alice/model", local_model=True)
+    shared, left_out = exported([own, local])
+    assert left_out == 1
+    assert "alice" not in json.dumps(shared)
+    assert shared[0]["micro_step_seconds"] == 0.2
+
+
+def test_damage_and_unknown_models_leave_an_estimate(
+    home: Path, capsys: pytest.CaptureFixture[str]
+):
+    append_record(row("a"))
+    append_record(row("b", model="no/such-model-anywhere"))
+    append_record(row("c", lora_r=0))
+    with (home / records.NAME).open("a") as file:
+        file.write("{half")
+    asked = ["estimate", "--model", "llama-3.2-1b", "--gpu", "l40s", "--technique", "lora"]
+    assert main([*asked, "--json"]) == 0
+    said = capsys.readouterr()
+    assert "cut off" in said.err
+    assert "lora_r" in said.err
+    own = json.loads(said.out)["estimates"][0]
+    assert any("calibrated with 1 measurement" in text for text in own["assumptions"])
+    assert main([*asked, "--json", "--no-calibration"]) == 0
+    plain = json.loads(capsys.readouterr().out)["estimates"][0]
+    assert not any("calibrated" in text for text in plain["assumptions"])
+
+
+def test_the_commands(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["calibration"]) == 0
+    assert "nothing is calibrated" in capsys.readouterr().out
+    append_record(row("a", machine="0123"))
+    assert main(["measurements", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["measurements"]) == 1
+    assert main(["calibration", "show", "--json"]) == 0
+    assert "0123" in json.loads(capsys.readouterr().out)["machines"]
+    shared = tmp_path / "rows.jsonl"
+    assert main(["calibration", "export", str(shared)]) == 0
+    assert main(["calibration", "reset"]) == 0
+    assert read_records().rows == ()
+    assert main(["calibration", "import", str(shared)]) == 0
+    assert main(["calibration", "import", str(shared)]) == 0
+    assert [r["id"] for r in read_records().rows] == ["a"]
+    assert main(["calibration", "forget"]) == 2
+    assert main(["validate", str(shared)]) == 0
+
+
+def test_a_file_of_questions_is_calibrated_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    append_record(row("a"))
+    asked = {"model": "llama-3.2-1b", "gpu": "l40s", "technique": "lora"}
+    file = tmp_path / "q.jsonl"
+    file.write_text(f"{json.dumps(asked)}\n{json.dumps({**asked, 'calibration': False})}\n")
+    assert main(["estimate", str(file)]) == 0
+    own, plain = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert own["time"]["step_seconds"] != plain["time"]["step_seconds"]
+
+
+def test_a_file_that_is_no_measurements_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"id": 1}\n')
+    assert main(["calibration", "import", str(bad)]) == 2
+    assert main(["calibration", "import", str(tmp_path / "none.jsonl")]) == 2
+    assert main(["calibration", "import"]) == 2
+    assert "import F.jsonl" in capsys.readouterr().err
+    assert main(["estimate", "--model", "llama-3.2-1b", "--gpu", "cpu"]) == 2
+    assert "ftadvisor probe" in capsys.readouterr().err
