@@ -56,7 +56,7 @@ def reward_model(answering: Path, place: Path, technique: str) -> tuple[Path, fl
         max_steps=12, learning_rate=2e-3 if technique == "full" else 1e-2, micro_batch_size=8,
         eval_share=0.2, output_dir=place / "reward", **TOY,
     )  # fmt: skip
-    assert report.metrics["eval_accuracy"].after == 1.0
+    assert report.metrics["reward_accuracy"].after == 1.0
     margin = report.metrics["reward_margin"]
     assert margin.before is not None
     assert margin.after is not None

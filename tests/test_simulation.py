@@ -196,7 +196,7 @@ def test_the_policy_names_what_cuda_casts():
 
 def test_what_cannot_be_simulated_says_why():
     with pytest.raises(UnsupportedError, match="strategy"):
-        recorded(LLAMA, "trl-1.16", technique="lora", strategy="fsdp")
+        recorded(LLAMA, "trl-1.16", technique="lora", strategy="zero3", num_gpus=2)
     with pytest.raises(UnsupportedError, match="gptq"):
         recorded(LLAMA, "trl-1.16", technique="lora", quantization="gptq-int4")
 

@@ -68,6 +68,9 @@ def evaluating(trainer: Any, *, base: bool) -> Generator[Any]:
     model, torch = trainer.model, stack.torch
     config = getattr(model, "active_peft_config", None)
     off = base and config is not None and config.is_prompt_learning
+    if off and not hasattr(model.get_base_model(), "prepare_inputs_for_generation"):
+        # disable_adapter asks for it (peft 0.21.2 peft_model.py line 1037): with its prompts then.
+        off = False
     training = model.training
     model.eval()
     alone = model.disable_adapter() if off else nullcontext()
