@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := 2.13.0
+# A process a core, and a thread a process: more threads than cores wait for each other.
+PARALLEL := --numprocesses auto --dist loadfile
 
 .PHONY: help demo demo-run test test-all test-slow bench validate docs clean
 
@@ -22,10 +24,10 @@ test: $(VENV)/.dev  ## style, types, layers and the fast tests
 	$(BIN)/pytest
 
 test-slow: $(VENV)/.run  ## the tests that build real models with torch and Transformers
-	$(BIN)/pytest -m slow --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow $(PARALLEL)
 
 test-all: $(VENV)/.demo  ## every test, those that train real models too
-	$(BIN)/pytest -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "slow or not slow" $(PARALLEL)
 
 demo-run: $(VENV)/.demo  ## a real small model learns from real rows on the CPU
 	@HF_HUB_OFFLINE=1 $(BIN)/python scripts/demo_run.py

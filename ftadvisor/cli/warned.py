@@ -15,6 +15,9 @@ def warnings_to_stderr() -> Generator[None]:
         warnings.simplefilter("always")
         yield
     for warning in caught:
+        if issubclass(warning.category, DeprecationWarning | PendingDeprecationWarning):
+            # Between libraries, and for who writes them.
+            continue
         if warning.category.__module__.startswith("ftadvisor."):
             print(f"ftadvisor: {warning.message}", file=sys.stderr)
         else:
