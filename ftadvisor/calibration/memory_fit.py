@@ -250,7 +250,8 @@ def intervals_of(
     Kinds of measured trainers take the residuals of the fit. A trainer that was never measured is
     in the position of a source left out, so its intervals come from the residuals of sources that
     were: each source with the same weight, for the next program is a draw among programs, not among
-    rows.
+    rows. So is a measured trainer where none of its own rows tell what is allocated: what it gets
+    from the others is not narrower.
     """
     table: dict[str, Interval] = {}
     groups: dict[str, list[float]] = defaultdict(list)
@@ -265,9 +266,16 @@ def intervals_of(
         alike = [r for r in left if (r.metric == "allocated") == (metric == "allocated")] or left
         table[f"{metric} other-trainer"] = _by_source(alike)
     for name, found_interval in list(table.items()):
+        if name.startswith("allocated measured-trainer"):
+            found_interval = _wider(found_interval, table["allocated other-trainer"])
+            table[name] = found_interval
         if name.startswith("allocated"):
             table["needed" + name.removeprefix("allocated")] = found_interval
     return table
+
+
+def _wider(one: Interval, other: Interval) -> Interval:
+    return one._replace(low=min(one.low, other.low), high=max(one.high, other.high))
 
 
 def left_out_errors(

@@ -8,7 +8,7 @@ from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.loss import FUSED_TILE_LOGITS, FUSED_TILE_TOKENS
 from ftadvisor.estimation.moments import Moment
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES
-from ftadvisor.estimation.stack import saved_by_last
+from ftadvisor.estimation.stack import inputs_kept, matrix_inputs, saved_by_last
 from ftadvisor.estimation.states import (
     GALORE_RANK,
     galore_state_bytes,
@@ -281,7 +281,7 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, saved: Number, *, firs
         stack = saved + _retained_gradients(t) - shared
     else:
         residual = t.tokens * t.n.residual * t.model.hidden_size if checkpointed else 0
-        stack = residual - shared + _int8_inputs(t)
+        stack = residual - shared + _int8_inputs(t) + inputs_kept(t)
     return at_moment(
         t,
         base,
@@ -312,13 +312,7 @@ def _int8_inputs(t: Terms) -> Number:
     """
     if t.settings.quantization != "int8" or t.settings.gradient_checkpointing == "none":
         return 0
-    return sum(
-        x.tokens
-        * x.block.num_layers
-        * HALF_BYTES
-        * (2 * x.block.hidden_size + x.block.attention.out_width + x.block.mlp.intermediate_size)
-        for x in t.layers
-    )
+    return matrix_inputs(t)
 
 
 def _head_gradient_kept(t: Terms, *, first: bool) -> Number:

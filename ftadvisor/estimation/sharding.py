@@ -74,7 +74,9 @@ def sharding(
                 optimizer_divisor=gpus,
                 buffers=0.0,
                 unsharded_gradients=1.0 if trainer.sharded_accumulation_unsharded else 0.0,
-                retains_checkpoints=lora and trainer.reentrant_checkpointing,
+                retains_checkpoints=lora
+                and trainer.reentrant_checkpointing
+                and not trainer.checkpoints_within_units,
                 flat_gradients=w.total if lora and trainer.flat_params_mixed else 0.0,
             )
         case "fsdp-shard-grad-op":

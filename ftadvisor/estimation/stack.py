@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ftadvisor.estimation.numerics import FP32_BYTES
-from ftadvisor.estimation.terms import Layer, Terms
+from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES
+from ftadvisor.estimation.terms import Layer, Terms, outlive_checkpoints
 from ftadvisor.schema.settings import Number
 
 
@@ -18,9 +18,25 @@ def _kept_by_layers(t: Terms) -> Number:
         if t.n.residual != t.n.weight:
             # The first layer's input is the embedding, still in the weights' dtype.
             kept -= t.tokens * (t.n.residual - t.n.weight) * t.model.hidden_size
-        return kept
+        return kept + inputs_kept(t)
     kept = sum(x.tokens * x.block.num_layers * _saved_by_one(x) for x in t.layers)
     return kept + t.tokens * t.adapter.saved_per_token + t.adapter.saved_bytes
+
+
+def inputs_kept(t: Terms) -> Number:
+    """Inputs of 4-bit matrices that no checkpoint drops, to the end of backward [bytes]."""
+    return matrix_inputs(t) if outlive_checkpoints(t.settings, t.trainer) else 0
+
+
+def matrix_inputs(t: Terms) -> Number:
+    """Inputs of all layers' matrices in half precision, q's, k's and v's one tensor [bytes]."""
+    return sum(
+        x.tokens
+        * x.block.num_layers
+        * HALF_BYTES
+        * (2 * x.block.hidden_size + x.block.attention.out_width + x.block.mlp.intermediate_size)
+        for x in t.layers
+    )
 
 
 def _saved_by_one(x: Layer) -> Number:

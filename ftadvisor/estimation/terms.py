@@ -228,17 +228,33 @@ def _layer(
         if packing_needs_mask(settings, trainer):
             keys = tokens
     activations = layer_activations(model, block, settings, n, trainer)
-    if settings.quantization == "int8":
-        # Its backward needs the inputs: of q, k and v, of gate and up, of the down projection
-        # (bitsandbytes/autograd/_functions.py 0.50, MatMul8bitLt: ctx.tensors).
+    saves = n.kbit and trainer.kbit_saves_input
+    litgpt = trainer.model_code == "litgpt"
+    hung = saves and not litgpt and not outlive_checkpoints(settings, trainer)
+    if settings.quantization == "int8" or hung:
+        # Backward is handed the inputs: of q, k and v, of gate and up, of the down projection
+        # (bitsandbytes/autograd/_functions.py, MatMul8bitLt 0.50, MatMul4Bit 0.42: ctx.tensors).
         inputs = 2 * block.hidden_size + block.mlp.intermediate_size
         activations = _with_inputs(activations, n.compute * inputs)
-    if n.kbit and trainer.kbit_saves_input:
-        kept = n.compute * sum(linear.in_features for linear in _apart(block, trainer))
-        if trainer.model_code == "litgpt" and block.mlp.fused_gate_up:
+    if saves and litgpt:
+        kept = n.compute * sum(linear.in_features for linear in _apart(block))
+        if block.mlp.fused_gate_up:
             kept += n.compute * block.hidden_size
         activations = _with_inputs(activations, kept)
     return Layer(block, activations, tokens, keys)
+
+
+def outlive_checkpoints(settings: Settings, trainer: Trainer) -> bool:
+    """Whether the inputs of 4-bit matrices stay alive under checkpointing, in all layers.
+
+    bitsandbytes up to 0.43.1 hangs them on its context (autograd/_functions.py, MatMul4Bit:
+    ctx.tensors = (A, B)). A checkpoint that is not reentrant keeps the forward's graph and drops
+    only what is saved for backward (torch/utils/checkpoint.py, saved_tensors_hooks).
+    """
+    if trainer.reentrant_checkpointing or trainer.model_code == "litgpt":
+        return False
+    checkpointed = settings.gradient_checkpointing != "none"
+    return checkpointed and trainer.kbit_saves_input and settings.quantization.startswith("nf4")
 
 
 def _with_inputs(found: LayerActivations, kept: float) -> LayerActivations:
@@ -252,9 +268,9 @@ def _with_inputs(found: LayerActivations, kept: float) -> LayerActivations:
     )
 
 
-def _apart(block: Block, trainer: Trainer) -> list[Linear]:
-    """Quantised matrices, each with an input copy of its own; lit-gpt has q, k and v in one."""
-    fused = trainer.model_code == "litgpt" and not block.attention.fused_qkv
+def _apart(block: Block) -> list[Linear]:
+    """lit-gpt's quantised matrices, each with an input copy of its own; q, k and v are one."""
+    fused = not block.attention.fused_qkv
     found = [linear for linear in block.linears if linear.part != "router"]
     queries = [x for x in found if x.part == "attention" and x.in_features == block.hidden_size]
     return [x for x in found if not fused or x not in queries[1:3]]

@@ -76,6 +76,8 @@ class Trainer:
     flat_params_mixed: bool = False
     """FSDP wraps frozen and trained parameters in one flat parameter (use_orig_params)."""
     reentrant_checkpointing: bool = False
+    checkpoints_within_units: bool = False
+    """Checkpoints are put inside FSDP's units: no unit's forward runs again."""
     zero_engine: Literal["deepspeed", "fsdp"] = "deepspeed"
     """What runs where the strategy is called zero1 to zero3."""
     packing_masks: bool = False

@@ -8,6 +8,7 @@ from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.building import DTYPES
+from ftadvisor.simulation.kept_inputs import KeepingLinear4bit
 from ftadvisor.simulation.stack import Conv1D, quantizers, should_convert_module, torch
 from ftadvisor.simulation.stack import bitsandbytes as bnb
 
@@ -41,12 +42,14 @@ def quantize(model: Any, settings: Settings, trainer: Trainer) -> Any:
         compute = DTYPES[settings.weights_dtype]
     _split_experts(model)
     kept = [] if trainer.quantizes_head else _kept(model)
+    cls = KeepingLinear4bit if trainer.kbit_saves_input else bnb.nn.Linear4bit
     for name, module in list(model.named_modules()):
         # A subclass stays as it is (integrations/bitsandbytes.py, replace_with_bnb_linear).
         if type(module) not in (torch.nn.Linear, Conv1D) or not should_convert_module(name, kept):
             continue
         linear = _as_linear(module)
-        made = _int8(linear) if how == "int8" else four_bit(linear, how == "nf4-dq", compute)
+        nested = how == "nf4-dq"
+        made = _int8(linear) if how == "int8" else four_bit(linear, nested, compute, cls=cls)
         model.set_submodule(name, made)
     model.is_loaded_in_8bit = how == "int8"
     model.is_loaded_in_4bit = how != "int8"

@@ -12,39 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 from ftadvisor.simulation.kbit import four_bit
-from ftadvisor.simulation.stack import bitsandbytes as bnb
+from ftadvisor.simulation.kept_inputs import KeepingLinear4bit
 from ftadvisor.simulation.stack import torch
-
-
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any, keeps: bool) -> Any:
-        ctx.kept = x if keeps and ctx.needs_input_grad[0] else None
-        ctx.weight = weight
-        return torch.nn.functional.linear(x, _unpacked(weight).to(x.dtype), bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        grad = grads[0]
-        if not ctx.needs_input_grad[0]:
-            return None, None, None, None
-        return torch.matmul(grad, _unpacked(ctx.weight).to(grad.dtype)), None, None, None
-
-
-def _unpacked(weight: Any) -> Any:
-    state = weight.quant_state
-    # Scales that are quantised themselves go to fp32 first.
-    scales = torch.empty_like(state.absmax, dtype=torch.float32) if state.nested else None
-    out = torch.empty(state.shape, dtype=state.dtype, device=weight.device)
-    del scales
-    return out
-
-
-class _Linear4bit(bnb.nn.Linear4bit):
-    keeps_input: bool
-
-    def forward(self, x: Any) -> Any:
-        return _Product.apply(x, self.weight, self.bias, self.keeps_input)
 
 
 def quantize_linears(model: Any, *, nested: bool, compute: Any, keeps_input: bool) -> None:
@@ -55,6 +24,6 @@ def quantize_linears(model: Any, *, nested: bool, compute: Any, keeps_input: boo
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear):
             parent, _, own = name.rpartition(".")
-            made = four_bit(module, nested, compute, torch.float16, _Linear4bit)
+            made = four_bit(module, nested, compute, torch.float16, KeepingLinear4bit)
             made.keeps_input = keeps_input
             setattr(model.get_submodule(parent), own, made)
