@@ -32,6 +32,8 @@ class Trainer:
     """With frozen base weights, the head too puts out its logits in those chunks."""
     outputs_upcast: bool = False
     """The model's outputs are converted to fp32 before the loss (Lightning Fabric)."""
+    outputs_end_with_step: bool = False
+    """Held outputs, and the graph with them, are dropped after the step, not at the next loss."""
     holds_upcast_outputs: bool = False
     """The held logits are the fp32 copy."""
     kbit_adapters_half: bool = False

@@ -157,6 +157,8 @@ def run_steps(
             optimizer.zero_grad(set_to_none=True)
         elif step == last - 1:
             recorder.empty_cache()
+        if trainer.outputs_end_with_step:
+            held = None
     recorder.mark("end")
     del held
 
