@@ -33,7 +33,7 @@ QUANTIZED = ("qlora", "qlora-dq", "lora-int8", "bottleneck-nf4", "ia3-nf4")
 OF_CLASSIFIERS: dict[str, Any] = {"max_steps": 8, "learning_rate": 2e-3}
 """A head of its own overshoots at the rate that an adapter needs."""
 OPTIONS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(PROMPTS, {"max_steps": 16, "learning_rate": 2e-2}),
+    **{name: {"max_steps": 16, "learning_rate": 2e-2} for name in PROMPTS},
     "qlora-dq": {"technique": "qlora", "quantization": "nf4-dq"},
     "lora-int8": {"technique": "lora", "quantization": "int8"},
     "bottleneck-nf4": {"technique": "bottleneck", "quantization": "nf4"},
