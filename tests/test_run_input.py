@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ LLAMA = {
     "max_position_embeddings": 1024,
 }  # fmt: skip
 CPU = Device("cpu", "cpu", None, "cpu", 1)
+
+NEEDS_STACK = pytest.mark.skipif(find_spec("trl") is None, reason="needs the run extra")
+"""What comes after the check of the libraries."""
 
 
 @pytest.fixture
@@ -101,6 +105,7 @@ def test_classes_are_numbered_by_their_own_numbers(tmp_path: Path):
     assert found.labels == tuple(str(i) for i in range(11))
 
 
+@NEEDS_STACK
 def test_labels_outside_the_checkpoints_own_head(model: Path, tmp_path: Path):
     own = {**LLAMA, "architectures": ["LlamaForSequenceClassification"],
            "label2id": {"no": 0, "yes": 1}}  # fmt: skip
@@ -110,6 +115,7 @@ def test_labels_outside_the_checkpoints_own_head(model: Path, tmp_path: Path):
     assert "'neg' is outside the checkpoint's 2 classes (no, yes)" in str(error)
 
 
+@NEEDS_STACK
 def test_nothing_is_overwritten(model: Path, tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
@@ -120,6 +126,7 @@ def test_nothing_is_overwritten(model: Path, tmp_path: Path):
     assert [path.name for path in out.iterdir()] == ["report.json"]
 
 
+@NEEDS_STACK
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from execution_models import rows, write_rows
-from test_run_input import model, refused
+from test_run_input import NEEDS_STACK, model, refused
 
 from ftadvisor.api.running import run
 from ftadvisor.errors import FtadvisorError
@@ -176,6 +176,7 @@ def says(model: Path, **config: Any) -> None:
 GPTQ = {"quant_method": "gptq", "bits": 4}
 
 
+@NEEDS_STACK
 @pytest.mark.parametrize(
     ("stored", "options", "said"),
     [
@@ -210,6 +211,7 @@ def test_refused_by_name(
     assert said in f"{error} {' '.join(error.suggestions)}"
 
 
+@NEEDS_STACK
 @pytest.mark.parametrize(
     ("options", "said"),
     [

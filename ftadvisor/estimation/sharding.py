@@ -65,6 +65,7 @@ def sharding(
         case "fsdp":
             sharded = (w.total - w.quantization_constants) / gpus + w.quantization_constants
             gather = 1.0 if n.weight == HALF_BYTES or lora else HALF_BYTES / FP32_BYTES
+            within = trainer.checkpoints_within_units
             return Sharding(
                 weights=sharded,
                 gathered_root=root * gather,
@@ -74,17 +75,14 @@ def sharding(
                 optimizer_divisor=gpus,
                 buffers=0.0,
                 unsharded_gradients=1.0 if trainer.sharded_accumulation_unsharded else 0.0,
-                retains_checkpoints=lora
-                and trainer.reentrant_checkpointing
-                and not trainer.checkpoints_within_units,
+                retains_checkpoints=lora and trainer.reentrant_checkpointing and not within,
                 flat_gradients=w.total if lora and trainer.flat_params_mixed else 0.0,
             )
         case "fsdp-shard-grad-op":
             return Sharding(w.total, 0.0, 0.0, 1, gpus, gpus, 0.0, 0.0, False)
         case "zero3":
             live = min(ZERO_MAX_LIVE_PARAMETERS * n.weight, w.total)
-            sharded = w.total / gpus
-            return Sharding(sharded, live, per_layer, 1, gpus, gpus, 0.0, 0.0, False)
+            return Sharding(w.total / gpus, live, per_layer, 1, gpus, gpus, 0.0, 0.0, False)
         case "zero2":
             return Sharding(w.total, 0.0, 0.0, 1, gpus, gpus, 0.0, 0.0, False)
         case "zero1":

@@ -118,7 +118,6 @@ def run_steps(
 ) -> None:
     """Forward, backward, clipping and step, a few times."""
     forward = forward_of(settings, trainer)
-    model = rank.model
     optimizer = make_optimizer(settings.optim, rank)
     accumulated = min(int(settings.gradient_accumulation_steps), NUM_MICRO_BATCHES)
     held: Any = None
@@ -130,8 +129,7 @@ def run_steps(
         made: list[dict[str, Any]] = []
         for part in range(1, accumulated + 1):
             name = f"{step}" if accumulated == 1 else f"{step}.{part}"
-            first = step == part == 1
-            longest = first if trainer.longest_first else step == last
+            longest = step == part == 1 if trainer.longest_first else step == last
             length = sequence_length(settings, trainer, step, longest=longest)
             if objective is not None:
                 made = made or generated_batches(objective, settings, length, step)
@@ -140,7 +138,7 @@ def run_steps(
                 recorder.mark(f"forward {name}")
                 reduces = part == accumulated or not trainer.sharded_accumulation_unsharded
                 rank.begin_forward(synchronised=reduces)
-                loss, outputs = _forward(model, recorder, settings, trainer, forward, length)
+                loss, outputs = _forward(rank.model, recorder, settings, trainer, forward, length)
                 rank.end_forward(loss)
             held = outputs if trainer.holds_outputs else None
             del outputs
