@@ -17,6 +17,14 @@ def _no_measurements(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
     monkeypatch.setenv("XDG_DATA_HOME", str(place))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_measurements_of_fixtures(tmp_path_factory: pytest.TempPathFactory):
+    """What a fixture of a module or of the session runs writes none there either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "data" / "session"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Small models with random weights, by family. Needs the training stack."""

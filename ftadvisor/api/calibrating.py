@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ftadvisor.errors import InvalidSettingError
+from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.calibrated import (
     CPU,
     calibrated_memory,
@@ -82,14 +82,28 @@ def find_hardware(gpu: str, calibration: Calibration | None) -> GpuMatch:
     return GpuMatch(calibration.cpu, None)
 
 
-def load_calibration(path: Path | None = None) -> Calibration | None:
-    """The user's own; None: there is nothing to calibrate with."""
+def load_calibration(path: Path | None = None, gpu: str | None = None) -> Calibration | None:
+    """The user's own; None: there is nothing to calibrate with (a `gpu` of that name)."""
     home = data_home()
     if path is None and not any(
         (home / name).exists() for name in ("measurements.jsonl", "machines.json")
     ):
         return None
-    return calibration_of(read_records(path))
+    records = read_records(path)
+    if gpu is not None and not _speaks_of(records, gpu):
+        return None
+    return calibration_of(records)
+
+
+def _speaks_of(records: Records, gpu: str) -> bool:
+    """Whether a measurement is of a GPU of its architecture: a fit would cost a start-up else."""
+    try:
+        arch = CPU if gpu.strip().lower() == CPU else match_gpu(gpu).gpu.arch
+        measured = {str(row.get("gpu")) for row in records.rows}
+        return arch == CPU or any(match_gpu(g).gpu.arch == arch for g in measured - {CPU})
+    except FtadvisorError:
+        # A name that nobody knows is refused by the estimate itself.
+        return False
 
 
 def calibration_of(records: Records) -> Calibration:
@@ -108,14 +122,15 @@ def calibration_of(records: Records) -> Calibration:
     shipped = Shipped(time_coefficients(), time_intervals(), memory_coefficients())
     found = fit_calibration(cases, shipped, _here(records.rows), cpu)
     said = [*records.problems, *problems]
-    said += [f"{id_} cannot be predicted: {why}" for id_, why in reasons.items()]
     noisy = [r["id"] for r in rows if (r.get("step_seconds_spread") or 0) > SPREAD_IS_NOISE]
     if noisy:
         said.append(
             f"{len(noisy)} measurements have steps that differ by over {SPREAD_IS_NOISE:.0%}"
             " (other processes, or a machine on battery)"
         )
-    return _without_stale(replace(found, warnings=tuple(said)), records.rows)
+    left_out = [f"{id_} cannot be predicted: {why}" for id_, why in reasons.items()]
+    found = replace(found, warnings=tuple(said), outliers=(*found.outliers, *left_out))
+    return _without_stale(found, records.rows)
 
 
 def _here(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:

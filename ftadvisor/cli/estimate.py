@@ -31,7 +31,9 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor import api
     from ftadvisor.render.estimate import estimates_document
 
-    calibration = _calibration() if own else None
+    gpu = given.get("gpu")
+    # Memory alone is not calibrated.
+    calibration = _calibration(gpu) if own and gpu else None
     with warnings_to_stderr():
         found = api.estimates(**given, calibration=calibration)
     remedies = remedies_of(found, given)
@@ -41,11 +43,11 @@ def run(given: dict[str, Any]) -> int:
     return exit_code(found)
 
 
-def _calibration() -> Calibration | None:
+def _calibration(gpu: str | None = None) -> Calibration | None:
     """The user's own, and on standard error what is wrong with it."""
     from ftadvisor.api.calibrating import load_calibration
 
-    found = load_calibration()
+    found = load_calibration(gpu=gpu)
     for said in found.warnings if found else ():
         print(f"ftadvisor: {said}", file=sys.stderr)
     return found
