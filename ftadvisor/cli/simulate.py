@@ -80,7 +80,7 @@ COMMAND = Command(
     details="Takes the same options as estimate and answers with the same record; time and cost "
     "are the estimate's. Transformers, PEFT and the optimizer really run, without weights, GPU or "
     "network, and their allocations are replayed through a model of CUDA's caching allocator. What "
-    "cannot be simulated (several GPUs, preference objectives, a checkpoint's own code that is not "
+    "cannot be simulated (DeepSpeed's ZeRO, offloading, GPTQ, a checkpoint's own code that is not "
     "trusted) gets the closed form's answer, and says so.\n\nAnswers are kept in the user's "
     "cache directory (FTADVISOR_HOME). The exit code is 0 when it fits or is tight, 1 when it does "
     "not, 2 when the question cannot be answered.",
