@@ -21,11 +21,15 @@ _MOST_FILES = 500
 
 def cache_home() -> Path:
     """FTADVISOR_HOME, else ftadvisor's own directory in the user's cache."""
+    return own_directory("XDG_CACHE_HOME", "~/.cache")
+
+
+def own_directory(variable: str, usual: str) -> Path:
+    """FTADVISOR_HOME, else ftadvisor's part of what that variable of the XDG standard names."""
     given = os.environ.get("FTADVISOR_HOME")
     if given:
         return Path(os.path.expanduser(given))
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.path.expanduser(base)) / "ftadvisor"
+    return Path(os.path.expanduser(os.environ.get(variable) or usual)) / "ftadvisor"
 
 
 def key_of(question: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ftadvisor.errors import DataFileError
+from ftadvisor.sources.answers import own_directory
 
 NAME = "measurements.jsonl"
 MACHINES = "machines.json"
@@ -32,11 +33,7 @@ class Records(NamedTuple):
 
 def data_home() -> Path:
     """FTADVISOR_HOME, else ftadvisor's own directory in the user's data."""
-    given = os.environ.get("FTADVISOR_HOME")
-    if given:
-        return Path(os.path.expanduser(given))
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(os.path.expanduser(base)) / "ftadvisor"
+    return own_directory("XDG_DATA_HOME", "~/.local/share")
 
 
 def append_record(row: Mapping[str, Any]) -> Path:
