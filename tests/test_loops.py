@@ -5,10 +5,14 @@ from typing import Any
 import pytest
 
 from ftadvisor import Estimate, estimate
+from ftadvisor.estimation.numerics import numerics
 from ftadvisor.estimation.rates import issue_rate
-from ftadvisor.estimation.states import galore_state_bytes
+from ftadvisor.estimation.sharding import sharding
+from ftadvisor.estimation.states import galore_state_bytes, weight_bytes
+from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.gpus import find_gpu
 from ftadvisor.sources.models import find_model
+from ftadvisor.sources.trainers import find_trainer
 from ftadvisor.units import GIB
 
 LLAMA = "llama3.1-8b"
@@ -177,3 +181,18 @@ def test_one_token_more_is_no_step_and_never_less(model: str, trainer: str):
     sizes = [e.memory.device_bytes for e in found]
     assert sizes == sorted(sizes)
     assert sizes[4] - sizes[0] < max(0.2 * sizes[0], 0.2 * GIB)
+
+
+def test_fsdp2_gathers_fp32_weights_in_half_precision():
+    """Llama-3.2-1B: 16 layers of 60,821,504 parameters, 262,670,336 outside of them (config.json).
+    A frozen fp32 base is cut by 4 and, under bf16 autocast, gathered as half its stored bytes.
+    """
+    settings = Settings(
+        technique="lora", strategy="fsdp", num_gpus=4, weights_dtype="fp32", autocast="bf16"
+    )
+    trainer, model = find_trainer("trl-1.16"), find_model("llama-3.2-1b").spec
+    n = numerics(settings, trainer, trains_base=False)
+    found = sharding(model, settings, n, trainer, weight_bytes(model, settings, n, trainer))
+    assert found.gathered_layer == pytest.approx(2 * 60_821_504)
+    assert found.gathered_root == pytest.approx(2 * 262_670_336)
+    assert found.weights == pytest.approx(4 * (16 * 60_821_504 + 262_670_336) / 4)
