@@ -27,8 +27,9 @@ from ftadvisor.sources.coefficients import (
     time_coefficients,
     time_intervals,
 )
+from ftadvisor.sources.directories import data_home
 from ftadvisor.sources.gpus import GpuMatch, match_gpu
-from ftadvisor.sources.records import Records, data_home, kept_machines, read_records
+from ftadvisor.sources.records import Records, kept_machines, read_records
 
 SPREAD_IS_NOISE = 0.1
 """Steps that differ by more: another process, a laptop on battery, a hot GPU."""
@@ -47,12 +48,12 @@ class Fitted(NamedTuple):
 
 def fitted_for(gpu: Gpu | None, calibration: Calibration | None) -> Fitted:
     """What is shipped, with a calibration's factors where it knows the GPU."""
-    time, memory = time_coefficients(), memory_coefficients()
-    shipped = Fitted(memory, memory_intervals(), time, time_intervals())
+    shipped = _shipped()
     if gpu is None or calibration is None:
         return shipped
     if gpu.arch == CPU:
-        shipped = shipped._replace(time=cpu_time(time), memory=cpu_memory(memory))
+        time, memory = cpu_time(shipped.time), cpu_memory(shipped.memory)
+        shipped = shipped._replace(time=time, memory=memory)
     found = calibration.of(gpu)
     if found is None:
         return shipped
@@ -65,6 +66,11 @@ def fitted_for(gpu: Gpu | None, calibration: Calibration | None) -> Fitted:
         adjusted.factors.host,
         f"calibrated with {adjusted.rows} measurement{'s' * (adjusted.rows != 1)} of {whose}",
     )
+
+
+@cache
+def _shipped() -> Fitted:
+    return Fitted(memory_coefficients(), memory_intervals(), time_coefficients(), time_intervals())
 
 
 def find_hardware(gpu: str, calibration: Calibration | None) -> GpuMatch:

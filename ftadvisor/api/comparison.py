@@ -26,8 +26,8 @@ from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.schema.comparison import Axis, Compared, Comparison, QualityPoints
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.options import Options
-from ftadvisor.schema.plan import Remedy
 from ftadvisor.schema.read_only import read_only
+from ftadvisor.schema.remedy import Remedy
 from ftadvisor.schema.situation import Facts, UseCase
 from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.workload import Workload

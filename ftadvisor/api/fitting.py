@@ -15,7 +15,7 @@ from ftadvisor.configuration.options import check_options, check_text
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.schema.fit import Fit
 from ftadvisor.schema.options import Options
-from ftadvisor.schema.plan import Remedy
+from ftadvisor.schema.remedy import Remedy
 from ftadvisor.schema.technique import Technique
 from ftadvisor.sources.gpus import GpuMatch, all_gpus, match_gpu
 from ftadvisor.sources.models import FoundModel, find_model

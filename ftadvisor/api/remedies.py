@@ -15,7 +15,7 @@ from ftadvisor.configuration.effects import of_technique
 from ftadvisor.errors import FtadvisorError
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.options import Options
-from ftadvisor.schema.plan import Remedy
+from ftadvisor.schema.remedy import Remedy
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.technique import Technique
 from ftadvisor.sources.gpus import all_gpus, find_gpu

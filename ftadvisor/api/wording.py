@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ftadvisor.schema.workload import Workload
 from ftadvisor.units import format_count
 
 
+@lru_cache
 def said_of(workload: Workload, mean_length: float | None) -> str:
     """What is trained on, in one sentence; with a mean length of the user's, as long samples."""
     padding = workload.padded_over_mean

@@ -14,7 +14,7 @@ from ftadvisor.errors import InvalidSettingError
 if TYPE_CHECKING:
     from ftadvisor.schema.calibration import Calibration
     from ftadvisor.schema.estimate import Estimate
-    from ftadvisor.schema.plan import Remedy
+    from ftadvisor.schema.remedy import Remedy
 
 
 def run(given: dict[str, Any]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NoReturn
 
 from ftadvisor.cli.command import Command, Option
@@ -67,8 +68,17 @@ class _Parser(argparse.ArgumentParser):
         raise InvalidSettingError(f"{message[:1].upper()}{message[1:]}.", [self.epilog or ""])
 
 
+_NEVER_PRINTED = partial(argparse.HelpFormatter, width=80)
+"""argparse formats every option once to check it; without a width it asks the terminal for its."""
+
+
 def _parser(command: Command) -> _Parser:
-    parser = _Parser(add_help=False, allow_abbrev=False, epilog=_help(command))
+    parser = _Parser(
+        add_help=False,
+        allow_abbrev=False,
+        epilog=_help(command),
+        formatter_class=_NEVER_PRINTED,
+    )
     for argument in command.arguments:
         parser.add_argument(argument.name, nargs="?", metavar=argument.metavar)
     for option in command.options.values():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Settings
@@ -29,8 +30,7 @@ def in_deepspeed(settings: Settings, trainer: Trainer) -> bool:
     return trainer.zero_engine == "deepspeed" and settings.strategy.startswith("zero")
 
 
-@dataclass(frozen=True, slots=True)
-class Numerics:
+class Numerics(NamedTuple):
     """Bytes per element, and the switches that decide which tensors exist."""
 
     weight: int

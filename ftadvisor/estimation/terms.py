@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -54,8 +54,7 @@ class AdapterBytes(NamedTuple):
     """Of the trainable ones, those of a vision tower that sees no image: no gradient, no states."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """One block's layers and the tokens that pass them."""
 
     block: Block
@@ -66,8 +65,7 @@ class Layer:
     """Keys that a query of this block sees at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """Everything that the phases are sums of [bytes unless the name says otherwise]."""
 
     model: ModelSpec

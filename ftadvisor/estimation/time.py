@@ -18,7 +18,7 @@ from ftadvisor.estimation.rates import Rates, rates
 from ftadvisor.estimation.states import run_optimizer_bytes, trainable_dtype_bytes, weight_bytes
 from ftadvisor.estimation.terms import AdapterBytes, attention_kernel
 from ftadvisor.estimation.uncertainty import OTHER, Kind, interval
-from ftadvisor.estimation.work import Work, active_weights, micro_batch_work, parameter_bytes
+from ftadvisor.estimation.work import Work, micro_batch_work, parameter_bytes
 from ftadvisor.schema.coefficients import Interval, TimeCoefficients
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
@@ -239,7 +239,7 @@ def _generation(
     if n.kbit or n.weight != HALF_BYTES:
         moved = moved + 2 * HALF_BYTES * model.num_linear_weights
     moved = moved + rows * length * cached_per_token(model, n)
-    weights = sum(b.num_layers * active_weights(b) for b in model.blocks)
+    weights = sum(b.num_layers * b.num_active_weights for b in model.blocks)
     multiplied = 2.0 * weights * rows / (r.peak * r.efficiency)
     kernels = sum(b.num_layers for b in model.blocks) * model.kernels.frozen[0]
     if adapter is not None:

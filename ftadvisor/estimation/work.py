@@ -13,7 +13,7 @@ from ftadvisor.estimation.activations import is_padded
 from ftadvisor.estimation.arithmetic import select, smallest
 from ftadvisor.estimation.numerics import DTYPE_BYTES, FP32_BYTES, HALF_BYTES
 from ftadvisor.estimation.objectives import ObjectiveCost
-from ftadvisor.schema.model import Block, LayerKernels, Linear, ModelSpec
+from ftadvisor.schema.model import Block, LayerKernels, ModelSpec
 from ftadvisor.schema.settings import AttnImplementation, Number, Settings
 
 SELECTIVE_RECOMPUTED = 0.5
@@ -102,7 +102,7 @@ def _block_work(
     """All layers of one block; `row`: tokens that a mask over everything spans, `launched`: what
     one layer launches."""
     layers = block.num_layers
-    product = 2.0 * layers * active_weights(block) * tokens
+    product = 2.0 * layers * block.num_active_weights * tokens
     pairs = layers * tokens * block.attention.num_heads
     width = block.attention.head_dim + block.attention.v_head_dim
     computed = (
@@ -156,17 +156,6 @@ def _launched(kernels: LayerKernels, settings: Settings, p: _Passes) -> float:
         found = kernels.mixed if cast else kernels.trained
     forward, backward = found
     return forward * (1 + p.again + p.frozen) + backward
-
-
-def active_weights(block: Block) -> float:
-    """Matrix elements of one layer that a token is multiplied with."""
-    return float(sum(_active(block, linear) for linear in block.linears))
-
-
-def _active(block: Block, linear: Linear) -> float:
-    if linear.part != "experts":
-        return linear.num_weights
-    return linear.num_weights * block.mlp.experts_per_token / max(block.mlp.num_experts, 1)
 
 
 def _keys_seen(block: Block, keys: Number) -> Number:

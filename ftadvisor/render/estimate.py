@@ -30,7 +30,7 @@ from ftadvisor.render.document import (
 from ftadvisor.render.parts import CACHE, grouped
 from ftadvisor.render.remedies import remedies_blocks
 from ftadvisor.schema.estimate import Estimate
-from ftadvisor.schema.plan import Remedy
+from ftadvisor.schema.remedy import Remedy
 from ftadvisor.units import format_bytes, format_count
 
 _BEYOND_LIMIT = 2.0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ftadvisor.render.cells import VERDICTS
 from ftadvisor.render.document import Block, Column, Table, Words, paragraph
-from ftadvisor.schema.plan import Remedy
+from ftadvisor.schema.remedy import Remedy
 from ftadvisor.units import format_bytes
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ftadvisor.render.document import Block, Column, Document, Table, Words, paragraph
 from ftadvisor.render.estimate import estimates_document
-from ftadvisor.schema.plan import Remedy
+from ftadvisor.schema.remedy import Remedy
 from ftadvisor.schema.simulation import Consumer, SimulatedStep, Simulation
 from ftadvisor.units import GIB, TERA, format_bytes, format_share
 

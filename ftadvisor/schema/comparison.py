@@ -8,8 +8,8 @@ from typing import Any, Literal, cast
 
 from ftadvisor.schema.display import Displayed
 from ftadvisor.schema.estimate import Estimate
-from ftadvisor.schema.plan import Remedy
 from ftadvisor.schema.read_only import writable
+from ftadvisor.schema.remedy import Remedy
 
 Axis = Literal["technique", "gpu", "model"]
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from ftadvisor.schema.display import Displayed
 from ftadvisor.schema.estimate import Estimate
-from ftadvisor.schema.plan import Remedy
 from ftadvisor.schema.read_only import writable
+from ftadvisor.schema.remedy import Remedy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -195,6 +195,9 @@ class Block:
     layer's weights those of that size are."""
     num_params: int = field(init=False)
     """Of all layers."""
+    num_active_weights: float = field(init=False)
+    """Matrix elements of one layer that a token is multiplied with: of experts, those that it is
+    routed to."""
 
     def __post_init__(self) -> None:
         # Sums that every estimate reads many times are formed once.
@@ -216,6 +219,9 @@ class Block:
         shapes = tuple((size, n / together.total()) for size, n in together.items())
         object.__setattr__(self, "shapes", shapes)
         object.__setattr__(self, "num_params", per_layer * layers)
+        routed = self.mlp.experts_per_token / max(self.mlp.num_experts, 1)
+        active = sum(x.num_weights * (routed if x.part == "experts" else 1) for x in self.linears)
+        object.__setattr__(self, "num_active_weights", float(active))
 
 
 class LayerKernels(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 from ftadvisor.schema.display import Displayed
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.read_only import read_only, writable
+from ftadvisor.schema.remedy import Remedy
 from ftadvisor.schema.workload import Workload
 
 SCHEMA_VERSION = 1
@@ -102,18 +103,6 @@ class Alternative:
     plan: Plan
     quality_points: float | None
     """Expected accuracy points against the chosen plan; None: unknown."""
-
-
-class Remedy(NamedTuple):
-    """One change that makes an impossible run possible, estimated."""
-
-    change: str
-    """What to set: `quantization nf4`."""
-    options: dict[str, Any]
-    device_bytes: int
-    verdict: str
-    changes_objective: bool
-    """What is learnt changes too, not only how."""
 
 
 class Measurement(NamedTuple):

@@ -15,21 +15,10 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, cast
 
+from ftadvisor.sources.directories import cache_home
+
 _MOST_FILES = 500
 """Beyond which the oldest are deleted."""
-
-
-def cache_home() -> Path:
-    """FTADVISOR_HOME, else ftadvisor's own directory in the user's cache."""
-    return own_directory("XDG_CACHE_HOME", "~/.cache")
-
-
-def own_directory(variable: str, usual: str) -> Path:
-    """FTADVISOR_HOME, else ftadvisor's part of what that variable of the XDG standard names."""
-    given = os.environ.get("FTADVISOR_HOME")
-    if given:
-        return Path(os.path.expanduser(given))
-    return Path(os.path.expanduser(os.environ.get(variable) or usual)) / "ftadvisor"
 
 
 def key_of(question: Mapping[str, Any]) -> str:

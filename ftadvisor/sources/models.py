@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -104,6 +103,9 @@ def with_code(name: str) -> dict[str, Any]:
     elsewhere = "--" in str(cast("object", named))  # repository--module.Class
     if not files or elsewhere:
         return {**config, CODE: None}
+    # OpenSSL costs a start-up that only remote code should pay.
+    from hashlib import sha256
+
     digest = sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     return {**config, CODE: {"folder": str(folder.resolve()), "digest": digest}}
 

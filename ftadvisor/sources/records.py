@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ftadvisor.errors import DataFileError
-from ftadvisor.sources.answers import own_directory
+from ftadvisor.sources.directories import data_home
 
 NAME = "measurements.jsonl"
 MACHINES = "machines.json"
@@ -29,11 +29,6 @@ class Records(NamedTuple):
     rows: tuple[dict[str, Any], ...]
     problems: tuple[str, ...]
     """Lines that could not be read, one sentence each."""
-
-
-def data_home() -> Path:
-    """FTADVISOR_HOME, else ftadvisor's own directory in the user's data."""
-    return own_directory("XDG_DATA_HOME", "~/.local/share")
 
 
 def append_record(row: Mapping[str, Any]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
@@ -54,8 +53,7 @@ class Target(NamedTuple):
         return self.linear.in_features
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """The settings and dtypes that adapters' costs depend on."""
 
     model: ModelSpec

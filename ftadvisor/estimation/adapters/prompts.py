@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ftadvisor.estimation.activations import is_padded, layer_activations
@@ -178,7 +177,7 @@ def new_blocks(run: Run) -> int:
 
 def llamapro_kept(block: Block, run: Run) -> Cost:
     """What one new layer keeps: all that a trained layer does."""
-    n = replace(run.n, trained=True)
+    n = run.n._replace(trained=True)
     found = layer_activations(run.model, block, run.settings, n, run.trainer)
     keys = found.saved_per_key * run.settings.longest_length
     return Cost(saved_per_token=found.saved + keys)

@@ -71,11 +71,10 @@ def matches(linear: Linear, block: Block, names: tuple[str, ...]) -> bool:
     `output.dense` is decided by where the matrix stands in its layer.
     """
     last = linear.name.rsplit(".", 1)[-1]
+    if last in names or linear.name in names or ALL_LINEAR in names:
+        return True
     for name in names:
-        if name in (ALL_LINEAR, linear.name):
-            return True
-        parent, _, end = name.rpartition(".")
-        if end == last and (not parent or _stands_in(linear, block, parent)):
+        if name.endswith("." + last) and _stands_in(linear, block, name.rpartition(".")[0]):
             return True
     return False
 
