@@ -21,6 +21,7 @@ from test_golden import CASES, answer_of, asked
 from ftadvisor import DataFileError, FtadvisorError, InvalidSettingError, estimate
 from ftadvisor.api.plan_files import EDITED, estimate_plan, options_of, read_plan
 from ftadvisor.api.recommender import recommend
+from ftadvisor.api.run_plans import planned
 from ftadvisor.configuration.applicable import WITH_BETA
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import SCHEMA_VERSION, Plan, Recommendation
@@ -402,6 +403,7 @@ def test_yaml_is_loaded_only_for_a_file():
     code = """
 import sys, ftadvisor
 from ftadvisor.api.recommender import recommend
+from ftadvisor.api.run_plans import planned
 ftadvisor.estimate("llama3.2-1b")
 recommend("llama3.2-1b", gpu="rtx4090", use_case="chat")
 print("yaml" in sys.modules)
@@ -412,3 +414,18 @@ print("yaml" in sys.modules)
 def test_every_field_of_a_plan_stands_in_its_file():
     plan = next(plans(ANSWERED[0]))
     assert set(plan.as_dict()) == {f.name for f in fields(Plan)}
+
+
+def test_a_policy_learns_from_peoples_judgement_near_its_reference(tmp_path: Path):
+    """GRPO's own beta is 0, without a reference: a model of the reward would be deceived."""
+    data = tmp_path / "prompts.jsonl"
+    data.write_text('{"prompt": "hello"}\n' * 8)
+    question = {"model": "llama3.2-1b", "dataset": data}
+    betas: dict[str, float] = {}
+    for reward in ("reward_model", "reward_function"):
+        given = {**question, "objective": "grpo", reward: "of:this"}
+        betas[reward] = planned(None, given)[0].settings["beta"]
+    assert betas["reward_model"] > 0 == betas["reward_function"]
+    found = recommend("llama3.2-1b", gpu="rtx4090", technique="rlhf")
+    assert found.plan is not None
+    assert found.plan.settings["beta"] == betas["reward_model"]

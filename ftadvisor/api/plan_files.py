@@ -151,6 +151,8 @@ def _question(
         wishes["data_format"] = draft.dataset.format
     if draft.workload is not None:
         wishes["num_examples"] = draft.workload.num_examples
+    if draft.use_case is not None:
+        wishes["use_case"] = draft.use_case
     wishes["num_gpus"] = draft.hardware.num_gpus
     situation = situation_of(None, draft.hardware.gpu, technique.id, objective, wishes)
     workload = draft.workload or reference_workload(1.0)

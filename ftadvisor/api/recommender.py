@@ -105,6 +105,9 @@ def situation_of(
     progress: Callable[[int, int], None] | None = None,
 ) -> Situation:
     """Everything but the model, checked and read."""
+    if "rlhf" in (technique, objective):
+        # GRPO, and from people's judgement: what a task of its name does not say.
+        options.setdefault("use_case", "rlhf")
     wish = read_wishes(options)
     dataset = options.pop("dataset", None)
     given = check_options(options)

@@ -33,7 +33,10 @@ def planned(
     teacher = given.pop("teacher_model", None) if plan is not None else None
     of_run, plan = _continued(of_run, plan, given)
     processes = of_run.pop("num_processes", None)
-    plan = _with_teacher(plan_of(plan, given, processes=processes), teacher)
+    # What a reward model has learnt is people's judgement.
+    use_case = "alignment" if "reward_model" in of_run else None
+    whole = plan_of(plan, given, processes=processes, use_case=use_case)
+    plan = _with_teacher(whole, teacher)
     return plan, _run_settings(plan, of_run)
 
 
@@ -61,6 +64,7 @@ def plan_of(
     *,
     needs_data: bool = True,
     processes: int | None = None,
+    use_case: str | None = None,
 ) -> Plan:
     """The plan that a file or options say, complete; not both. `processes`: instead of its own."""
     if plan is not None and given:
@@ -71,6 +75,7 @@ def plan_of(
         )
     if not isinstance(plan, Plan):
         draft = read_draft(plan) if plan is not None else _draft(given, needs_data)
+        draft = replace(draft, use_case=use_case)
         return complete_plan(_with_data(_with_processes(draft, processes)))
     if processes is None:
         return plan

@@ -78,6 +78,8 @@ class PlanDraft:
     settings: dict[str, Any]
     seed: int
     estimate: Estimate | None
+    use_case: str | None = None
+    """Where it is known: no plan says it, and the rules ask."""
 
 
 def write_plan(plan: Plan, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
