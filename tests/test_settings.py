@@ -280,7 +280,8 @@ def test_a_techniques_own_defaults_are_among_its_options(technique: Technique):
 
 @pytest.mark.slow
 def test_options_are_those_of_the_installed_peft():
-    mapping = pytest.importorskip("peft.mapping").PEFT_TYPE_TO_CONFIG_MAPPING
-    for kind, cls in mapping.items():
-        if kind.value.lower() in {t.id for t in all_techniques()}:
-            assert set(peft_options(kind.value.lower())) == set(cls.__dataclass_fields__), kind
+    peft = pytest.importorskip("peft")
+    for kind in peft.PeftType:
+        if kind.lower() in {t.id for t in all_techniques()}:
+            cls = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+            assert set(peft_options(kind.lower())) == set(cls.__dataclass_fields__), kind

@@ -140,7 +140,7 @@ def test_defaults_are_those_of_the_installed_peft():
     peft = pytest.importorskip("peft")
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    classes = {kind.name.lower(): cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    classes = {kind.lower(): cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     assert peft is not None
     for t in all_techniques():
         cls = classes.get(t.id if t.id not in ("rslora", "dora", "qlora") else "lora")
