@@ -202,6 +202,20 @@ def test_few_tokens_copy_the_experts_that_they_need():
     assert found.activations == cache + 3 * ROWS * 2 * 3 * WIDTH * INNER * BF16
 
 
+def test_a_latent_is_cached_with_the_rotated_part_of_its_keys():
+    """24 features and 8 that are rotated. A layer multiplies all of them out again: keys of 16
+    features and values of 12 for each head, and joins the keys with the 8."""
+    model = small(
+        model_type="deepseek_v3", kv_lora_rank=24, q_lora_rank=None, qk_nope_head_dim=16,
+        qk_rope_head_dim=8, v_head_dim=12, first_k_dense_replace=LAYERS, head_dim=8,
+        num_key_value_heads=HEADS,
+    )  # fmt: skip
+    answers: dict[str, Any] = {**GENERATING, "longest_length": 1}
+    found = phases(model, **answers)["generation"]
+    formed = HEADS * (16 + 12) + HEADS * (16 + 8)
+    assert found.activations == ROWS * ANSWER * BF16 * (LAYERS * (24 + 8) + formed)
+
+
 def test_a_fused_head_scores_the_answer_alone():
     """Of 112 tokens 96; padded as generated answers are, which end where they end."""
     answered = phases(**GENERATING, loss_kernel="chunked")
@@ -723,3 +737,53 @@ def test_what_a_run_gets_by_with():
     alone = Settings(technique="full")
     assert needed_bytes(GIB, alone) == pytest.approx(1.3 * GIB)
     assert needed_bytes(GIB, replace(alone, num_gpus=2)) == pytest.approx(1.6 * GIB)
+
+
+# ---- Layers of other kinds, their weights frozen ----
+
+ATTENTION = BF16 * (64 + 32 + 32 + 64) + FP32 * HEADS
+
+
+def test_gpt_2_keeps_four_tensors_of_its_activation():
+    """A LayerNorm its input and two statistics; q, k, v, the result and a scalar of each head; of
+    tanh-GELU spelled out in Python four factors. Autocast runs LayerNorm and the power in fp32."""
+    model = read_model(
+        {
+            "model_type": "gpt2", "vocab_size": VOCAB, "n_embd": WIDTH, "n_inner": INNER,
+            "n_layer": LAYERS, "n_head": HEADS, "n_positions": 8192, "resid_pdrop": 0.0,
+            "attn_pdrop": 0.0, "embd_pdrop": 0.0,
+        },
+        "small",
+    )[0]  # fmt: skip
+    common: dict[str, Any] = FROZEN | {"model": model}
+    attention = 4 * BF16 * WIDTH + FP32 * HEADS
+    for autocast, norm, factors in (
+        ("none", BF16 * WIDTH + 8, 4 * BF16), ("bf16", FP32 * WIDTH + 8, BF16 + 3 * FP32),
+    ):  # fmt: skip
+        found = phases(**common, autocast=autocast)["loss_forward"].activations
+        layer = 2 * norm + attention + factors * INNER
+        assert found == TOKENS * (LAYERS * layer + norm + BF16 * WIDTH)
+
+
+def test_a_mixture_keeps_what_its_experts_keep():
+    """Of each token in two experts of eight: gate and up, the activation, and the output that the
+    routing weight multiplies; four int64 indices. Of a token eight routed logits in fp32; the two
+    weights, their quotients and the sum."""
+    model = small(model_type="mixtral", num_local_experts=8, num_experts_per_tok=2)
+    found = phases(model, **FROZEN)["loss_forward"].activations
+    experts = 2 * (BF16 * WIDTH + 3 * BF16 * INNER + 4 * 8) + FP32 * (8 + 2 + 2 + 1)
+    norm = FP32 * WIDTH + FP32
+    assert found == TOKENS * (LAYERS * (2 * norm + ATTENTION + experts) + norm + BF16 * WIDTH)
+
+
+def test_an_expert_for_all_tokens_has_a_gate_of_its_own():
+    """Its gate, activation and up of 96 features; its output and the gate's one feature."""
+    common = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": INNER}
+    sizes = {"shared_expert_intermediate_size": 96, "decoder_sparse_step": 1}
+    mixture = small(model_type="qwen2_moe", **common, **sizes)
+    found = phases(mixture, **FROZEN)["loss_forward"].activations
+    experts = 2 * (BF16 * WIDTH + 3 * BF16 * INNER + 4 * 8 + BF16) + FP32 * 8
+    shared = 3 * BF16 * 96 + BF16 * (WIDTH + 1)
+    norm = FP32 * WIDTH + FP32
+    layer = 2 * norm + ATTENTION + experts + shared
+    assert found == TOKENS * (LAYERS * layer + norm + BF16 * WIDTH)
