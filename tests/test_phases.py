@@ -373,6 +373,10 @@ def test_fsdp2_keeps_all_weights_gathered_where_gradients_alone_are_cut():
     assert found.gathered == BF16 * PARAMS
     cut = phases(strategy="fsdp", num_gpus=4, **MIXED)["first_layer_backward"]
     assert cut.gathered == BF16 * (OUTSIDE + LAYER)
+    # The head's gradient is whole until the root unit is reduced, at the end.
+    for phase in ("first_layer_backward", "last_layer_backward"):
+        found = phases(strategy="fsdp", num_gpus=4, **MIXED)[phase]
+        assert found.temporaries == BF16 * (WIDTH * INNER + VOCAB * WIDTH)
 
 
 def test_accumulated_gradients_are_whole_and_in_half_precision():

@@ -320,6 +320,14 @@ def test_the_host_launches_kernel_after_kernel():
     assert seconds(NOTHING, least, adapter, gradient_checkpointing="full") == pytest.approx(0.015)
 
 
+def test_gpu_and_host_overlap_but_where_the_host_waits():
+    """Fourth powers add: equal times take 2 to the quarter of one. litgpt's LoRA waits."""
+    computed = seconds(FREE, adapter=NO_ADAPTER)
+    c = replace(PLAIN, step_seconds=computed, overlap_power=4.0)
+    assert seconds(FREE, c, NO_ADAPTER) == pytest.approx(computed * 2**0.25)
+    assert seconds(FREE, c, NO_ADAPTER, "litgpt-2023") == pytest.approx(2 * computed)
+
+
 def test_what_an_adapter_moves():
     adapter = NO_ADAPTER._replace(
         num_trainable_params=0, moved_tensors=100, tensor_per_token=32, moved_bytes=7000
