@@ -54,15 +54,16 @@ def loss_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Train
     """Copies of logits and of the final hidden state alive in the loss."""
     h = model.hidden_size
     if model.final_norm == "rms":
-        kept = n.residual * h if settings.fused_norm else FP32_BYTES * h + FP32_BYTES
+        kept = (n.residual if settings.fused_norm else FP32_BYTES) * h + FP32_BYTES
     elif model.final_norm == "layer":
         kept = (FP32_BYTES if n.autocast else n.residual) * h + 2 * FP32_BYTES
     else:
         kept = 0
+    # A trained norm written in Python keeps the normalised copy; a trained head keeps its input.
+    in_python = model.final_norm == "rms" and not settings.fused_norm
+    normalised = n.residual * h if in_python and n.trained else 0
     if settings.loss_kernel == "chunked":
-        return _fused_head(model, n, kept)
-    # A trained head keeps its input; a trained norm written in Python keeps the normalised copy.
-    normalised = n.residual * h if model.final_norm == "rms" and not settings.fused_norm else 0
+        return _fused_head(model, n, kept + normalised)
     trained = normalised + n.head * h if n.trained else 0
     source = _source_output(settings, n, kept, h) if model.family == "encdec" else 0
     if settings.loss_kernel == "fused_linear" and n.trained:

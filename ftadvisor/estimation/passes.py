@@ -6,7 +6,7 @@ from ftadvisor.estimation.arithmetic import largest
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
 from ftadvisor.estimation.phases import Phase, at_moment, cast_weights, in_loss, loss_kept
 from ftadvisor.estimation.terms import Terms
-from ftadvisor.schema.model import Mlp, ModelSpec
+from ftadvisor.schema.model import Attention, Mlp, ModelSpec
 from ftadvisor.schema.settings import Number
 
 REFERENCE_WITHIN = frozenset({"dpo", "kto"})
@@ -41,7 +41,7 @@ def generation(t: Terms, base: Phase) -> Phase:
     reading = prompts * (cached + largest(*(x.activations.forward for x in t.layers)))
     tokens = prompts + rows * (completion - 1)
     wide = cache_bytes(t.n)
-    keys = max(wide * b.attention.k_width for b in t.model.blocks if b.stream == "text")
+    keys = max(wide * _formed(b.attention) for b in t.model.blocks if b.stream == "text")
     copied = max(_experts_copied(b.mlp, b.hidden_size) for b in t.model.blocks)
     decoding = tokens * (cached + keys) + rows * t.n.weight * copied
     return at_moment(
@@ -53,6 +53,15 @@ def generation(t: Terms, base: Phase) -> Phase:
         logits=rows * t.vocab_size * (t.n.head + SAMPLING * FP32_BYTES),
         temporaries=_cast_to_decode(t),
     )
+
+
+def _formed(a: Attention) -> int:
+    """Features of a cached token that one layer forms: the grown copy of its keys; of a latent what
+    it is multiplied out to, the values' views among it, and keys joined with their rotated part
+    (transformers 5.23 models/deepseek_v3/modeling_deepseek_v3.py, expand_kv)."""
+    if not a.latent_dim:
+        return a.k_width
+    return a.k_width + a.num_heads * (a.head_dim - a.rotary_dim + a.v_head_dim)
 
 
 def _experts_copied(mlp: Mlp, hidden_size: int) -> int:
@@ -76,14 +85,13 @@ def cache_bytes(n: Numerics) -> int:
 
 
 def cached_per_token(model: ModelSpec, n: Numerics) -> float:
-    """Keys and values of one token, all layers [bytes]."""
+    """Keys and values of one token, all layers; of a latent it and the keys' rotated part
+    [bytes]."""
     wide = cache_bytes(n)
     return float(
-        sum(
-            b.num_layers
-            * wide
-            * (b.attention.latent_dim or b.attention.k_width + b.attention.v_width)
-            for b in model.blocks
-            if b.stream == "text"
-        )
+        sum(b.num_layers * wide * _cached(b.attention) for b in model.blocks if b.stream == "text")
     )
+
+
+def _cached(a: Attention) -> int:
+    return a.latent_dim + a.rotary_dim if a.latent_dim else a.k_width + a.v_width

@@ -194,7 +194,8 @@ def _with_communication(
     *,
     trained: bool,
 ) -> Number:
-    """FSDP and ZeRO-3: weights gathered twice, gradients scattered; DDP: gradients reduced.
+    """FSDP and ZeRO-3: weights gathered for forward, backward and a reference's forward, gradients
+    scattered; DDP: gradients reduced.
 
     Offloaded weights first come from the CPU's memory, each rank its share.
     """
@@ -205,7 +206,8 @@ def _with_communication(
     exchanged = stored if n.kbit else parameter_bytes(settings) * model.num_params
     times = 0.0
     if settings.strategy in PARAMETER_SHARDED:
-        times = 2.0 + (1.0 if trained else 0.0)
+        frozen = objective_cost(settings, trains_base=trained).frozen_forwards
+        times = 2.0 + frozen + (1.0 if trained else 0.0)
     elif trained:
         # A reduction moves as much as a scatter and a gather; accumulation does it once a step.
         times = 2.0 / settings.gradient_accumulation_steps
@@ -230,7 +232,7 @@ def _generation(
 
     Each token reads all weights as they are stored and the keys and values so far, multiplies, and
     is launched layer by layer. Weights that are not in half precision are cast or unpacked first:
-    written and read once more.
+    written and read once more. The prompts are read before, in one forward.
     """
     n = numerics(settings, trainer, trains_base=adapter is None)
     rows = settings.micro_batch_size * settings.gradient_accumulation_steps
@@ -240,12 +242,14 @@ def _generation(
         moved = moved + 2 * HALF_BYTES * model.num_linear_weights
     moved = moved + rows * length * cached_per_token(model, n)
     weights = sum(b.num_layers * b.num_active_weights for b in model.blocks)
-    multiplied = 2.0 * weights * rows / (r.peak * r.efficiency)
+    each = 2.0 * rows / (r.peak * r.efficiency)
+    multiplied = each * (weights + model.vocab_size * model.embedding_width)
     kernels = sum(b.num_layers for b in model.blocks) * model.kernels.frozen[0]
     if adapter is not None:
         kernels = kernels + adapter.kernels / 2
     launched = launch_seconds(kernels, trainer, r, c)
-    return settings.max_completion_length * largest(moved / r.bandwidth, multiplied, launched)
+    decoded = settings.max_completion_length * largest(moved / r.bandwidth, multiplied, launched)
+    return decoded + each * weights * prompt
 
 
 def _optimizer(

@@ -68,7 +68,12 @@ def micro_batch_work(
     sequences = settings.micro_batch_size * objective.sequences
     target = settings.max_target_length if model.family == "encdec" else length
     head = 0 if objective.classifies or model.family == "encoder" else _head_weights(model)
-    found = _head_work(model, settings, head, sequences * target, passes)
+    scored = target
+    if objective.generates and not objective.full_logits:
+        # The prompt's logits are not made (trl 1.16 trl/trainer/utils.py, add_fused_lm_head).
+        scored = settings.max_completion_length
+    tiled = settings.loss_kernel in ("chunked", "fused_linear") and not objective.full_logits
+    found = _head_work(model, head, sequences * scored, passes, tiled=tiled)
     for block in model.blocks:
         own_length = length if block.stream == "source" else target
         tokens, keys = _tokens(model, block, settings, sequences, own_length)
@@ -130,10 +135,10 @@ def _block_work(
     )
 
 
-def _head_work(model: ModelSpec, settings: Settings, head: int, tokens: Number, p: _Passes) -> Work:
-    """The language-model head and its loss; a fused loss computes the logits twice."""
+def _head_work(model: ModelSpec, head: int, tokens: Number, p: _Passes, *, tiled: bool) -> Work:
+    """The language-model head and its loss; in tiles the logits are computed twice."""
     product = 2.0 * head * tokens
-    fused = 1.0 if settings.loss_kernel in ("chunked", "fused_linear") else 0.0
+    fused = 1.0 if tiled else 0.0
     logits = FP32_BYTES * model.vocab_size * tokens if head else 0
     return Work(
         linear_flops=product * (2 + p.own + fused + p.frozen),
