@@ -309,6 +309,14 @@ def test_liger_s_head_forms_its_gradient_with_the_loss():
     assert mixed["first_layer_backward"].temporaries >= FP32 * VOCAB * WIDTH
 
 
+def test_liger_s_frozen_head_leaves_the_gradient_of_what_it_read():
+    """Formed with the loss, where a head of its own makes one in backward, from the logits."""
+    frozen = {"loss_kernel": "torch", "technique": "ln_tuning"}
+    backward = more("loss_backward", "activations", frozen, loss_kernel="fused_linear")
+    assert backward == TOKENS * BF16 * WIDTH
+    assert more("loss_forward", "activations", frozen, loss_kernel="fused_linear") == 0
+
+
 @pytest.mark.parametrize(
     ("kernel", "copies"),
     [

@@ -250,6 +250,20 @@ def test_liger_s_loss_makes_the_logits_of_a_chunk():
     assert all(a.size < 2 * 96 * 512 * 2 for a in recording.allocations if "lm_head" in a.module)
 
 
+def test_liger_s_loss_casts_the_head_a_chunk_at_a_time():
+    """Autocast keeps the copies of leaves, and a transposed weight is a view."""
+    mixed = {**PLAIN, "weights_dtype": "fp32", "autocast": "bf16", "loss_kernel": "fused_linear"}
+    recording = recorded(LLAMA, "transformers-5", **mixed)
+    live = most = 0
+    for event in recording.events:
+        a = recording.allocations[abs(event) - 1]
+        if event and (a.operation, a.size) == ("_to_copy", 512 * 128 * 2):
+            live += 1 if event > 0 else -1
+            most = max(most, live)
+    # The leaf's own copy, for the gradient's product, and one chunk's.
+    assert 1 <= most <= 2
+
+
 def test_nothing_stays_switched_on():
     recorded(LLAMA, "trl-1.16", 2, technique="lora")
     x = torch.ones(2, 2, device="meta")

@@ -135,6 +135,8 @@ def test_a_policy_is_read_by_its_reference_and_rloo_s_by_its_own_past(
 
 def test_a_head_in_tiles_is_multiplied_once_more():
     assert work(loss_kernel="chunked").linear_flops == 3 * PRODUCT + 4 * HEAD_PRODUCT
+    # Liger forms the gradients where it has the logits.
+    assert work(loss_kernel="fused_linear").linear_flops == 3 * PRODUCT + 3 * HEAD_PRODUCT
     # Not where the loss needs whole logits.
     pairs = work(loss_kernel="chunked", objective="orpo").linear_flops
     assert pairs == 2 * 3 * (PRODUCT + HEAD_PRODUCT)

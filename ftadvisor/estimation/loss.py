@@ -66,7 +66,7 @@ def loss_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Train
         return _fused_head(model, n, kept + normalised)
     trained = normalised + n.head * h if n.trained else 0
     source = _source_output(settings, n, kept, h) if model.family == "encdec" else 0
-    if settings.loss_kernel == "fused_linear" and n.trained:
+    if settings.loss_kernel == "fused_linear":
         return _liger_head(model, n, kept + trained)
     return LossBytes(
         logits=logit_bytes(model, settings, n, trainer),
@@ -92,8 +92,8 @@ def _liger_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:
         logits=LogitBytes(0.0, 0.0, 0.0),
         forward_per_token=kept + n.residual * h,
         backward_per_token=kept + n.residual * h,
-        head_chunk=model.vocab_size * h,
-        weight_gradient=float(n.weight * model.vocab_size * h),
+        head_chunk=model.vocab_size * h if n.trained else 0,
+        weight_gradient=float(n.weight * model.vocab_size * h) if n.trained else 0.0,
     )
 
 

@@ -72,8 +72,9 @@ def micro_batch_work(
     if objective.generates and not objective.full_logits:
         # The prompt's logits are not made (trl 1.16 trl/trainer/utils.py, add_fused_lm_head).
         scored = settings.max_completion_length
-    tiled = settings.loss_kernel in ("chunked", "fused_linear") and not objective.full_logits
-    found = _head_work(model, head, sequences * scored, passes, tiled=tiled)
+    # Liger forms the gradients where it has the logits, and makes none again.
+    twice = settings.loss_kernel == "chunked" and not objective.full_logits
+    found = _head_work(model, head, sequences * scored, passes, twice=twice)
     for block in model.blocks:
         own_length = length if block.stream == "source" else target
         tokens, keys = _tokens(model, block, settings, sequences, own_length)
@@ -135,13 +136,12 @@ def _block_work(
     )
 
 
-def _head_work(model: ModelSpec, head: int, tokens: Number, p: _Passes, *, tiled: bool) -> Work:
-    """The language-model head and its loss; in tiles the logits are computed twice."""
+def _head_work(model: ModelSpec, head: int, tokens: Number, p: _Passes, *, twice: bool) -> Work:
+    """The language-model head and its loss; `twice`: its logits are computed so often, in tiles."""
     product = 2.0 * head * tokens
-    fused = 1.0 if tiled else 0.0
     logits = FP32_BYTES * model.vocab_size * tokens if head else 0
     return Work(
-        linear_flops=product * (2 + p.own + fused + p.frozen),
+        linear_flops=product * (2 + twice + p.own + p.frozen),
         attention_flops=0,
         score_bytes=0,
         elementwise_bytes=0,

@@ -50,13 +50,14 @@ class Casts:
         self._copies.clear()
 
     def lower(self, value: Any) -> Any:
-        """A tensor in autocast's dtype; an fp32 leaf that trains is cast once."""
+        """A tensor in autocast's dtype; an fp32 leaf that trains and is no view is cast once."""
         dtype = torch.get_autocast_dtype(STATE)
         if isinstance(value, list | tuple):
             return type(cast("Any", value))(self.lower(part) for part in cast("Any", value))
         if not _eligible(value) or value.dtype == dtype or value.dtype == torch.float64:
             return value
-        if not (value.dtype == torch.float32 and value.requires_grad and value.is_leaf):
+        leaf = value.requires_grad and value.is_leaf and not value._is_view()
+        if not (value.dtype == torch.float32 and leaf):
             return value.to(dtype)
         if not torch.is_autocast_cache_enabled():
             return value.to(dtype)
