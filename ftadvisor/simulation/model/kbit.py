@@ -7,8 +7,8 @@ from typing import Any
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.building import DTYPES
-from ftadvisor.simulation.kept_inputs import KeepingLinear4bit
+from ftadvisor.simulation.model.building import DTYPES
+from ftadvisor.simulation.model.kept_inputs import KeepingLinear4bit
 from ftadvisor.simulation.stack import Conv1D, quantizers, should_convert_module, torch
 from ftadvisor.simulation.stack import bitsandbytes as bnb
 

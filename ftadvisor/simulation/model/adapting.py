@@ -8,9 +8,9 @@ from typing import Any
 from ftadvisor.configuration.adapter_config import adapter_config
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
-from ftadvisor.simulation.building import DTYPES, UNBUILDABLE, first_line
-from ftadvisor.simulation.kbit import HEADS
-from ftadvisor.simulation.shapes import Answers
+from ftadvisor.simulation.model.building import DTYPES, UNBUILDABLE, first_line
+from ftadvisor.simulation.model.kbit import HEADS
+from ftadvisor.simulation.recording.shapes import Answers
 from ftadvisor.simulation.stack import peft, torch
 from ftadvisor.sources.techniques import find_technique, peft_options
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ftadvisor.simulation.recorder import Recorder
+from ftadvisor.simulation.recording.recorder import Recorder
+from ftadvisor.simulation.sharding.division import Division, tensors_with_gradient
+from ftadvisor.simulation.sharding.unit import Precision, Unit
 from ftadvisor.simulation.stack import torch
-from ftadvisor.simulation.unit import Precision, Unit
-from ftadvisor.simulation.units import Division, tensors_with_gradient
 
 
 @dataclass

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from ftadvisor.simulation.recorder import Recorder
-from ftadvisor.simulation.recording import Kind
+from ftadvisor.simulation.recording.record import Kind
+from ftadvisor.simulation.recording.recorder import Recorder
+from ftadvisor.simulation.sharding.division import Division, Named
 from ftadvisor.simulation.stack import torch
-from ftadvisor.simulation.units import Division, Named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
