@@ -11,14 +11,14 @@ from contextlib import ExitStack
 from typing import Any
 
 from ftadvisor.configuration.depths import depth
-from ftadvisor.errors import FtadvisorError, UnsupportedError, quoted
+from ftadvisor.errors import FtadvisorError, UnsupportedError, first_line, quoted
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.cuda.attention import flash_masks
 from ftadvisor.simulation.cuda.grids import Grid
 from ftadvisor.simulation.litgpt.program import litgpt_model
 from ftadvisor.simulation.model.adapting import adapt
-from ftadvisor.simulation.model.building import UNBUILDABLE, build_model, first_line
+from ftadvisor.simulation.model.building import UNBUILDABLE, build_model
 from ftadvisor.simulation.model.checkpointing import checkpoint_options
 from ftadvisor.simulation.model.fused import fuse_layers
 from ftadvisor.simulation.model.kbit import hidden_tensors, quantize
