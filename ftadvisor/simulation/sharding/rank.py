@@ -252,18 +252,20 @@ def rank_of(model: Any, recorder: Recorder, settings: Settings, trainer: Trainer
         autocast=None if settings.autocast == "none" else DTYPES[settings.autocast],
         trained_fp32=trainer.sharded_trainable_fp32,
     )
-    ranks = int(settings.num_gpus)
+    shared: dict[str, Any] = {
+        "recorder": recorder, "ranks": int(settings.num_gpus), "precision": precision,
+    }  # fmt: skip
     frees = settings.strategy == "fsdp"
     if trainer.fsdp_version == 1:
         flat: list[Unit] = [
-            FlatUnit(division, recorder, ranks, precision, full_shard=frees)
+            FlatUnit(division=division, full_shard=frees, **shared)
             for division in flat_units(model, frees=frees)
         ]
         inside = trainer.is_hugging_face
         return ShardedRank(model, flat, inside=inside, prefetches=prefetches_flat(trainer))
     exchange = Exchange()
     chunked: list[Unit] = [
-        ChunkedUnit(division, recorder, ranks, precision, exchange)
+        ChunkedUnit(division=division, exchange=exchange, **shared)
         for division in chunked_units(model, frees=frees)
     ]
     rank = ShardedRank(model, chunked, inside=False, prefetches=True)
