@@ -23,6 +23,11 @@ _LONG_NUMBER = 3
 """Digits from which on a number is a model's rather than a size."""
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in a line that can stand inside a sentence."""
+    return str(error).strip().partition("\n")[0][:200].rstrip(".") or type(error).__name__
+
+
 class FtadvisorError(Exception):
     """A request that cannot be answered.
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
-from ftadvisor.simulation.building import transformers_config
-from ftadvisor.simulation.pattern import layer_pattern
+from ftadvisor.simulation.model.building import transformers_config
+from ftadvisor.simulation.recording.pattern import layer_pattern
 from ftadvisor.simulation.step import record_step
 from ftadvisor.sources.data_files import data_dir
 from ftadvisor.sources.models import catalogue_rows, model_config

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from ftadvisor.simulation.allocator import CachingAllocator, OutOfMemoryError
+from ftadvisor.simulation.cuda.allocator import CachingAllocator, OutOfMemoryError
 from ftadvisor.units import MIB
 
 

@@ -15,15 +15,15 @@ pytest.importorskip("trl")
 
 from ftadvisor.errors import UnsupportedError  # noqa: E402
 from ftadvisor.schema.settings import Settings  # noqa: E402
-from ftadvisor.simulation.allocator import rounded  # noqa: E402
-from ftadvisor.simulation.attention import Problem, backend  # noqa: E402
-from ftadvisor.simulation.autocast import FP32, FP32_BY_ARGUMENT, LOWER, WIDEST  # noqa: E402
-from ftadvisor.simulation.building import transformers_config  # noqa: E402
-from ftadvisor.simulation.cuda import as_cuda  # noqa: E402
+from ftadvisor.simulation.cuda.allocator import rounded  # noqa: E402
+from ftadvisor.simulation.cuda.attention import Problem, backend  # noqa: E402
+from ftadvisor.simulation.cuda.autocast import FP32, FP32_BY_ARGUMENT, LOWER, WIDEST  # noqa: E402
 from ftadvisor.simulation.depth import deep_recording  # noqa: E402
-from ftadvisor.simulation.pattern import layer_pattern  # noqa: E402
-from ftadvisor.simulation.recorder import Recorder  # noqa: E402
-from ftadvisor.simulation.replaying import live_at, parts_at, phase_peaks, replay  # noqa: E402
+from ftadvisor.simulation.model.building import transformers_config  # noqa: E402
+from ftadvisor.simulation.recording.dispatch import as_cuda  # noqa: E402
+from ftadvisor.simulation.recording.pattern import layer_pattern  # noqa: E402
+from ftadvisor.simulation.recording.recorder import Recorder  # noqa: E402
+from ftadvisor.simulation.recording.replaying import live_at, parts_at, phase_peaks, replay  # noqa: E402
 from ftadvisor.simulation.step import record_step  # noqa: E402
 from ftadvisor.sources.measurements import read_measurements, situation  # noqa: E402
 from ftadvisor.sources.models import model_config  # noqa: E402

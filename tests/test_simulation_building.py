@@ -20,9 +20,9 @@ from transformers import AutoConfig  # noqa: E402
 from ftadvisor import estimate, simulate  # noqa: E402
 from ftadvisor.errors import UnsupportedError  # noqa: E402
 from ftadvisor.schema.settings import Settings  # noqa: E402
-from ftadvisor.simulation.adapting import NEED_VALUES  # noqa: E402
-from ftadvisor.simulation.building import head_of  # noqa: E402
-from ftadvisor.simulation.recording import Recording  # noqa: E402
+from ftadvisor.simulation.model.adapting import NEED_VALUES  # noqa: E402
+from ftadvisor.simulation.model.building import head_of  # noqa: E402
+from ftadvisor.simulation.recording.record import Recording  # noqa: E402
 from ftadvisor.simulation.step import prepared_model, record_step  # noqa: E402
 from ftadvisor.sources.models import model_config  # noqa: E402
 from ftadvisor.sources.techniques import all_techniques  # noqa: E402

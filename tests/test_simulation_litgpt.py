@@ -16,8 +16,8 @@ from ftadvisor.errors import UnsupportedError  # noqa: E402
 from ftadvisor.schema.measurement import Measurement  # noqa: E402
 from ftadvisor.schema.trainer import Trainer  # noqa: E402
 from ftadvisor.simulation.depth import deep_recording  # noqa: E402
-from ftadvisor.simulation.recording import Recording  # noqa: E402
-from ftadvisor.simulation.replaying import phase_peaks, replay  # noqa: E402
+from ftadvisor.simulation.recording.record import Recording  # noqa: E402
+from ftadvisor.simulation.recording.replaying import phase_peaks, replay  # noqa: E402
 from ftadvisor.simulation.step import record_step  # noqa: E402
 from ftadvisor.sources.measurements import read_measurements, situation  # noqa: E402
 from ftadvisor.sources.models import model_config  # noqa: E402

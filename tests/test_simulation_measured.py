@@ -23,8 +23,8 @@ from ftadvisor.api.validating import settings_for  # noqa: E402
 from ftadvisor.errors import UnsupportedError  # noqa: E402
 from ftadvisor.schema.measurement import Measurement  # noqa: E402
 from ftadvisor.simulation.depth import deep_recording  # noqa: E402
-from ftadvisor.simulation.recording import Replay  # noqa: E402
-from ftadvisor.simulation.replaying import replay  # noqa: E402
+from ftadvisor.simulation.recording.record import Replay  # noqa: E402
+from ftadvisor.simulation.recording.replaying import replay  # noqa: E402
 from ftadvisor.simulation.simulation import capability_of  # noqa: E402
 from ftadvisor.simulation.step import record_step  # noqa: E402
 from ftadvisor.sources.data_files import data_dir  # noqa: E402

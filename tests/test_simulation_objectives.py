@@ -15,11 +15,11 @@ pytest.importorskip("trl")
 from ftadvisor.errors import UnsupportedError  # noqa: E402
 from ftadvisor.schema.settings import Objective, Settings  # noqa: E402
 from ftadvisor.simulation.depth import deep_recording  # noqa: E402
-from ftadvisor.simulation.objectives import DEFAULTS, PROGRAMS  # noqa: E402
-from ftadvisor.simulation.recording import Recording  # noqa: E402
-from ftadvisor.simulation.replaying import live_at, phase_peaks, replay  # noqa: E402
+from ftadvisor.simulation.recording.record import Recording  # noqa: E402
+from ftadvisor.simulation.recording.replaying import live_at, phase_peaks, replay  # noqa: E402
 from ftadvisor.simulation.stack import trl_module  # noqa: E402
 from ftadvisor.simulation.step import record_step  # noqa: E402
+from ftadvisor.simulation.training.objectives import DEFAULTS, PROGRAMS  # noqa: E402
 from ftadvisor.sources.trainers import find_trainer  # noqa: E402
 
 AMPERE = (8, 0)

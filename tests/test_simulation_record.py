@@ -35,7 +35,7 @@ from ftadvisor.schema.simulation import (
     Timeline,
 )
 from ftadvisor.simulation import simulation, versions
-from ftadvisor.simulation.grids import assumed_grid, grid_of
+from ftadvisor.simulation.cuda.grids import assumed_grid, grid_of
 from ftadvisor.sources import answers
 from ftadvisor.sources.coefficients import simulated_intervals
 from ftadvisor.sources.gpus import find_gpu
@@ -149,6 +149,21 @@ def test_a_second_run_needs_no_library(monkeypatch: pytest.MonkeyPatch):
     assert simulate(**QUESTION) == first
     with pytest.raises(LookupError):
         simulation.simulate_step({}, *_rest())
+
+
+def test_answers_are_of_the_code_of_every_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    room = tmp_path / "simulation"
+    monkeypatch.setattr(simulation, "__file__", str(room / "simulation.py"))
+    files = [room / "step.py", room / "cuda" / "allocator.py", tmp_path / "configuration" / "x.py"]
+    states: set[Any] = set()
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+    for file in files:
+        states.add(simulation._own_state.__wrapped__())
+        file.write_text("changed = True")
+    states.add(simulation._own_state.__wrapped__())
+    assert len(states) == len(files) + 1
 
 
 def _own_version_only(name: str) -> Any:

@@ -14,10 +14,10 @@ pytest.importorskip("trl")
 from test_simulation import AMPERE, CONFIGS, LLAMA, recorded, run  # noqa: E402
 
 from ftadvisor.errors import UnsupportedError  # noqa: E402
-from ftadvisor.simulation.buckets import bucket_sizes, with_buckets  # noqa: E402
 from ftadvisor.simulation.depth import deep_recording  # noqa: E402
-from ftadvisor.simulation.recording import Recording  # noqa: E402
-from ftadvisor.simulation.replaying import live_at, parts_at, phase_peaks, replay  # noqa: E402
+from ftadvisor.simulation.recording.record import Recording  # noqa: E402
+from ftadvisor.simulation.recording.replaying import live_at, parts_at, phase_peaks, replay  # noqa: E402
+from ftadvisor.simulation.sharding.buckets import bucket_sizes, with_buckets  # noqa: E402
 from ftadvisor.simulation.step import check_supported, record_step  # noqa: E402
 from ftadvisor.units import MIB  # noqa: E402
 

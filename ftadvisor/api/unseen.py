@@ -55,7 +55,7 @@ def simulate_unseen(
     trainer = find_trainer(given.get("trainer", DEFAULT_TRAINER))
     said = f"{refusal.message.rstrip('.')}: {NOT_TIMED}"
     try:
-        spec = import_module("ftadvisor.simulation.outline").outline(config, model, trainer)
+        spec = import_module("ftadvisor.simulation.model.outline").outline(config, model, trainer)
         matched = match_gpu(gpu) if gpu is not None else None
         workload = take_workload(given)
         subject = subject_from(FoundModel(spec, (said,), None), matched, purpose, given, workload)

@@ -1,15 +1,16 @@
-"""Settings to what PEFT is given: the name of its class and the class's own options.
+"""Settings to what PEFT is given: its class and the class's own options.
 
-Said once, for the simulated step and the run alike. PEFT itself is not imported: that the options
-known here are its classes' fields is tested.
+Said once, for the simulated step and the run alike. PEFT itself is not imported, but handed over:
+that the options known here are its classes' fields is tested.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ftadvisor.configuration.peft_config import AS_SETTINGS
-from ftadvisor.errors import UnsupportedError
+from ftadvisor.errors import UnsupportedError, first_line
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.techniques import (
     default_target_modules,
@@ -24,6 +25,14 @@ SWITCHES = {"dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
 TASKS = {"seq_cls": "SEQ_CLS", "reward": "SEQ_CLS", "token_cls": "TOKEN_CLS"}
 NO_TARGETS = frozenset({"prompt_tuning", "prefix_tuning", "p_tuning", "adaption_prompt"})
 NOT_PEFT = frozenset({"full", "galore", "llamapro", "adapter", "adapter_v2"})
+ALL_LINEAR = "all-linear"
+TRAINED_HEADS = ("classifier", "score")
+"""What PEFT trains whole beside a classifier's adapter, by the end of its name (peft_model.py,
+classifier_module_names)."""
+MAMBA_TYPES = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
+MAMBA_MODULES = ("out_proj", "conv1d")
+"""tuners/tuners_utils.py, _check_lora_target_modules_mamba: refused, because Mamba's fused kernels
+read their weights past the adapter."""
 
 
 class AdapterConfig(NamedTuple):
@@ -34,6 +43,55 @@ class AdapterConfig(NamedTuple):
     options: dict[str, Any]
 
 
+def peft_config(
+    peft: Any,
+    model: Any,
+    settings: Settings,
+    *,
+    total_steps: int | None = None,
+    instead: Sequence[str] = (),
+) -> Any:
+    """The object that PEFT wraps this model by.
+
+    `peft` is the library; `total_steps` as in `adapter_config`; `instead`: what works where this
+    does not. Raises UnsupportedError for a technique that PEFT has not, or whose class refuses
+    these options.
+    """
+    name, options = adapter_config(
+        settings,
+        model.config.model_type,
+        encoder_decoder=model.config.is_encoder_decoder,
+        num_layers=getattr(model.config.get_text_config(), "num_hidden_layers", None),
+        total_steps=total_steps,
+        not_adaptable=not_adaptable(model),
+    )
+    technique = find_technique(settings.technique)
+    cls = peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(getattr(peft.PeftType, name, name))
+    if cls is None:
+        raise UnsupportedError.of(technique.name, "PEFT has no such technique", instead)
+    try:
+        return cls(**options)
+    except (ImportError, ValueError, TypeError) as error:
+        # Some classes refuse options that contradict each other, or want another library.
+        reason = f"PEFT's class refuses it ({first_line(error)})"
+        raise UnsupportedError.of(technique.name, reason, instead) from error
+
+
+def not_adaptable(model: Any) -> list[str]:
+    """Names of linear layers that PEFT 0.21.2 takes for `all-linear`, and fails of: routers that
+    return more than a tensor (in the step: its layer adds to the result), heads that train whole
+    (its wrapper refuses what is adapted), and what it refuses in Mamba's layers.
+    """
+    mamba = MAMBA_MODULES if model.config.model_type in MAMBA_TYPES else ()
+    found = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if hasattr(module, "in_features")
+        and ("router" in type(module).__name__.lower() or name.endswith((*TRAINED_HEADS, *mamba)))
+    }
+    return sorted(found)
+
+
 def adapter_config(
     settings: Settings,
     model_type: str,
@@ -41,12 +99,14 @@ def adapter_config(
     encoder_decoder: bool,
     num_layers: int | None = None,
     total_steps: int | None = None,
+    not_adaptable: Sequence[str] = (),
 ) -> AdapterConfig:
     """The class and the options that these settings are in PEFT.
 
     `model_type` is the checkpoint's, whose default target modules are taken where none are named;
     `num_layers` are its layers, which LLaMA-Adapter adapts all of where it is told of more;
-    `total_steps` are the optimizer steps of the run, which AdaLoRA's schedule asks for.
+    `total_steps` are the optimizer steps of the run, which AdaLoRA's schedule asks for;
+    `not_adaptable` are modules that all linear layers are without.
     Raises UnsupportedError for a technique that PEFT has not.
     """
     technique = find_technique(settings.technique)
@@ -64,6 +124,8 @@ def adapter_config(
     options = {k: v for k, v in options.items() if k in fields and k not in peft_own_options()}
     if technique.id not in NO_TARGETS and "target_modules" in fields:
         options["target_modules"] = _targets(settings, options, model_type)
+        if options["target_modules"] == ALL_LINEAR and "exclude_modules" in fields:
+            options["exclude_modules"] = _excluded(options, not_adaptable)
     if options.get("oft_block_size"):
         # The two are the matrix's width together; PEFT takes one of them.
         options.pop("r", None)
@@ -80,10 +142,18 @@ def adapter_config(
 def _targets(settings: Settings, options: dict[str, Any], model_type: str) -> list[str] | str:
     if settings.lora_target_modules:
         names = list(settings.lora_target_modules)
-        return names[0] if names == ["all-linear"] else names
+        return names[0] if names == [ALL_LINEAR] else names
     given = options.get("target_modules")
     if given:
         return given
     found = default_target_modules(settings.technique, model_type)
     # Where PEFT has no default it refuses; all linear layers are taken instead, as in an estimate.
-    return list(found) if found else "all-linear"
+    return list(found) if found else ALL_LINEAR
+
+
+def _excluded(options: dict[str, Any], not_adaptable: Sequence[str]) -> list[str] | str | None:
+    given: Sequence[str] = options.get("exclude_modules") or []
+    if isinstance(given, str):
+        # A pattern of the user's own.
+        return given
+    return [*given, *(name for name in not_adaptable if name not in given)] or None

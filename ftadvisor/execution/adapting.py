@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from ftadvisor.configuration.adapter_config import adapter_config
-from ftadvisor.errors import UnsupportedError
+from ftadvisor.configuration import adapter_config
+from ftadvisor.errors import UnsupportedError, first_line
 from ftadvisor.execution import stack
 from ftadvisor.execution.loading import DTYPES
 from ftadvisor.schema.settings import Settings
@@ -31,8 +31,8 @@ def adapt(model: Any, settings: Settings, total_steps: int) -> Any:
             model, config, autocast_adapter_dtype=settings.adapter_dtype == "fp32"
         )
     except (ValueError, TypeError, NotImplementedError) as error:
-        what = str(error).strip().partition("\n")[0][:200].rstrip(".")
-        raise UnsupportedError.of(technique.name, f"PEFT refuses it ({what})") from error
+        reason = f"PEFT refuses it ({first_line(error)})"
+        raise UnsupportedError.of(technique.name, reason) from error
     set_adapter_dtype(adapted, settings)
     if technique.id == "adaption_prompt":
         _see_new_forward(adapted.base_model)
@@ -41,26 +41,10 @@ def adapt(model: Any, settings: Settings, total_steps: int) -> Any:
 
 def peft_config(model: Any, settings: Settings, total_steps: int) -> Any:
     """PEFT's configuration object. Raises UnsupportedError where it has none."""
-    name, options = adapter_config(
-        settings,
-        model.config.model_type,
-        encoder_decoder=model.config.is_encoder_decoder,
-        num_layers=getattr(model.config.get_text_config(), "num_hidden_layers", None),
-        total_steps=total_steps,
-    )
-    technique = find_technique(settings.technique)
-    if technique.id == "bottleneck":
+    if settings.technique == "bottleneck":
         # Importing it registers it; PEFT is expensive to import.
         import_module("ftadvisor.execution.bottleneck")
-    kind = getattr(stack.peft.PeftType, name, name)
-    cls = stack.peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
-    if cls is None:
-        raise UnsupportedError.of(technique.name, "PEFT has no such technique", ["lora"])
-    try:
-        return cls(**options)
-    except (ImportError, ValueError, TypeError) as error:
-        what = str(error).strip().partition("\n")[0][:200].rstrip(".")
-        raise UnsupportedError.of(technique.name, f"PEFT's class refuses it ({what})") from error
+    return adapter_config.peft_config(stack.peft, model, settings, total_steps=total_steps)
 
 
 def _see_new_forward(tuner: Any) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ftadvisor.configuration.adapter_config import TRAINED_HEADS
 from ftadvisor.errors import ModelUnavailableError, UnsupportedError, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
@@ -31,8 +32,6 @@ QUANTIZED = ("nf4", "nf4-dq", "int8")
 """What bitsandbytes makes of a checkpoint as it is loaded."""
 SHARDING = ("fsdp", "fsdp-shard-grad-op", "zero3")
 """Strategies that divide the weights themselves."""
-HEADS = ("classifier", "score")
-"""Of classification, made anew: Transformers 5.23 would store them in 4 bits, untrained."""
 
 
 def load_model(
@@ -90,7 +89,9 @@ def _options(settings: Settings, device: Device, labels: Sequence[str]) -> dict[
         # The checkpoint's config.json says the rest.
         options["device_map"] = {"": device.place}
     if settings.quantization in QUANTIZED:
-        options["quantization_config"] = quantization_config(settings, HEADS if labels else ())
+        # Heads are made anew: Transformers 5.23 would store them in 4 bits, untrained.
+        heads = TRAINED_HEADS if labels else ()
+        options["quantization_config"] = quantization_config(settings, heads)
         if settings.strategy not in SHARDING:
             options["device_map"] = {"": device.place}
     return options

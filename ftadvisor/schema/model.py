@@ -28,8 +28,8 @@ class Linear:
     """Copies in one layer: the experts of a mixture."""
     part: Part = "mlp"
     module: bool = True
-    """False: a bare parameter (the grouped experts of Transformers 5), which neither bitsandbytes
-    nor `target_modules` sees."""
+    """False: neither bitsandbytes nor `target_modules` takes it: a bare parameter (the grouped
+    experts of Transformers 5), or a router that puts out more than its logits (Llama 4's)."""
 
     @property
     def num_weights(self) -> int:
@@ -185,7 +185,7 @@ class Block:
     num_linear_weights: int = field(init=False)
     """Matrix elements of all layers."""
     num_bare_weights: int = field(init=False)
-    """Those of them that are no module's: bare parameters."""
+    """Those of them that are no module's of the usual kind."""
     mlp_bias: bool = field(init=False)
     """The feed-forward part's matrices have one."""
     widest_matrix: int = field(init=False)

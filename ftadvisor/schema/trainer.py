@@ -113,3 +113,8 @@ class Trainer:
     """Settings that the program uses when nobody sets them."""
     objective_defaults: dict[str, dict[str, Any]]
     """Further ones, by objective."""
+
+    @property
+    def is_hugging_face(self) -> bool:
+        """Whether Transformers' Trainer, or one made of it, runs the loop, through accelerate."""
+        return any(name in self.framework for name in ("Trainer", "TRL"))

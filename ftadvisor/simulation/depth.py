@@ -6,14 +6,14 @@ from typing import Any
 
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.buckets import with_buckets
-from ftadvisor.simulation.building import transformers_config
-from ftadvisor.simulation.grids import Grid
-from ftadvisor.simulation.litgpt import prompt_of
-from ftadvisor.simulation.pattern import Pattern, layer_pattern
-from ftadvisor.simulation.recording import Recording
-from ftadvisor.simulation.sharding import FSDP, prefetches_flat
-from ftadvisor.simulation.splicing import spliced
+from ftadvisor.simulation.cuda.grids import Grid
+from ftadvisor.simulation.litgpt.program import prompt_of
+from ftadvisor.simulation.model.building import transformers_config
+from ftadvisor.simulation.recording.pattern import Pattern, layer_pattern
+from ftadvisor.simulation.recording.record import Recording
+from ftadvisor.simulation.recording.splicing import spliced
+from ftadvisor.simulation.sharding.buckets import with_buckets
+from ftadvisor.simulation.sharding.rank import FSDP, prefetches_flat
 from ftadvisor.simulation.step import record_step
 
 

@@ -17,7 +17,7 @@ from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.simulation import SimulatedStep
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.grids import USUAL_CAPABILITY, assumed_grid, grid_of
+from ftadvisor.simulation.cuda.grids import USUAL_CAPABILITY, assumed_grid, grid_of
 from ftadvisor.simulation.versions import library_versions, untested, warn_of_untested
 from ftadvisor.sources.answers import keep, kept, key_of
 from ftadvisor.sources.data_files import read_json
@@ -104,9 +104,11 @@ def _kept(key: str) -> SimulatedStep | None:
 
 @cache
 def _own_state() -> tuple[str, ...]:
-    """Version, a digest of this room and of the data that it reads: others give other answers."""
+    """Version, a digest of this room's code, of configuration's and of the data that they read:
+    others give other answers."""
     digest = sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    room = Path(__file__).parent
+    for file in sorted([*room.rglob("*.py"), *(room.parent / "configuration").glob("*.py")]):
         digest.update(file.read_bytes())
     for name in ("techniques.json", "target_modules.json"):
         digest.update(json.dumps(read_json(name), sort_keys=True).encode())

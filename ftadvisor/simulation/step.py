@@ -11,33 +11,33 @@ from contextlib import ExitStack
 from typing import Any
 
 from ftadvisor.configuration.depths import depth
-from ftadvisor.errors import FtadvisorError, UnsupportedError, quoted
+from ftadvisor.errors import FtadvisorError, UnsupportedError, first_line, quoted
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.adapting import adapt
-from ftadvisor.simulation.attention import flash_masks
-from ftadvisor.simulation.building import UNBUILDABLE, build_model, first_line
-from ftadvisor.simulation.checkpointing import checkpoint_options
-from ftadvisor.simulation.cuda import as_cuda
-from ftadvisor.simulation.fused import fuse_layers
-from ftadvisor.simulation.grids import Grid
-from ftadvisor.simulation.kbit import hidden_tensors, quantize
-from ftadvisor.simulation.litgpt import litgpt_model
-from ftadvisor.simulation.loop import has_mask, is_hugging_face, run_steps
-from ftadvisor.simulation.losses import add_fused_head, triton_kernels
-from ftadvisor.simulation.objectives import (
+from ftadvisor.simulation.cuda.attention import flash_masks
+from ftadvisor.simulation.cuda.grids import Grid
+from ftadvisor.simulation.litgpt.program import litgpt_model
+from ftadvisor.simulation.model.adapting import adapt
+from ftadvisor.simulation.model.building import UNBUILDABLE, build_model
+from ftadvisor.simulation.model.checkpointing import checkpoint_options
+from ftadvisor.simulation.model.fused import fuse_layers
+from ftadvisor.simulation.model.kbit import hidden_tensors, quantize
+from ftadvisor.simulation.recording.dispatch import as_cuda
+from ftadvisor.simulation.recording.pattern import layer_of
+from ftadvisor.simulation.recording.record import Recording
+from ftadvisor.simulation.recording.recorder import Recorder
+from ftadvisor.simulation.sharding.rank import FSDP, Rank, check_sharding, rank_of
+from ftadvisor.simulation.stack import peft, torch, transformers
+from ftadvisor.simulation.training.loop import has_mask, run_steps
+from ftadvisor.simulation.training.losses import add_fused_head, triton_kernels
+from ftadvisor.simulation.training.objectives import (
     PROGRAMS,
     Objective,
     check_objective,
     held_models,
     objective_of,
 )
-from ftadvisor.simulation.optimizers import steps_on_meta
-from ftadvisor.simulation.pattern import layer_of
-from ftadvisor.simulation.recorder import Recorder
-from ftadvisor.simulation.recording import Recording
-from ftadvisor.simulation.sharding import FSDP, Rank, check_sharding, rank_of
-from ftadvisor.simulation.stack import peft, torch, transformers
+from ftadvisor.simulation.training.optimizers import steps_on_meta
 from ftadvisor.sources.techniques import find_technique
 
 
@@ -148,7 +148,7 @@ def prepared_model(
         half = trainer.kbit_adapters_half and settings.objective != "orpo"
         if settings.quantization != "none" and half:
             _adapters_to_half(model)
-    if is_hugging_face(trainer) or settings.gradient_checkpointing != "none":
+    if trainer.is_hugging_face or settings.gradient_checkpointing != "none":
         model.config.use_cache = False
     if settings.gradient_checkpointing != "none":
         options = checkpoint_options(settings, trainer)

@@ -23,16 +23,16 @@ from ftadvisor.schema.simulation import (
     Timeline,
 )
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.allocator import OutOfMemoryError, rounded
-from ftadvisor.simulation.building import transformers_config
+from ftadvisor.simulation.cuda.allocator import OutOfMemoryError, rounded
+from ftadvisor.simulation.cuda.grids import grid_of
 from ftadvisor.simulation.depth import deep_recording
-from ftadvisor.simulation.grids import grid_of
-from ftadvisor.simulation.objectives import GENERATING
-from ftadvisor.simulation.pattern import layer_pattern
-from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Kind, Recording, Replay
-from ftadvisor.simulation.replaying import live_at, parts_at, replay
-from ftadvisor.simulation.sharding import sharding_assumed
+from ftadvisor.simulation.model.building import transformers_config
+from ftadvisor.simulation.recording.pattern import layer_pattern
+from ftadvisor.simulation.recording.record import EMPTY_CACHE, Allocation, Kind, Recording, Replay
+from ftadvisor.simulation.recording.replaying import live_at, parts_at, replay
+from ftadvisor.simulation.sharding.rank import sharding_assumed
 from ftadvisor.simulation.stack import transformers
+from ftadvisor.simulation.training.objectives import GENERATING
 from ftadvisor.sources.models import CODE
 
 KINDS: tuple[str, ...] = get_args(Kind)

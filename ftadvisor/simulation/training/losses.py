@@ -11,9 +11,9 @@ from unittest import mock
 from ftadvisor.errors import UnsupportedError, quoted
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.autocast import STATE
-from ftadvisor.simulation.autocast import enabled as autocast_enabled
-from ftadvisor.simulation.litgpt import LitgptForward
+from ftadvisor.simulation.cuda.autocast import STATE
+from ftadvisor.simulation.cuda.autocast import enabled as autocast_enabled
+from ftadvisor.simulation.litgpt.program import LitgptForward
 from ftadvisor.simulation.stack import loaded, torch, trl_utils
 
 Forward = Callable[[Any, dict[str, Any]], tuple[Any, Any]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, cast
 
-from ftadvisor.simulation.recording import Category
+from ftadvisor.simulation.recording.record import Category
 from ftadvisor.simulation.stack import flop_registry, torch
 
 NO_KERNEL = frozenset({

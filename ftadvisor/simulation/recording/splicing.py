@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-from ftadvisor.simulation.pattern import Pattern, layer_of
-from ftadvisor.simulation.recording import EMPTY_CACHE, Allocation, Phase, Recording, Work
+from ftadvisor.simulation.recording.pattern import Pattern, layer_of
+from ftadvisor.simulation.recording.record import EMPTY_CACHE, Allocation, Phase, Recording, Work
 
 Place = int | None
 """The layer that an event belongs to; None: outside of all."""

@@ -8,21 +8,21 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, cast
 
-from ftadvisor.simulation.accumulation import adds_in_place, from_engine
-from ftadvisor.simulation.allocator import rounded
-from ftadvisor.simulation.counting import Count, count
-from ftadvisor.simulation.grids import Grid, grid_of
-from ftadvisor.simulation.pattern import layer_of
-from ftadvisor.simulation.recording import Allocation, Kind, Phase, Recording, Work
-from ftadvisor.simulation.shapes import answered
-from ftadvisor.simulation.stack import TorchDispatchMode, aten, torch
-from ftadvisor.simulation.workspaces import (
+from ftadvisor.simulation.cuda.allocator import rounded
+from ftadvisor.simulation.cuda.grids import Grid, grid_of
+from ftadvisor.simulation.cuda.workspaces import (
     BEFORE_RESULT,
     MASK_FIRST,
     PRODUCTS,
     cublas_workspace,
     kernel_workspaces,
 )
+from ftadvisor.simulation.recording.accumulation import adds_in_place, from_engine
+from ftadvisor.simulation.recording.counting import Count, count
+from ftadvisor.simulation.recording.pattern import layer_of
+from ftadvisor.simulation.recording.record import Allocation, Kind, Phase, Recording, Work
+from ftadvisor.simulation.recording.shapes import answered
+from ftadvisor.simulation.stack import TorchDispatchMode, aten, torch
 
 
 class Recorder(TorchDispatchMode):

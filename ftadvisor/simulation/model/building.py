@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ftadvisor.configuration.depths import text_config, with_layers
-from ftadvisor.errors import UnsupportedError, quoted
+from ftadvisor.errors import UnsupportedError, first_line, quoted
 from ftadvisor.schema.model import Family
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
@@ -136,8 +136,3 @@ def _name_special_tokens(config: Any) -> None:
             part.pad_token_id = 0
         if part.is_encoder_decoder and getattr(part, "decoder_start_token_id", None) is None:
             part.decoder_start_token_id = 0
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in a line."""
-    return str(error).strip().partition("\n")[0][:160] or type(error).__name__

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftadvisor.simulation.kbit import four_bit
-from ftadvisor.simulation.kept_inputs import KeepingLinear4bit
+from ftadvisor.simulation.model.kbit import four_bit
+from ftadvisor.simulation.model.kept_inputs import KeepingLinear4bit
 from ftadvisor.simulation.stack import torch
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ftadvisor.estimation.adapters.litgpt import switches
 from ftadvisor.schema.model import Attention
 from ftadvisor.schema.settings import Settings
-from ftadvisor.simulation.litgpt_modules import Linears, Module, Role, functional
+from ftadvisor.simulation.litgpt.modules import Linears, Module, Role, functional
 from ftadvisor.simulation.stack import torch
 
 

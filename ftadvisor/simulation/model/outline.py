@@ -8,7 +8,7 @@ from ftadvisor.configuration.depths import text_config
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.building import build_model, head_of, transformers_config
+from ftadvisor.simulation.model.building import build_model, head_of, transformers_config
 
 
 def outline(config: dict[str, Any], id: str, trainer: Trainer) -> ModelSpec:

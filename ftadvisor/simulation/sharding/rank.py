@@ -9,13 +9,12 @@ from typing import Any
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.building import DTYPES
-from ftadvisor.simulation.chunked_unit import ChunkedUnit, Exchange
-from ftadvisor.simulation.flat_unit import FlatUnit
-from ftadvisor.simulation.loop import is_hugging_face
-from ftadvisor.simulation.recorder import Recorder
-from ftadvisor.simulation.unit import Precision, Unit
-from ftadvisor.simulation.units import chunked_units, flat_units, tensors_with_gradient
+from ftadvisor.simulation.model.building import DTYPES
+from ftadvisor.simulation.recording.recorder import Recorder
+from ftadvisor.simulation.sharding.chunked_unit import ChunkedUnit, Exchange
+from ftadvisor.simulation.sharding.division import chunked_units, flat_units, tensors_with_gradient
+from ftadvisor.simulation.sharding.flat_unit import FlatUnit
+from ftadvisor.simulation.sharding.unit import Precision, Unit
 
 FSDP = ("fsdp", "fsdp-shard-grad-op")
 SIMULATED = ("none", "ddp", *FSDP)
@@ -242,7 +241,7 @@ def prefetches_flat(trainer: Trainer) -> bool:
     """Whether FSDP1 gathers a unit before its backward: torch's default does, and Transformers and
     accelerate ask it not to (training_args.py, _process_fsdp_args).
     """
-    return trainer.fsdp_version == 1 and not is_hugging_face(trainer)
+    return trainer.fsdp_version == 1 and not trainer.is_hugging_face
 
 
 def rank_of(model: Any, recorder: Recorder, settings: Settings, trainer: Trainer) -> Rank:
@@ -253,18 +252,20 @@ def rank_of(model: Any, recorder: Recorder, settings: Settings, trainer: Trainer
         autocast=None if settings.autocast == "none" else DTYPES[settings.autocast],
         trained_fp32=trainer.sharded_trainable_fp32,
     )
-    ranks = int(settings.num_gpus)
+    shared: dict[str, Any] = {
+        "recorder": recorder, "ranks": int(settings.num_gpus), "precision": precision,
+    }  # fmt: skip
     frees = settings.strategy == "fsdp"
     if trainer.fsdp_version == 1:
         flat: list[Unit] = [
-            FlatUnit(division, recorder, ranks, precision, full_shard=frees)
+            FlatUnit(division=division, full_shard=frees, **shared)
             for division in flat_units(model, frees=frees)
         ]
-        inside = is_hugging_face(trainer)
+        inside = trainer.is_hugging_face
         return ShardedRank(model, flat, inside=inside, prefetches=prefetches_flat(trainer))
     exchange = Exchange()
     chunked: list[Unit] = [
-        ChunkedUnit(division, recorder, ranks, precision, exchange)
+        ChunkedUnit(division=division, exchange=exchange, **shared)
         for division in chunked_units(model, frees=frees)
     ]
     rank = ShardedRank(model, chunked, inside=False, prefetches=True)

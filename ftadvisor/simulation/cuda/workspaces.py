@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ftadvisor.simulation.grids import Grid
-from ftadvisor.simulation.reductions import is_reduction, reduction_buffer
+from ftadvisor.simulation.cuda.grids import Grid
+from ftadvisor.simulation.cuda.reductions import is_reduction, reduction_buffer
 from ftadvisor.simulation.stack import torch
 from ftadvisor.units import KIB
 

@@ -15,10 +15,10 @@ from functools import cache
 from typing import Any
 from unittest import mock
 
-from ftadvisor.simulation.attention import attend, backend, problem_of
-from ftadvisor.simulation.autocast import STATE, Casts, last_first, policy, single
-from ftadvisor.simulation.autocast import enabled as autocast_enabled
-from ftadvisor.simulation.recorder import Recorder
+from ftadvisor.simulation.cuda.attention import attend, backend, problem_of
+from ftadvisor.simulation.cuda.autocast import STATE, Casts, last_first, policy, single
+from ftadvisor.simulation.cuda.autocast import enabled as autocast_enabled
+from ftadvisor.simulation.recording.recorder import Recorder
 from ftadvisor.simulation.stack import aten, foreach, optimizer_module, torch, torch_library
 
 _KEY = torch._C.DispatchKey.AutocastIPU

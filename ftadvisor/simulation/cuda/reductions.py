@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ftadvisor.simulation.grids import Grid
+from ftadvisor.simulation.cuda.grids import Grid
 from ftadvisor.simulation.stack import torch
 
 THREADS = 512

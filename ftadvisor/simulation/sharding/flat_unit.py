@@ -6,43 +6,37 @@ use_orig_params off, which is accelerate's default.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ftadvisor.errors import UnsupportedError
-from ftadvisor.simulation.recorder import Recorder
+from ftadvisor.simulation.sharding.division import tensors_with_gradient
+from ftadvisor.simulation.sharding.unit import Unit
 from ftadvisor.simulation.stack import torch
-from ftadvisor.simulation.unit import Precision, Unit
-from ftadvisor.simulation.units import Division, tensors_with_gradient
 
 
+@dataclass(kw_only=True, eq=False)
 class FlatUnit(Unit):
     """See the module. Raises UnsupportedError for parameters that FSDP1 cannot make one of."""
 
-    def __init__(
-        self,
-        division: Division,
-        recorder: Recorder,
-        ranks: int,
-        precision: Precision,
-        *,
-        full_shard: bool,
-    ) -> None:
-        super().__init__(division, recorder, ranks)
-        self.full_shard = full_shard
-        self.dtype = precision.gathered(self._stored_dtype())
-        stored = precision.stored(self._stored_dtype(), trained=bool(self.trained))
-        self.numel = sum(self._elements(p) for _, p in division.parameters)
-        self.shard = torch.nn.Parameter(
-            torch.empty(-(-self.numel // ranks), dtype=stored, device="meta"),
-            requires_grad=bool(self.trained),
-        )
-        precision.cast(division.parameters)
+    full_shard: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._full: Any = None
         self._unreduced: Any = None
         self._handle: Any = None
         self._awaited: set[int] = set()
         for _, parameter in self.trained:
             parameter.register_post_accumulate_grad_hook(self._arrived)
+
+    def divide(self) -> None:
+        """One shard of all parameters."""
+        stored = self._stored_dtype()
+        self.dtype = self.precision.gathered(stored)
+        self.numel = sum(self._elements(p) for _, p in self.division.parameters)
+        size = -(-self.numel // self.ranks)
+        self.shard = self._shard(size, stored, trained=bool(self.trained))
 
     def _stored_dtype(self) -> Any:
         floating = {p.dtype for _, p in self.division.parameters if p.is_floating_point()}

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ftadvisor.estimation.activations import packing_needs_mask
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.autocast import STATE
-from ftadvisor.simulation.building import DTYPES
-from ftadvisor.simulation.generation import generated_batches
-from ftadvisor.simulation.losses import Forward, forward_of, holding
-from ftadvisor.simulation.objectives import GENERATING, Objective, num_sequences
-from ftadvisor.simulation.optimizers import make_optimizer
-from ftadvisor.simulation.recorder import Recorder
+from ftadvisor.simulation.cuda.autocast import STATE
+from ftadvisor.simulation.model.building import DTYPES
+from ftadvisor.simulation.recording.recorder import Recorder
+from ftadvisor.simulation.sharding.rank import Rank
 from ftadvisor.simulation.stack import torch
-
-if TYPE_CHECKING:
-    from ftadvisor.simulation.sharding import Rank
-
-HUGGING_FACE_LOOPS = ("Trainer", "TRL")
-"""In a trainer's framework: Transformers' Trainer runs it, through accelerate."""
+from ftadvisor.simulation.training.generation import generated_batches
+from ftadvisor.simulation.training.losses import Forward, forward_of, holding
+from ftadvisor.simulation.training.objectives import GENERATING, Objective, num_sequences
+from ftadvisor.simulation.training.optimizers import make_optimizer
 
 NUM_STEPS = 2
 """The second has the optimizer's states beside its activations; all later ones are like it."""
@@ -82,11 +77,6 @@ def has_mask(settings: Settings, trainer: Trainer) -> bool:
     if settings.attn_implementation == "flash_attention_2":
         return False
     return bool(padded) and trainer.model_code != "litgpt"
-
-
-def is_hugging_face(trainer: Trainer) -> bool:
-    """Whether Transformers' Trainer, or one made of it, runs the loop."""
-    return any(name in trainer.framework for name in HUGGING_FACE_LOOPS)
 
 
 def make_batch(model: Any, settings: Settings, trainer: Trainer, length: int) -> dict[str, Any]:
@@ -182,7 +172,7 @@ def _forward(
     with holding(_cached(model, trainer)) as cache:
         with _autocast(settings):
             loss, outputs = forward(model, batch)
-        if is_hugging_face(trainer) and settings.autocast != "none" and outputs is not None:
+        if trainer.is_hugging_face and settings.autocast != "none" and outputs is not None:
             _upcast_outputs(outputs)
     cache.clear()
     return loss, outputs

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ftadvisor.schema.settings import Settings
-from ftadvisor.simulation.recording import Allocation, Phase, Recording
+from ftadvisor.simulation.recording.record import Allocation, Phase, Recording
 from ftadvisor.units import MIB
 
 FIRST_CAP = MIB

@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ftadvisor.simulation.recorder import Recorder
+from ftadvisor.simulation.sharding.division import tensors_with_gradient
+from ftadvisor.simulation.sharding.unit import Unit
 from ftadvisor.simulation.stack import torch
-from ftadvisor.simulation.unit import Precision, Unit
-from ftadvisor.simulation.units import Division, tensors_with_gradient
 
 
 @dataclass
@@ -25,30 +24,26 @@ class Exchange:
     """A reduce-scatter's input: it is freed at the next unit's post-backward."""
 
 
+@dataclass(kw_only=True, eq=False)
 class ChunkedUnit(Unit):
     """See the module."""
 
-    def __init__(
-        self,
-        division: Division,
-        recorder: Recorder,
-        ranks: int,
-        precision: Precision,
-        exchange: Exchange,
-    ) -> None:
-        super().__init__(division, recorder, ranks)
-        self.exchange = exchange
-        self._shards: list[Any] = []
-        for _, parameter in division.parameters:
-            shape = list(parameter.shape) or [1]
-            shape[0] = -(-shape[0] // ranks)
-            dtype = precision.stored(parameter.dtype, trained=parameter.requires_grad)
-            data = torch.empty(shape, dtype=dtype, device="meta")
-            self._shards.append(torch.nn.Parameter(data, requires_grad=parameter.requires_grad))
-        precision.cast(division.parameters)
+    exchange: Exchange
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._output: Any = None
         self._whole: list[Any] = []
         self._done = False
+
+    def divide(self) -> None:
+        """A shard for each parameter."""
+        self._shards: list[Any] = []
+        for _, parameter in self.division.parameters:
+            shape = list(parameter.shape) or [1]
+            shape[0] = -(-shape[0] // self.ranks)
+            trained = parameter.requires_grad
+            self._shards.append(self._shard(shape, parameter.dtype, trained=trained))
 
     def shards(self) -> list[tuple[str, Any, list[Any]]]:
         """One for each parameter."""

@@ -14,10 +14,10 @@ from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.model import Block, ModelSpec
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.building import DTYPES, transformers_config
-from ftadvisor.simulation.litgpt_adapters import freeze, linears
-from ftadvisor.simulation.litgpt_kbit import quantize_linears
-from ftadvisor.simulation.litgpt_modules import Decoder, Parts, Prompt, Rms
+from ftadvisor.simulation.litgpt.adapters import freeze, linears
+from ftadvisor.simulation.litgpt.kbit import quantize_linears
+from ftadvisor.simulation.litgpt.modules import Decoder, Parts, Prompt, Rms
+from ftadvisor.simulation.model.building import DTYPES, transformers_config
 from ftadvisor.simulation.stack import torch
 from ftadvisor.sources.architectures import read_model
 from ftadvisor.sources.techniques import technique_option

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ftadvisor.simulation.allocator import CachingAllocator, rounded
-from ftadvisor.simulation.recording import EMPTY_CACHE, PhasePeak, Recording, Replay
+from ftadvisor.simulation.cuda.allocator import CachingAllocator, rounded
+from ftadvisor.simulation.recording.record import EMPTY_CACHE, PhasePeak, Recording, Replay
 
 
 def replay(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftadvisor.configuration.adapter_config import TRAINED_HEADS
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.building import DTYPES
-from ftadvisor.simulation.kept_inputs import KeepingLinear4bit
+from ftadvisor.simulation.model.building import DTYPES
+from ftadvisor.simulation.model.kept_inputs import KeepingLinear4bit
 from ftadvisor.simulation.stack import Conv1D, quantizers, should_convert_module, torch
 from ftadvisor.simulation.stack import bitsandbytes as bnb
 
@@ -19,11 +20,6 @@ NESTED_BLOCK = 256
 CODE = 256
 OUTLIERS = 6.0
 """llm_int8_threshold of Transformers' BitsAndBytesConfig."""
-HEADS = ("score", "classifier")
-"""Heads that train: Transformers quantises an encoder's, whose last parameter is a bias
-(get_keys_to_not_convert), and PEFT then fails to train it; whoever succeeds has named it in
-`llm_int8_skip_modules`.
-"""
 
 
 def quantize(model: Any, settings: Settings, trainer: Trainer) -> Any:
@@ -58,8 +54,13 @@ def quantize(model: Any, settings: Settings, trainer: Trainer) -> Any:
 
 
 def _kept(model: Any) -> list[str]:
-    """Names of what stays: HfQuantizer.get_modules_to_not_convert, and heads that train."""
-    trained = [f".*{head}" for head in HEADS]
+    """Names of what stays: HfQuantizer.get_modules_to_not_convert, and heads that train.
+
+    Transformers quantises an encoder's head, whose last parameter is a bias
+    (get_keys_to_not_convert), and PEFT then fails to train it; whoever succeeds has named it in
+    `llm_int8_skip_modules`.
+    """
+    trained = [f".*{head}" for head in TRAINED_HEADS]
     return [
         *quantizers.get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ()), *trained
     ]  # fmt: skip

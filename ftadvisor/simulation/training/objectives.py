@@ -23,9 +23,9 @@ from ftadvisor.errors import UnsupportedError
 from ftadvisor.estimation.objectives import objective_cost
 from ftadvisor.schema.settings import Dtype, Settings
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.simulation.autocast import STATE
-from ftadvisor.simulation.building import DTYPES, build_model, transformers_config
-from ftadvisor.simulation.recorder import Recorder
+from ftadvisor.simulation.cuda.autocast import STATE
+from ftadvisor.simulation.model.building import DTYPES, build_model, transformers_config
+from ftadvisor.simulation.recording.recorder import Recorder
 from ftadvisor.simulation.stack import accelerate_operations, torch, trl_module, trl_utils
 from ftadvisor.sources.techniques import find_technique
 

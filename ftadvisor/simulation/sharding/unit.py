@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ftadvisor.simulation.recorder import Recorder
-from ftadvisor.simulation.recording import Kind
+from ftadvisor.simulation.recording.record import Kind
+from ftadvisor.simulation.recording.recorder import Recorder
+from ftadvisor.simulation.sharding.division import Division, Named
 from ftadvisor.simulation.stack import torch
-from ftadvisor.simulation.units import Division, Named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,7 @@ class Precision:
                 parameter.data = parameter.data.to(self.gathered(parameter.dtype))
 
 
+@dataclass(kw_only=True, eq=False)
 class Unit(ABC):
     """Parameters that one rank has a share of, and has whole while their module computes.
 
@@ -47,16 +48,25 @@ class Unit(ABC):
     buffers that are made and dropped when the library makes and frees them.
     """
 
-    def __init__(self, division: Division, recorder: Recorder, ranks: int) -> None:
-        self.division = division
-        self.recorder = recorder
-        self.ranks = ranks
-        self.trained = [(name, p) for name, p in division.parameters if p.requires_grad]
-        self.synchronised = True
-        """Whether this backward reduces gradients: not under no_sync."""
-        self.running: set[int] = set()
-        """Modules whose forward has not ended."""
-        self.in_backward = False
+    division: Division
+    recorder: Recorder
+    ranks: int
+    precision: Precision
+    trained: list[Named] = field(init=False)
+    synchronised: bool = field(init=False, default=True)
+    """Whether this backward reduces gradients: not under no_sync."""
+    running: set[int] = field(init=False, default_factory=set[int])
+    """Modules whose forward has not ended."""
+    in_backward: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.trained = [(name, p) for name, p in self.division.parameters if p.requires_grad]
+        self.divide()
+        self.precision.cast(self.division.parameters)
+
+    @abstractmethod
+    def divide(self) -> None:
+        """Make what this rank keeps of the parameters, while they have the dtype that is stored."""
 
     @abstractmethod
     def shards(self) -> list[tuple[str, Any, list[Any]]]:
@@ -86,6 +96,11 @@ class Unit(ABC):
         """Before the next micro-batch."""
         self.in_backward = False
         self.running.clear()
+
+    def _shard(self, shape: Any, dtype: Any, *, trained: bool) -> Any:
+        stored = self.precision.stored(dtype, trained=trained)
+        data = torch.empty(shape, dtype=stored, device="meta")
+        return torch.nn.Parameter(data, requires_grad=trained)
 
     def _buffer(
         self, numel: int, dtype: Any, operation: str, kind: Kind, module: str | None = None

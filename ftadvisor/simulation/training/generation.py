@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from ftadvisor.schema.settings import Settings
-from ftadvisor.simulation.objectives import GENERATING, Objective
-from ftadvisor.simulation.pattern import layer_of
-from ftadvisor.simulation.recorder import Recorder
+from ftadvisor.simulation.recording.pattern import layer_of
+from ftadvisor.simulation.recording.recorder import Recorder
 from ftadvisor.simulation.stack import torch, transformers, trl_module
+from ftadvisor.simulation.training.objectives import GENERATING, Objective
 
 DECODED = 2
 """Tokens that are decoded one by one at the end; the second finds the first one's leavings."""

@@ -1,0 +1,1 @@
+"""litgpt's own program, written after it."""

@@ -1,0 +1,1 @@
+"""The model as training begins: built from its configuration, quantised, adapted."""

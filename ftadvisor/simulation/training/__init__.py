@@ -1,0 +1,1 @@
+"""What a training program does with the model: batches, loss, objective, optimizer."""
