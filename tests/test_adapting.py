@@ -19,9 +19,12 @@ from safetensors.torch import load_file  # noqa: E402
 
 import ftadvisor  # noqa: E402
 from ftadvisor.configuration.adapter_config import adapter_config, peft_config  # noqa: E402
+from ftadvisor.estimation.prediction import adapter_of  # noqa: E402
 from ftadvisor.execution.adapting import adapt  # noqa: E402
 from ftadvisor.schema.settings import Settings  # noqa: E402
 from ftadvisor.simulation.step import prepared_model  # noqa: E402
+from ftadvisor.sources.architectures import read_model  # noqa: E402
+from ftadvisor.sources.techniques import expert_modules, find_technique  # noqa: E402
 from ftadvisor.sources.trainers import find_trainer  # noqa: E402
 
 EXPERTS = {"num_key_value_heads": 2, "num_local_experts": 4}
@@ -109,6 +112,49 @@ def test_the_simulation_trains_the_same(kind: str):
         n: p.shape for n, p in adapt(model, settings, 2).named_parameters() if p.requires_grad
     }
     assert {n: p.shape for n, p in simulated.named_parameters() if p.requires_grad} == trained
+
+
+MIXTURES = {
+    "mixtral": {**SIZES, **EXPERTS},
+    "qwen3_moe": {**SIZES, "num_key_value_heads": 2, "head_dim": 16, "num_experts": 4,
+                  "num_experts_per_tok": 2,
+                  "moe_intermediate_size": 32},
+    "deepseek_v3": {**SIZES, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
+                    "num_experts_per_tok": 2, "moe_intermediate_size": 32, "q_lora_rank": 16,
+                    "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+                    "v_head_dim": 16, "first_k_dense_replace": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", MIXTURES)
+def test_experts_are_left_alone(model_type: str):
+    """PEFT alone would adapt the parameters of all of them; run, simulation and estimate do not."""
+    config = transformers.AutoConfig.for_model(model_type, **MIXTURES[model_type])
+    settings = Settings(
+        technique="lora", lora_target_modules=("all-linear",), lora_r=4, lora_dropout=0.1
+    )
+    with torch.device("meta"):
+        model, alone = (transformers.AutoModelForCausalLM.from_config(config) for _ in range(2))
+        wrapped = peft.get_peft_model(alone, peft.LoraConfig(r=4, target_modules="all-linear"))
+    assert any("experts" in name for name in trained(wrapped))
+    found = trained(adapt(model, settings, 2))
+    assert found
+    assert all("self_attn" in name for name in found)
+    simulated = prepared_model(config.to_dict(), settings, find_trainer("transformers-5"), None)
+    assert trained(simulated) == found
+    spec = read_model(config.to_dict(), model_type)[0]
+    cost = adapter_of(spec, settings, find_trainer("trl-1.16"), find_technique("lora"))
+    assert cost is not None
+    assert cost.num_trainable_params == sum(shape.numel() for shape in found.values())
+
+
+def test_the_names_of_experts_are_peft_s():
+    from peft.utils import transformers_weight_conversion as conversion
+
+    for model_type, base in conversion._MODEL_TO_CONVERSION_PATTERN.items():
+        names = conversion._MOE_TARGET_MODULE_MAPPING.get(base, {})
+        if model_type[0].islower():
+            assert set(expert_modules(model_type)) == set(names), model_type
 
 
 def excluded(**options: Any) -> Any:

@@ -14,6 +14,7 @@ from ftadvisor.errors import UnsupportedError, first_line
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.techniques import (
     default_target_modules,
+    expert_modules,
     find_technique,
     peft_options,
     peft_own_options,
@@ -63,6 +64,7 @@ def peft_config(
         encoder_decoder=model.config.is_encoder_decoder,
         num_layers=getattr(model.config.get_text_config(), "num_hidden_layers", None),
         total_steps=total_steps,
+        linears=linears(model),
         not_adaptable=not_adaptable(model),
     )
     technique = find_technique(settings.technique)
@@ -75,6 +77,17 @@ def peft_config(
         # Some classes refuse options that contradict each other, or want another library.
         reason = f"PEFT's class refuses it ({first_line(error)})"
         raise UnsupportedError.of(technique.name, reason, instead) from error
+
+
+def linears(model: Any) -> list[str]:
+    """Names of the linear layers but the head, as `all-linear` means them."""
+    head = model.get_output_embeddings()
+    found = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if hasattr(module, "in_features") and module is not head
+    }
+    return sorted(found)
 
 
 def not_adaptable(model: Any) -> list[str]:
@@ -99,6 +112,7 @@ def adapter_config(
     encoder_decoder: bool,
     num_layers: int | None = None,
     total_steps: int | None = None,
+    linears: Sequence[str] = (),
     not_adaptable: Sequence[str] = (),
 ) -> AdapterConfig:
     """The class and the options that these settings are in PEFT.
@@ -106,12 +120,15 @@ def adapter_config(
     `model_type` is the checkpoint's, whose default target modules are taken where none are named;
     `num_layers` are its layers, which LLaMA-Adapter adapts all of where it is told of more;
     `total_steps` are the optimizer steps of the run, which AdaLoRA's schedule asks for;
-    `not_adaptable` are modules that all linear layers are without.
+    `linears` are the names of all linear layers, which PEFT is told one by one where it would adapt
+    a mixture's experts and router besides: it forms a second copy of them in every forward, and
+    takes no dropout; `not_adaptable` are those that all linear layers are without.
     Raises UnsupportedError for a technique that PEFT has not.
     """
     technique = find_technique(settings.technique)
     if technique.id in NOT_PEFT:
         raise UnsupportedError.of(technique.name, "PEFT has no such technique")
+    peft_type = PEFT_TYPES.get(technique.id, technique.id.upper())
     fields = peft_options(technique.id).keys() | peft_own_options()
     options: dict[str, Any] = dict(technique.settings.get("peft_config", {}))
     own = {option for option, setting in AS_SETTINGS.items() if setting in technique.settings}
@@ -126,6 +143,9 @@ def adapter_config(
         options["target_modules"] = _targets(settings, options, model_type)
         if options["target_modules"] == ALL_LINEAR and "exclude_modules" in fields:
             options["exclude_modules"] = _excluded(options, not_adaptable)
+        experts = expert_modules(model_type)
+        if options["target_modules"] == ALL_LINEAR and peft_type == "LORA" and experts:
+            options["target_modules"] = [name for name in linears if name not in experts]
     if options.get("oft_block_size"):
         # The two are the matrix's width together; PEFT takes one of them.
         options.pop("r", None)
@@ -136,7 +156,7 @@ def adapter_config(
     usual = "SEQ_2_SEQ_LM" if encoder_decoder else "CAUSAL_LM"
     options["task_type"] = TASKS.get(settings.objective, usual)
     kept = {key: value for key, value in options.items() if value is not None}
-    return AdapterConfig(PEFT_TYPES.get(technique.id, technique.id.upper()), kept)
+    return AdapterConfig(peft_type, kept)
 
 
 def _targets(settings: Settings, options: dict[str, Any], model_type: str) -> list[str] | str:

@@ -23,7 +23,7 @@ from ftadvisor.schema.settings import MAX_TARGET_LENGTH, Settings
 from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
-from ftadvisor.sources.techniques import find_technique
+from ftadvisor.sources.techniques import expert_modules, find_technique
 
 FOUR_BIT = frozenset({"nf4", "nf4-dq", "gptq-int4", "awq-int4"})
 
@@ -99,6 +99,7 @@ def resolve(
     if model.family == "vlm" and "num_images" not in given:
         said.append("num_images 0: text only; --num-images 1 counts the tower and its tokens")
     said += _kbit_said(chosen, model, trainer)
+    said += _experts_said(chosen, model, trainer)
     return Resolved(Settings(**chosen), technique, tuple(said))
 
 
@@ -121,6 +122,18 @@ def _kbit_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) -> li
     ):
         said.append("the experts stay in 16 bits: bitsandbytes quantises modules, not parameters")
     return said
+
+
+def _experts_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) -> list[str]:
+    """What `all-linear` is of a mixture of experts."""
+    names = chosen.get("lora_target_modules") or ()
+    apart = trainer.grouped_experts and "all-linear" in names and model.num_bare_weights
+    if not apart or not expert_modules(model.model_type):
+        return []
+    return [
+        "all-linear leaves out the experts, the router and what has their matrices' names: PEFT"
+        " would adapt all experts by a second copy of their weights"
+    ]
 
 
 def _shards_kbit(chosen: dict[str, Any]) -> bool:

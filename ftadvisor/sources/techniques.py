@@ -162,6 +162,14 @@ def default_target_modules(technique: str, model_type: str) -> tuple[str, ...] |
 
 
 @cache
+def expert_modules(model_type: str) -> tuple[str, ...]:
+    """Names of matrices that PEFT's LoRA takes for parameters of all experts; none: it takes no
+    such parameters of this model."""
+    content: Any = read_json(_TARGETS)
+    return tuple(cast("dict[str, list[str]]", content["experts"]).get(model_type, ()))
+
+
+@cache
 def target_table(technique: str) -> dict[str, list[str]]:
     """The default modules of a technique by model type, as PEFT's mapping has them."""
     tables = _tables()

@@ -119,7 +119,7 @@ def adapter_bytes(
         return with_traffic(each, litgpt.adapted_matrices(run), run)
     if technique in _PER_TARGET:
         cost = _PER_TARGET[technique]
-        found = targets(model, settings)
+        found = targets(model, settings, trainer)
         each = _summed([(t.block, cost(t, run)) for t in found], run)
         if technique in _SHARED:
             each = _with_shared(each, _SHARED[technique](found, run))

@@ -9,10 +9,14 @@ from ftadvisor.estimation.activations import is_padded
 from ftadvisor.estimation.adapters.cost import Target
 from ftadvisor.schema.model import Block, Linear, ModelSpec
 from ftadvisor.schema.settings import Settings
-from ftadvisor.sources.techniques import default_target_modules
+from ftadvisor.schema.trainer import Trainer
+from ftadvisor.sources.techniques import default_target_modules, expert_modules
 
 ALL_LINEAR = "all-linear"
 """PEFT's word for every linear layer but the head."""
+
+LORA = frozenset({"lora", "rslora", "dora", "qlora"})
+"""Techniques that are PEFT's LORA."""
 
 # litgpt names its switches lora_query, lora_key, lora_value, lora_projection, lora_mlp, lora_head.
 LITGPT_PROJECTION = frozenset({"proj", "projection"})
@@ -30,14 +34,20 @@ def target_names(model: ModelSpec, settings: Settings) -> tuple[str, ...]:
     return found or (ALL_LINEAR,)
 
 
-def targets(model: ModelSpec, settings: Settings) -> tuple[Target, ...]:
+def targets(model: ModelSpec, settings: Settings, trainer: Trainer) -> tuple[Target, ...]:
     """The matrices that are adapted, block by block.
 
     Raises InvalidSettingError where no module has one of the names, UnsupportedError where the
     names match only parameters that are no modules.
     """
     names = target_names(model, settings)
-    found = [t for block in model.blocks for t in _of_block(block, names, settings)]
+    apart = _experts_apart(model, settings, trainer, names)
+    found = [
+        t
+        for block in model.blocks
+        for t in _of_block(block, names, settings)
+        if t.linear.name.rpartition(".")[2] not in apart
+    ]
     if not found:
         if any(matches(w, b, names) for b in model.blocks for w in b.linears):
             raise UnsupportedError.of(
@@ -50,6 +60,26 @@ def targets(model: ModelSpec, settings: Settings) -> tuple[Target, ...]:
             f"lora_target_modules {', '.join(names)}: {model.id} has no such modules.", have
         )
     return tuple(found)
+
+
+def _experts_apart(
+    model: ModelSpec, settings: Settings, trainer: Trainer, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Names that `all-linear` leaves out, because PEFT's LoRA would take them for the experts.
+
+    Raises UnsupportedError where they are asked for by name.
+    """
+    if settings.technique not in LORA or not trainer.grouped_experts:
+        return ()
+    apart = expert_modules(model.model_type)
+    if asked := [name for name in names if name.rpartition(".")[2] in apart]:
+        others = [name for name in names if name not in asked]
+        raise UnsupportedError.of(
+            f"lora_target_modules {', '.join(asked)} of {model.id}",
+            "PEFT adapts the parameters of all experts then, and forms a second copy of them",
+            [f"--lora-target-modules {' '.join(others or [ALL_LINEAR])}"],
+        )
+    return apart
 
 
 def _of_block(block: Block, names: tuple[str, ...], settings: Settings) -> Iterator[Target]:
