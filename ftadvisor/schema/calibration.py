@@ -62,6 +62,20 @@ class Calibration:
         found = self.families.get(gpu.arch)
         return None if found is None else (found, f"{gpu.arch} GPUs")
 
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Calibration:
+        """What `as_dict` made; TypeError, KeyError, AttributeError for what it did not."""
+        cpu: Any = found["cpu"]
+        return cls(
+            machines=_adjusted(found["machines"]),
+            gpus=_adjusted(found["gpus"]),
+            families=_adjusted(found["families"]),
+            here=dict(found["here"]),
+            cpu=Gpu(**cpu) if cpu else None,
+            outliers=tuple(found["outliers"]),
+            warnings=tuple(found["warnings"]),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers."""
         found = cast("dict[str, Any]", writable(asdict(self)))
@@ -76,3 +90,12 @@ class Calibration:
                 for key, row in table.items()
             }
         return found
+
+
+def _adjusted(table: Mapping[str, Any]) -> dict[str, Adjusted]:
+    return {
+        key: Adjusted(
+            Factors(**row["factors"]), row["context_bytes"], Interval(**row["time"]), row["rows"]
+        )
+        for key, row in table.items()
+    }
