@@ -273,8 +273,7 @@ def estimate_subject(
     extra: list[str] = []
     if gpu is not None:
         time = _run_time(subject, settings, adapter, gpu)
-        if gpu.arch != CPU:
-            cost = cost_of(gpu, subject.options.get("price"), time, settings, extra)
+        cost = cost_of(gpu, subject.options.get("price"), time, settings, extra)
         if calibrated := fitted_for(gpu, subject.calibration).said:
             extra.append(calibrated)
         if (

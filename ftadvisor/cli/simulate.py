@@ -39,11 +39,12 @@ def run(given: dict[str, Any]) -> int:
         )
     trusted = {"trust_remote_code": given.pop("trust_remote_code", False)}
     from ftadvisor import api
-    from ftadvisor.render import timeline
+    from ftadvisor.render.picture import check_format, write_picture
     from ftadvisor.render.simulation import simulation_document, title_of
+    from ftadvisor.render.timeline import picture
 
     if plot is not None:
-        timeline.check_format(plot)
+        check_format(plot)
     with warnings_to_stderr():
         found = api.simulate(**given, **trusted)
     estimates = (found.estimate,)
@@ -51,7 +52,7 @@ def run(given: dict[str, Any]) -> int:
     print_answer(found, lambda: simulation_document(found, remedies), as_json=as_json)
     if plot is not None:
         if found.step is not None:
-            timeline.write_plot(plot, found.step, title_of(found))
+            write_picture(plot, picture(found.step, title_of(found)))
             print(f"ftadvisor: the picture is in {plot}.", file=sys.stderr)
         else:
             print(f"ftadvisor: not simulated, nothing written to {plot}.", file=sys.stderr)
