@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,6 +166,12 @@ def test_runs_and_other_peoples_trainers_are_recorded(
     assert "ftadvisor: step_seconds" in capsys.readouterr().err
     assert read_records().rows[-1]["method"] == "callback"
     assert read_records().rows[-1]["predicted"]["allocated_bytes"] == found.memory.allocated_bytes
+    # A trainer of two processes with the estimate of one.
+    two = SimpleNamespace(world_size=2, deepspeed_plugin=None, fsdp=False, fsdp_config=None)
+    callback.on_train_end(two, SimpleNamespace(is_world_process_zero=True), None)
+    last = read_records().rows[-1]
+    assert (last["num_gpus"], last["strategy"], last["predicted"]) == (2, "ddp", {})
+    assert "the estimate is of 1 GPU, this ran on 2 GPUs with ddp" in capsys.readouterr().err
 
 
 @pytest.mark.slow
