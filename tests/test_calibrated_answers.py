@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,14 +17,19 @@ from ftadvisor.api import calibrating
 from ftadvisor.api.estimator import estimate_subject
 from ftadvisor.api.plan_files import plan_subject
 from ftadvisor.api.remedies import ways_to_fit
-from ftadvisor.calibration.cases import repository_cases
+from ftadvisor.calibration.cases import read_cases, repository_cases
+from ftadvisor.calibration.own_fit import Shipped, fit_calibration
 from ftadvisor.cli.entry import main
 from ftadvisor.schema.calibration import Adjusted, Calibration, Factors
 from ftadvisor.schema.coefficients import Interval
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
+from ftadvisor.schema.settings import Settings
 from ftadvisor.sources import records
+from ftadvisor.sources.coefficients import memory_coefficients, time_coefficients, time_intervals
 from ftadvisor.sources.kept_fit import FILE
+from ftadvisor.sources.measurements import measurements_of
+from ftadvisor.sources.own_rows import Ran, row_of
 from ftadvisor.sources.techniques import find_technique
 from ftadvisor.units import GIB
 
@@ -111,6 +117,79 @@ def test_a_calibration_of_other_gpus_changes_nothing():
     assert recommend(MODEL, calibration=other, **asked) == recommend(MODEL, **asked)
     assert compare(MODEL, gpu="l40s", calibration=other) == compare(MODEL, gpu="l40s")
     assert fit(gpu="l40s", calibration=other) == fit(gpu="l40s")
+
+
+SHARED: dict[str, Any] = {"gpu": "l40s", "technique": "full", "num_gpus": 2, "strategy": "fsdp"}
+
+
+def linked(link: float) -> Calibration:
+    return Calibration(here={"l40s": "this"}, links={"this": link})
+
+
+def test_a_measured_link_is_what_several_gpus_share_by():
+    plain = estimate(MODEL, **SHARED)
+    found = {link: estimate(MODEL, calibration=linked(link), **SHARED) for link in (1e9, 1e11)}
+    seconds = [e.time.step_seconds for e in (found[1e9], plain, found[1e11]) if e.time]
+    assert seconds == sorted(seconds, reverse=True)
+    assert len(set(seconds)) == 3
+    # Weights gathered twice and gradients scattered once, of which each rank holds one half.
+    moved = 3 * 2 * plain.num_params * 0.5
+    assert seconds[0] == pytest.approx(moved / 1e9, rel=0.25)
+    assert all(e.memory == plain.memory for e in found.values())
+    alone = {"gpu": "l40s", "technique": "full"}
+    assert estimate(MODEL, calibration=linked(1e9), **alone).time == estimate(MODEL, **alone).time
+    assert any("link between GPUs" in said for said in found[1e9].assumptions)
+    assert calibrating.speaks_of(linked(1e9), "l40s")
+    assert not calibrating.speaks_of(linked(1e9), "rtx4090")
+
+
+def test_a_search_over_several_gpus_uses_their_link():
+    asked: dict[str, Any] = {"gpu": "l40s", "num_gpus": 4, "goal": "time", **WISHES}
+    found = recommend(MODEL, calibration=linked(5e8), **asked)
+    assert found.plan
+    assert same(found.plan.estimate, estimated(found.plan, linked(5e8)))
+    own = next(s for s in found.standings if s.technique == found.plan.technique)
+    assert found.plan.estimate.time
+    assert own.total_seconds == pytest.approx(found.plan.estimate.time.total_seconds, rel=1e-6)
+    full = [
+        next(s.total_seconds for s in r.standings if s.technique == "full")
+        for r in (found, recommend(MODEL, **asked))
+    ]
+    assert full[0] > full[1]
+
+
+def test_a_probed_machine_gives_its_link(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from ftadvisor.sources.own_rows import machine_id
+
+    monkeypatch.setenv("FTADVISOR_HOME", str(tmp_path))
+    own = machine_id("NVIDIA L40S")
+    for id_ in (own, "another"):
+        records.keep_machine({"id": id_, "device": "NVIDIA L40S", "link_bytes_per_second": 4e9})
+    for _ in range(2):
+        found = calibrating.load_calibration()
+        assert found
+        assert found.here["l40s"] == own
+        assert found.links[own] == 4e9
+        assert same(
+            estimate(MODEL, calibration=found, **SHARED),
+            estimate(MODEL, calibration=linked(4e9), **SHARED),
+        )
+
+
+def test_the_fit_takes_the_link_as_it_was_measured():
+    """A run of two GPUs whose slowness the link explains leaves the other factors alone."""
+    found = estimate(MODEL, calibration=linked(1e9), **SHARED)
+    assert found.time
+    settings = Settings(technique="full", objective="sft", **found.settings)
+    took = {"step_seconds": found.time.step_seconds}
+    row = row_of(Ran(found.model, found.trainer, settings, "l40s", "run", "done", took, {}))
+    row |= {"machine": "this"}
+    shipped = Shipped(time_coefficients(), time_intervals(), memory_coefficients())
+    for links, moves in (({"this": 1e9}, False), ({}, True)):
+        cases, _ = read_cases(measurements_of(row))
+        fitted = fit_calibration(cases, shipped, {}, None, links)
+        away = max(abs(f - 1) for f in fitted.machines["this"].factors)
+        assert (away > 0.03) == moves
 
 
 @pytest.fixture
@@ -218,5 +297,5 @@ def test_show_and_reset_follow_the_measurements(measured: Path, capsys: pytest.C
 
 
 def test_what_was_kept_is_what_was_fitted():
-    found = replace(MEASURED, here={"cpu": "x"}, outliers=("a",), warnings=("b",))
+    found = replace(MEASURED, here={"cpu": "x"}, links={"x": 0.1}, outliers=("a",), warnings=("b",))
     assert Calibration.from_dict(json.loads(json.dumps(found.as_dict()))) == found

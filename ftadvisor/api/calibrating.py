@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from ftadvisor.estimation.calibrated import (
     cpu_memory,
     cpu_of,
     cpu_time,
+    linked_time,
 )
 from ftadvisor.schema.calibration import Adjusted, Calibration
 from ftadvisor.schema.hardware import Gpu
@@ -31,6 +32,8 @@ from ftadvisor.sources.directories import data_home
 from ftadvisor.sources.gpus import GpuMatch, match_gpu
 from ftadvisor.sources.records import MACHINES, NAME, Records, kept_machines, read_records
 
+LINK = "link_bytes_per_second"
+"""Of a probed machine's record: what its GPUs exchange."""
 ANY = "any"
 """In place of a GPU's name: whichever has a price."""
 SPREAD_IS_NOISE = 0.1
@@ -45,6 +48,10 @@ def fitted_for(gpu: Gpu | None, calibration: Calibration | None) -> Fitted:
     if gpu.arch == CPU:
         time, memory = cpu_time(shipped.time), cpu_memory(shipped.memory)
         shipped = shipped._replace(time=time, memory=memory)
+    link = calibration.link_of(gpu)
+    if link is not None:
+        time = linked_time(shipped.time, gpu, link)
+        shipped = shipped._replace(time=time, said="this machine's link between GPUs was measured")
     found = calibration.of(gpu)
     if found is None:
         return shipped
@@ -105,7 +112,7 @@ def speaks_of(calibration: Calibration, gpu: str) -> bool:
         if gpu == ANY:
             return True
         found = find_hardware(gpu, calibration).gpu
-        return found.arch == CPU or calibration.of(found) is not None
+        return found.arch == CPU or bool(fitted_for(found, calibration).said)
     except FtadvisorError:
         # A name that nobody knows is refused by the estimate itself.
         return False
@@ -122,10 +129,13 @@ def calibration_of(records: Records) -> Calibration:
 
     rows, problems = checked_rows(records.rows)
     cases, reasons = read_cases(m for row in rows for m in measurements_of(row))
-    machine = kept_machines().get(machine_id(CPU))
+    probed = kept_machines()
+    machine = probed.get(machine_id(CPU))
     cpu = cpu_of(machine) if machine else None
     shipped = Shipped(time_coefficients(), time_intervals(), memory_coefficients())
-    found = fit_calibration(cases, shipped, _here(records.rows), cpu)
+    links = {i: float(m[LINK]) for i, m in probed.items() if m.get(LINK)}
+    here = _here([*_probed_rows(probed), *records.rows])
+    found = fit_calibration(cases, shipped, here, cpu, links)
     said = [*records.problems, *problems]
     noisy = [r["id"] for r in rows if (r.get("step_seconds_spread") or 0) > SPREAD_IS_NOISE]
     if noisy:
@@ -136,6 +146,15 @@ def calibration_of(records: Records) -> Calibration:
     left_out = [f"{id_} cannot be predicted: {why}" for id_, why in reasons.items()]
     found = replace(found, warnings=tuple(said), outliers=(*found.outliers, *left_out))
     return _without_stale(found, records.rows)
+
+
+def _probed_rows(machines: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Probed machines in the words of rows: which GPU, and whose."""
+    from ftadvisor.sources.own_rows import gpu_name
+
+    for id_, machine in machines.items():
+        if device := machine.get("device"):
+            yield {"gpu_as_published": device, "gpu": gpu_name(str(device)), "machine": id_}
 
 
 def _here(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:

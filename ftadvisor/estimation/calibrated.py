@@ -37,6 +37,14 @@ def calibrated_time(c: TimeCoefficients, gpu: Gpu, factors: Factors) -> TimeCoef
     )
 
 
+def linked_time(c: TimeCoefficients, gpu: Gpu, link: float | None) -> TimeCoefficients:
+    """Coefficients by which GPUs of one machine exchange `link` [bytes/s]; None: not measured."""
+    if link is None:
+        return c
+    share = link / gpu.link_bytes_per_second
+    return replace(c, link_share={**c.link_share, gpu.link: share})
+
+
 def calibrated_memory(c: MemoryCoefficients, adjusted: Adjusted) -> MemoryCoefficients:
     """Coefficients of the ladder from allocated to device memory."""
     cache = adjusted.factors.cache

@@ -48,6 +48,8 @@ class Calibration:
     """GPUs of this machine to its id among `machines`."""
     cpu: Gpu | None = None
     """This machine's CPU, as its probe measured it; None: not probed."""
+    links: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What a machine's GPUs were measured to exchange, by its id [bytes/s]."""
     outliers: tuple[str, ...] = ()
     """Rows that were left out of account, and why."""
     warnings: tuple[str, ...] = ()
@@ -62,6 +64,10 @@ class Calibration:
         found = self.families.get(gpu.arch)
         return None if found is None else (found, f"{gpu.arch} GPUs")
 
+    def link_of(self, gpu: Gpu) -> float | None:
+        """Achieved between GPUs of this kind on this machine [bytes/s]; None: not measured."""
+        return self.links.get(self.here.get(gpu.id, ""))
+
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Calibration:
         """What `as_dict` made; TypeError, KeyError, AttributeError for what it did not."""
@@ -72,6 +78,7 @@ class Calibration:
             families=_adjusted(found["families"]),
             here=dict(found["here"]),
             cpu=Gpu(**cpu) if cpu else None,
+            links=dict(found["links"]),
             outliers=tuple(found["outliers"]),
             warnings=tuple(found["warnings"]),
         )
