@@ -20,6 +20,7 @@ from ftadvisor.api.remedies import ways_to_fit
 from ftadvisor.calibration.cases import read_cases, repository_cases
 from ftadvisor.calibration.own_fit import Shipped, fit_calibration
 from ftadvisor.cli.entry import main
+from ftadvisor.errors import InvalidSettingError
 from ftadvisor.schema.calibration import Adjusted, Calibration, Factors
 from ftadvisor.schema.coefficients import Interval
 from ftadvisor.schema.estimate import Estimate
@@ -222,6 +223,22 @@ def test_commands_load_it_and_say_so(measured: Path, capsys: pytest.CaptureFixtu
         said = capsys.readouterr()
         assert "calibrated with" not in said.out
         assert said.err == ""
+
+
+def test_a_simulation_is_asked_with_it(measured: Path, monkeypatch: pytest.MonkeyPatch):
+    from ftadvisor import api
+
+    asked: list[Any] = []
+
+    def simulate(model: str, *, calibration: Calibration | None, **_: Any) -> None:
+        asked.append(calibration)
+        raise InvalidSettingError("enough")
+
+    monkeypatch.setattr(api, "simulate", simulate)
+    words = ["simulate", "--model", MODEL, "--technique", "lora"]
+    for more in (["--gpu", "l40s"], ["--gpu", "l40s", "--no-calibration"], ["--gpu", "gaudi2"], []):
+        assert main([*words, *more]) == 2
+    assert asked == [calibrating.load_calibration(), None, None, None]
 
 
 SCRIPT = """
