@@ -16,7 +16,9 @@ from ftadvisor import compare, estimate, fit, recommend
 from ftadvisor.api import calibrating
 from ftadvisor.api.estimator import estimate_subject
 from ftadvisor.api.plan_files import plan_subject
+from ftadvisor.api.recommender import answer, situation_of
 from ftadvisor.api.remedies import ways_to_fit
+from ftadvisor.api.situation import question_of
 from ftadvisor.calibration.cases import read_cases, repository_cases
 from ftadvisor.calibration.own_fit import Shipped, fit_calibration
 from ftadvisor.cli.entry import main
@@ -94,6 +96,11 @@ def test_a_recommended_plan_has_the_calibrated_estimate(gpu: str | list[str]):
         assert same(plan.estimate, estimated(plan, MEASURED))
     # The search's own arrays say what the plan's estimate says.
     assert found.plan.estimate.time
+    situation = replace(situation_of(None, gpu, None, None, dict(WISHES)), calibration=MEASURED)
+    best = answer(question_of(situation, MODEL)).chosen.best
+    assert best
+    high = found.plan.estimate.time.total_high_seconds
+    assert best.number("total_high_seconds") == pytest.approx(high, rel=1e-6)
     own = next(s for s in found.standings if s.technique == found.plan.technique)
     assert own.total_seconds == pytest.approx(found.plan.estimate.time.total_seconds, rel=1e-6)
     assert own.device_bytes == pytest.approx(found.plan.estimate.memory.device_bytes, rel=1e-6)
