@@ -43,7 +43,9 @@ def collectives(
         started = [
             subprocess.Popen(
                 [*words, str(rank), *sizes],
-                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                text=True,
             )
             for rank in range(world)
         ]  # fmt: skip
@@ -53,7 +55,7 @@ def collectives(
         finally:
             for one in started:
                 one.kill()
-                one.wait()
+                one.communicate()
     if failed:
         raise ValueError(f"{backend} failed in {len(failed)} of {world} processes")
     return json.loads(first)
