@@ -22,6 +22,7 @@ from ftadvisor.execution.examples import Examples
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.plans import draft_of
+from ftadvisor.sources.records import read_records
 from ftadvisor.sources.yaml_files import dump_yaml
 
 HERE = RunSettings(output_dir="out")
@@ -113,6 +114,29 @@ def test_a_world_of_another_size_is_refused():
         list(preflight.hardware(of, Device("cpu", "cpu", None, "cpu", 1)))
 
 
+@pytest.mark.parametrize(
+    "strategy", ["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"]
+)
+def test_a_trainers_arguments_say_how_its_processes_share(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Of the arguments that a plan's strategy becomes, and of accelerate's own variable."""
+    from types import SimpleNamespace
+
+    made = launching.strategy_arguments(Settings(technique="full", strategy=strategy))  # pyright: ignore[reportArgumentType]
+    stage = made.get("deepspeed", {}).get("zero_optimization", {}).get("stage")
+    args = SimpleNamespace(
+        world_size=1 if strategy == "none" else 2,
+        deepspeed_plugin=None if stage is None else SimpleNamespace(zero_stage=stage),
+        fsdp=made.get("fsdp", False),
+        fsdp_config=made.get("fsdp_config"),
+    )
+    assert launching.strategy_of(args) == strategy
+    if strategy == "ddp":
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+        assert launching.strategy_of(args) == "fsdp"
+
+
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -154,6 +178,8 @@ def test_two_processes_learn_as_one_does(
     assert one.metrics["eval_loss"].after == pytest.approx(
         two["metrics"]["eval_loss"]["after"], abs=1e-5
     )
+    recorded = [(row["num_gpus"], row["strategy"]) for row in read_records().rows]
+    assert recorded == [(1, "none"), (2, "ddp")]
     logged = (work / "two/log.jsonl").read_text().splitlines()
     assert len([row for row in logged if '"loss"' in row]) == 4
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ftadvisor.cli.entry import main
 from ftadvisor.execution import stack
+from ftadvisor.execution.probing.collectives import collectives, link_bytes_per_second
 from ftadvisor.execution.probing.extrapolation import extrapolated
 from ftadvisor.schema.probe import Slice
 
@@ -56,6 +59,41 @@ def test_measured_slices_give_measured_memory():
     assert sorted(errors)[len(errors) // 2] < 0.001
     # The total alone tells no parts apart; the worst has another fullest part at its depth.
     assert max(errors) < 0.015
+
+
+def test_the_slower_collective_at_the_largest_size_is_the_link():
+    rows = [
+        {"what": "all_reduce", "mib": 16, "bytes_per_second": 1.0},
+        {"what": "all_reduce", "mib": 256, "bytes_per_second": 3.0},
+        {"what": "all_gather", "mib": 256, "bytes_per_second": 2.0},
+    ]
+    assert link_bytes_per_second(rows) == 2.0
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_they_exchange():
+    """By gloo on this CPU; a GPU's by the same road, by NCCL."""
+    rows = collectives(2, backend="gloo", sizes_mib=(1, 8))
+    assert [(row["what"], row["mib"]) for row in rows] == [
+        ("all_reduce", 1), ("all_gather", 1), ("all_reduce", 8), ("all_gather", 8),
+    ]  # fmt: skip
+    assert all(1e6 < row["bytes_per_second"] < 1e12 for row in rows)
+    assert all(row["gpus"] == 2 for row in rows)
+    with pytest.raises(ValueError, match="failed in 2 of 2"):
+        collectives(2, backend="nothing")
+
+
+@pytest.mark.slow
+def test_a_machine_without_its_link_is_probed_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("torch")
+    from ftadvisor.execution.probing import machine
+
+    assert machine._link(1) == {}  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(machine, "collectives", partial(collectives, backend="nothing"))
+    found = machine._link(2)  # pyright: ignore[reportPrivateUsage]
+    assert "link_bytes_per_second" not in found
+    said = machine.warnings_of({"device": "cpu", "spread": 0.0, **found})
+    assert any("link between GPUs was not measured: nothing failed" in line for line in said)
 
 
 def test_without_torch_it_says_which_extra(
@@ -165,6 +203,12 @@ def test_runs_and_other_peoples_trainers_are_recorded(
     assert "ftadvisor: step_seconds" in capsys.readouterr().err
     assert read_records().rows[-1]["method"] == "callback"
     assert read_records().rows[-1]["predicted"]["allocated_bytes"] == found.memory.allocated_bytes
+    # A trainer of two processes with the estimate of one.
+    two = SimpleNamespace(world_size=2, deepspeed_plugin=None, fsdp=False, fsdp_config=None)
+    callback.on_train_end(two, SimpleNamespace(is_world_process_zero=True), None)
+    last = read_records().rows[-1]
+    assert (last["num_gpus"], last["strategy"], last["predicted"]) == (2, "ddp", {})
+    assert "the estimate is of 1 GPU, this ran on 2 GPUs with ddp" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import multiprocessing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from ftadvisor import estimate
+from ftadvisor.calibration.cases import read_cases
+from ftadvisor.calibration.own_fit import Shipped, fit_calibration
 from ftadvisor.cli.entry import main
 from ftadvisor.errors import DataFileError
+from ftadvisor.schema.settings import Settings, Strategy
 from ftadvisor.sources import records
+from ftadvisor.sources.coefficients import memory_coefficients, time_coefficients, time_intervals
+from ftadvisor.sources.measurement_rows import checked_rows
+from ftadvisor.sources.measurements import measurements_of, situation
+from ftadvisor.sources.own_rows import Ran, row_of
 from ftadvisor.sources.records import append_record, exported, read_records
 
 
@@ -146,3 +154,44 @@ def test_a_file_that_is_no_measurements_is_refused(
     assert "import F.jsonl" in capsys.readouterr().err
     assert main(["estimate", "--model", "llama-3.2-1b", "--gpu", "cpu"]) == 2
     assert "ftadvisor probe" in capsys.readouterr().err
+
+
+def own_row(**options: Any) -> dict[str, Any]:
+    settings = Settings(technique="full", max_length=512, packing=True, **options)
+    measured = {"step_seconds": 1.0, "allocated_bytes": 2.0**33}
+    ran = Ran("llama-3.2-1b", "trl-1.16", settings, "l40s", "run", "done", measured, {})
+    return row_of(ran)
+
+
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+def test_a_row_of_several_gpus_is_predicted_as_several(strategy: Strategy):
+    gpus = 1 if strategy == "none" else 2
+    row = own_row(num_gpus=gpus, strategy=strategy)
+    (rows, problems) = checked_rows([row])
+    assert not problems
+    found = situation(measurements_of(rows[0])[0])
+    assert found.settings.num_gpus == gpus
+    assert found.settings.strategy == strategy
+    assert found.memory_unsupported is None
+
+
+def test_the_fit_compares_a_run_of_two_gpus_with_two():
+    """A row that takes what two GPUs should moves nothing; taken for one GPU's it would."""
+    found = estimate(
+        "llama-3.2-1b", gpu="l40s", technique="full", num_gpus=2, strategy="ddp", packing=True,
+        max_length=512, micro_batch_size=1, gradient_accumulation_steps=1,
+    )  # fmt: skip
+    assert found.time
+    settings = Settings(technique="full", objective="sft", **found.settings)
+    measured = {"step_seconds": found.time.step_seconds}
+    row = row_of(Ran(found.model, found.trainer, settings, "l40s", "run", "done", measured, {}))
+    assert _away(row) < 0.01
+    assert _away(row | {"num_gpus": 1, "strategy": "none"}) > 0.05
+
+
+def _away(row: dict[str, Any]) -> float:
+    """How far a fit on one row is from what is shipped."""
+    cases, _ = read_cases(measurements_of(row))
+    shipped = Shipped(time_coefficients(), time_intervals(), memory_coefficients())
+    (found,) = fit_calibration(cases, shipped, {}).machines.values()
+    return max(abs(factor - 1) for factor in found.factors)

@@ -25,6 +25,7 @@ from ftadvisor.errors import (
     UnsupportedError,
 )
 from ftadvisor.render import timeline
+from ftadvisor.render.picture import check_format, write_picture
 from ftadvisor.schema.selfcheck import Checked, SelfCheck
 from ftadvisor.schema.simulation import (
     Consumer,
@@ -387,13 +388,13 @@ def test_a_picture_of_nothing_is_one():
 @pytest.mark.parametrize("name", ["step.pdf", "step", "svg", ""])
 def test_a_picture_has_a_format(name: str):
     with pytest.raises(InvalidSettingError, match="must end in"):
-        timeline.check_format(name)
+        check_format(name)
 
 
 def test_a_png_needs_matplotlib(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InvalidSettingError, match="matplotlib") as raised:
-        timeline.check_format("step.png")
+        check_format("step.png")
     assert "--plot FILE.svg" in raised.value.suggestions
 
 
@@ -401,13 +402,13 @@ def test_a_png_is_drawn(tmp_path: Path):
     pytest.importorskip("matplotlib")
     for name, step in (("step", STEP), ("nothing", replace(STEP, timeline=NOTHING))):
         file = tmp_path / f"{name}.png"
-        timeline.write_plot(str(file), step, "a title")
+        write_picture(str(file), timeline.picture(step, "a title"))
         assert file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_picture_that_cannot_be_written(tmp_path: Path):
     with pytest.raises(InvalidSettingError, match="cannot be written"):
-        timeline.write_plot(str(tmp_path / "no" / "step.svg"), STEP, "title")
+        write_picture(str(tmp_path / "no" / "step.svg"), timeline.picture(STEP, "title"))
 
 
 def checked(analytic: int, simulated: int | None) -> Checked:

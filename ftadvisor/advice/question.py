@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ftadvisor.schema.coefficients import Interval, MemoryCoefficients, TimeCoefficients
+from ftadvisor.estimation.calibrated import Fitted
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.rule import Rule
@@ -26,15 +26,8 @@ class Offer(NamedTuple):
     usd_per_gpu_hour: float | None
     at_hand: bool = True
     """The person named it; else it is one of the price list."""
-
-
-class Fitted(NamedTuple):
-    """The estimate's coefficients."""
-
-    memory: MemoryCoefficients
-    memory_intervals: Mapping[str, Interval]
-    time: TimeCoefficients
-    time_intervals: Mapping[str, Interval]
+    calibrated: Fitted | None = None
+    """The estimate's numbers for it, where measurements speak of it; None: those shipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +49,7 @@ class Question:
     goal: Goal
     worth: GoalWorth
     fitted: Fitted
+    """The estimate's numbers, as shipped."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Settings that the person fixed, checked."""
     max_length: int

@@ -18,6 +18,7 @@ from ftadvisor.advice.question import Offer, Question
 from ftadvisor.configuration.effects import of_technique
 from ftadvisor.configuration.settings import resolve
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
+from ftadvisor.estimation.calibrated import Fitted
 from ftadvisor.estimation.objectives import ANSWERS_IN_GROUPS
 from ftadvisor.estimation.phases import cublas_bytes
 from ftadvisor.estimation.prediction import (
@@ -165,6 +166,10 @@ def _packing(hyper: Hyperparameters) -> Sequence[bool]:
     return (hyper.values["packing"],) if "packing" in hyper.values else (False, True)
 
 
+def _fitted(question: Question, offer: Offer) -> Fitted:
+    return offer.calibrated or question.fitted
+
+
 def evaluate(question: Question, structure: Structure) -> list[Evaluated]:
     """All offers of one structure. Raises FtadvisorError for what excludes each other."""
     several = structure.options["strategy"] != "none"
@@ -179,14 +184,15 @@ def evaluate(question: Question, structure: Structure) -> list[Evaluated]:
 
 
 def _alike(offer: Offer) -> tuple[Any, ...]:
-    """GPUs that settings are the same for, and how many of them can be had."""
+    """GPUs that settings and memory are the same for, and how many of them can be had."""
     gpu = offer.gpu
-    return gpu.has_bf16, gpu.kind == "unified", gpu.compute_capability >= "8.0", offer.counts
+    own = gpu.id if offer.calibrated else ""
+    return gpu.has_bf16, gpu.kind == "unified", gpu.compute_capability >= "8.0", own, offer.counts
 
 
 def _without_gpu(question: Question, structure: Structure) -> Evaluated:
     settings, technique, grid = _settings(question, structure, (1,), None)
-    memory = _memory(question, settings, technique)
+    memory = _memory(question, settings, technique, question.fitted)
     none = 0.0 * grid.num_gpus
     return Evaluated(
         replace(structure, technique=technique), settings, (), none.astype(int) - 1, none,
@@ -195,9 +201,11 @@ def _without_gpu(question: Question, structure: Structure) -> Evaluated:
     )  # fmt: skip
 
 
-def _memory(question: Question, settings: Settings, technique: Technique) -> MemoryPrediction:
+def _memory(
+    question: Question, settings: Settings, technique: Technique, fitted: Fitted
+) -> MemoryPrediction:
     """On a GPU with the smaller workspaces."""
-    model, trainer, fitted = question.model, question.trainer, question.fitted
+    model, trainer = question.model, question.trainer
     adapter = adapter_of(model, settings, trainer, technique)
     known = fitted.memory, fitted.memory_intervals, None
     return predict_memory(model, settings, trainer, adapter, *known)
@@ -212,7 +220,7 @@ def _on_offers(
     several = structure.options["strategy"] != "none"
     counts = [n for n in offers[0].counts if (n > 1) == several]
     settings, technique, grid = _settings(question, structure, counts, offers[0].gpu)
-    memory = _memory(question, settings, technique)
+    memory = _memory(question, settings, technique, _fitted(question, offers[0]))
     size, many = grid.num_gpus.size, len(offers)
     usable = numpy.repeat(numpy.array([o.gpu.usable_bytes for o in offers], float), size)
     memory = _repeated(memory, size, many)
@@ -252,18 +260,23 @@ def _run(
     """Time of all candidates, each GPU's rates and interval beside the others."""
     import numpy
 
-    c, trainer = question.fitted.time, question.trainer
-    each = [rates(o.gpu, settings, trainer, c) for o in offers]
-    found = [
-        interval(question.fitted.time_intervals, "time", time_kind(settings, trainer, o.gpu, c))
-        for o in offers
-    ]
+    trainer = question.trainer
+    each: list[Rates] = []
+    found: list[Interval] = []
+    for offer in offers:
+        fitted = _fitted(question, offer)
+        of = rates(offer.gpu, settings, trainer, fitted.time)
+        each.append(of._replace(host_slowness=fitted.host_slowness))
+        kind = time_kind(settings, trainer, offer.gpu, fitted.time)
+        found.append(interval(fitted.time_intervals, "time", kind))
 
     def column(values: Sequence[float]) -> Any:
         return numpy.repeat(numpy.array(values, float), size)
 
     r = Rates(*(column(values) for values in zip(*each, strict=True)))
     bounds = Interval(column([i.low for i in found]), column([i.high for i in found]), 0)
+    # What a calibration moves is in the rates.
+    c = question.fitted.time
     step = step_time_at(question.model, settings, trainer, adapter, r, c, bounds)
     epochs = structure.hyper.num_train_epochs
     workload = replace(question.workload, num_train_epochs=epochs)

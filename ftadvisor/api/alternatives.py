@@ -30,7 +30,7 @@ def alternatives(
     own = chosen.points.get(chosen.best.technique)
     rows: list[Alternative] = []
     for label, pick in picks:
-        if pick[:2] == chosen.best[:2]:
+        if pick.evaluated is chosen.best.evaluated and pick.place == chosen.best.place:
             continue
         points = chosen.points.get(pick.technique)
         gain = None if points is None or own is None else points - own

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.calibrated import (
     CPU,
+    Fitted,
     calibrated_memory,
     calibrated_time,
     cpu_memory,
     cpu_of,
     cpu_time,
+    linked_time,
 )
 from ftadvisor.schema.calibration import Adjusted, Calibration
-from ftadvisor.schema.coefficients import Interval, MemoryCoefficients, TimeCoefficients
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.sources.coefficients import (
     memory_coefficients,
@@ -29,21 +30,14 @@ from ftadvisor.sources.coefficients import (
 )
 from ftadvisor.sources.directories import data_home
 from ftadvisor.sources.gpus import GpuMatch, match_gpu
-from ftadvisor.sources.records import Records, kept_machines, read_records
+from ftadvisor.sources.records import MACHINES, NAME, Records, kept_machines, read_records
 
+LINK = "link_bytes_per_second"
+"""Of a probed machine's record: what its GPUs exchange."""
+ANY = "any"
+"""In place of a GPU's name: whichever has a price."""
 SPREAD_IS_NOISE = 0.1
 """Steps that differ by more: another process, a laptop on battery, a hot GPU."""
-
-
-class Fitted(NamedTuple):
-    """The numbers of one estimate."""
-
-    memory: MemoryCoefficients
-    memory_intervals: Mapping[str, Interval]
-    time: TimeCoefficients
-    time_intervals: Mapping[str, Interval]
-    host_slowness: float = 1.0
-    said: str = ""
 
 
 def fitted_for(gpu: Gpu | None, calibration: Calibration | None) -> Fitted:
@@ -54,6 +48,10 @@ def fitted_for(gpu: Gpu | None, calibration: Calibration | None) -> Fitted:
     if gpu.arch == CPU:
         time, memory = cpu_time(shipped.time), cpu_memory(shipped.memory)
         shipped = shipped._replace(time=time, memory=memory)
+    link = calibration.link_of(gpu)
+    if link is not None:
+        time = linked_time(shipped.time, gpu, link)
+        shipped = shipped._replace(time=time, said="this machine's link between GPUs was measured")
     found = calibration.of(gpu)
     if found is None:
         return shipped
@@ -88,25 +86,33 @@ def find_hardware(gpu: str, calibration: Calibration | None) -> GpuMatch:
     return GpuMatch(calibration.cpu, None)
 
 
-def load_calibration(path: Path | None = None, gpu: str | None = None) -> Calibration | None:
-    """The user's own; None: there is nothing to calibrate with (a `gpu` of that name)."""
-    home = data_home()
-    if path is None and not any(
-        (home / name).exists() for name in ("measurements.jsonl", "machines.json")
-    ):
+def load_calibration(path: Path | None = None) -> Calibration | None:
+    """The user's own, or that of another file of measurements; None: there are none.
+
+    The user's own is fitted once for what it follows from, and then read.
+    """
+    if path is not None:
+        return calibration_of(read_records(path))
+    if not any((data_home() / name).exists() for name in (NAME, MACHINES)):
         return None
-    records = read_records(path)
-    if gpu is not None and not _speaks_of(records, gpu):
-        return None
-    return calibration_of(records)
+    # Only who has measurements pays for its imports.
+    from ftadvisor.sources.kept_fit import keep_fit, kept_fit, origin
+
+    of = origin()
+    found = kept_fit(of)
+    if found is None:
+        found = calibration_of(read_records())
+        keep_fit(of, found)
+    return found
 
 
-def _speaks_of(records: Records, gpu: str) -> bool:
-    """Whether a measurement is of a GPU of its architecture: a fit would cost a start-up else."""
+def speaks_of(calibration: Calibration, gpu: str) -> bool:
+    """Whether measurements say something of a GPU by that name."""
     try:
-        arch = CPU if gpu.strip().lower() == CPU else match_gpu(gpu).gpu.arch
-        measured = {str(row.get("gpu")) for row in records.rows}
-        return arch == CPU or any(match_gpu(g).gpu.arch == arch for g in measured - {CPU})
+        if gpu == ANY:
+            return True
+        found = find_hardware(gpu, calibration).gpu
+        return found.arch == CPU or bool(fitted_for(found, calibration).said)
     except FtadvisorError:
         # A name that nobody knows is refused by the estimate itself.
         return False
@@ -123,10 +129,13 @@ def calibration_of(records: Records) -> Calibration:
 
     rows, problems = checked_rows(records.rows)
     cases, reasons = read_cases(m for row in rows for m in measurements_of(row))
-    machine = kept_machines().get(machine_id(CPU))
+    probed = kept_machines()
+    machine = probed.get(machine_id(CPU))
     cpu = cpu_of(machine) if machine else None
     shipped = Shipped(time_coefficients(), time_intervals(), memory_coefficients())
-    found = fit_calibration(cases, shipped, _here(records.rows), cpu)
+    links = {i: float(m[LINK]) for i, m in probed.items() if m.get(LINK)}
+    here = _here([*_probed_rows(probed), *records.rows])
+    found = fit_calibration(cases, shipped, here, cpu, links)
     said = [*records.problems, *problems]
     noisy = [r["id"] for r in rows if (r.get("step_seconds_spread") or 0) > SPREAD_IS_NOISE]
     if noisy:
@@ -137,6 +146,15 @@ def calibration_of(records: Records) -> Calibration:
     left_out = [f"{id_} cannot be predicted: {why}" for id_, why in reasons.items()]
     found = replace(found, warnings=tuple(said), outliers=(*found.outliers, *left_out))
     return _without_stale(found, records.rows)
+
+
+def _probed_rows(machines: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Probed machines in the words of rows: which GPU, and whose."""
+    from ftadvisor.sources.own_rows import gpu_name
+
+    for id_, machine in machines.items():
+        if device := machine.get("device"):
+            yield {"gpu_as_published": device, "gpu": gpu_name(str(device)), "machine": id_}
 
 
 def _here(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:

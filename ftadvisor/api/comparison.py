@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack, cast, get_args
 
+from ftadvisor.api.calibrating import find_hardware
 from ftadvisor.api.estimator import (
     DEFAULT_TECHNIQUE,
+    Subject,
     estimate_subject,
     subject_from,
     take_workload,
@@ -23,6 +25,7 @@ from ftadvisor.configuration.effects import (
 )
 from ftadvisor.configuration.options import check_options, check_text
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
+from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.comparison import Axis, Compared, Comparison, QualityPoints
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.options import Options
@@ -31,7 +34,7 @@ from ftadvisor.schema.remedy import Remedy
 from ftadvisor.schema.situation import Facts, UseCase
 from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.workload import Workload
-from ftadvisor.sources.gpus import GpuMatch, match_gpu
+from ftadvisor.sources.gpus import GpuMatch
 from ftadvisor.sources.models import FoundModel, find_model
 from ftadvisor.sources.techniques import all_techniques, find_technique
 
@@ -53,6 +56,7 @@ class _Sides:
     objective: str | None
     options: dict[str, Any]
     workload: Workload
+    calibration: Calibration | None
 
 
 def compare(
@@ -62,14 +66,15 @@ def compare(
     technique: str | Sequence[str] | None = None,
     objective: str | None = None,
     use_case: str | None = None,
+    calibration: Calibration | None = None,
     **options: Unpack[Options],
 ) -> Comparison:
     """Estimates that differ in one thing: in technique, GPU or model, whichever has several values.
 
     With one model, one GPU and no technique, all sensible techniques are compared. Techniques come
-    with the accuracy that published comparisons of such a `use_case` let expect. Raises
-    FtadvisorError for what cannot be answered, for two things that differ, and for nothing that
-    does.
+    with the accuracy that published comparisons of such a `use_case` let expect.
+    `calibration`: as in `estimate`. Raises FtadvisorError for what cannot be answered, for two
+    things that differ, and for nothing that does.
     """
     given = {
         "technique": _names("technique", technique),
@@ -77,7 +82,7 @@ def compare(
         "model": _names("model", model),
     }
     axis = _axis(given)
-    sides = _sides(given, axis, objective, dict(options))
+    sides = _sides(given, axis, objective, dict(options), calibration)
     purpose = use_case_of(use_case)
     if purpose is not None and axis != "technique":
         raise InvalidSettingError(
@@ -130,7 +135,11 @@ def _axis(given: dict[str, tuple[str, ...]]) -> Axis:
 
 
 def _sides(
-    given: dict[str, tuple[str, ...]], axis: Axis, objective: str | None, options: dict[str, Any]
+    given: dict[str, tuple[str, ...]],
+    axis: Axis,
+    objective: str | None,
+    options: dict[str, Any],
+    calibration: Calibration | None,
 ) -> _Sides:
     checked = check_options(options)
     techniques, purposes = _techniques(given["technique"], objective)
@@ -145,13 +154,14 @@ def _sides(
         check_technique(checked, techniques[0])
     return _Sides(
         models=tuple(find_model(name) for name in given["model"]),
-        gpus=tuple(match_gpu(name) for name in given["gpu"]) or (None,),
+        gpus=tuple(find_hardware(name, calibration) for name in given["gpu"]) or (None,),
         techniques=techniques,
         named=named,
         said=said,
         objective=purposes,
         workload=take_workload(checked),
         options=checked,
+        calibration=calibration,
     )
 
 
@@ -196,9 +206,15 @@ def _rows(sides: _Sides, axis: Axis, use_case: str) -> tuple[Compared, ...]:
 def _estimate(
     sides: _Sides, model: FoundModel, gpu: GpuMatch | None, technique: Technique
 ) -> Estimate:
+    return estimate_subject(_subject(sides, model, gpu, technique), technique, sides.said)
+
+
+def _subject(
+    sides: _Sides, model: FoundModel, gpu: GpuMatch | None, technique: Technique
+) -> Subject:
     options = of_technique(sides.options, technique)
-    subject = subject_from(model, gpu, sides.objective, options, sides.workload)
-    return estimate_subject(subject, technique, sides.said)
+    of = model, gpu, sides.objective, options, sides.workload
+    return subject_from(*of, sides.calibration)
 
 
 def _quality(sides: _Sides, first: Estimate, use_case: str) -> dict[str, QualityPoints]:
@@ -255,6 +271,4 @@ def _ladder(sides: _Sides, rows: Sequence[Compared]) -> tuple[Remedy, ...]:
     model = next(m for m in sides.models if m.spec.id == least.model)
     gpu = next(g for g in sides.gpus if g is not None and g.gpu.id == least.gpu)
     technique = find_technique(least.technique)
-    options = of_technique(sides.options, technique)
-    subject = subject_from(model, gpu, sides.objective, options, sides.workload)
-    return rungs(subject, technique)
+    return rungs(_subject(sides, model, gpu, technique), technique)

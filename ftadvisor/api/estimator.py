@@ -182,8 +182,7 @@ def subject_of(
         check_text("gpu", gpu)
     found = find_model(model)
     matched = find_hardware(gpu, calibration) if gpu is not None else None
-    subject = subject_from(found, matched, objective, given, take_workload(given))
-    return subject if calibration is None else replace(subject, calibration=calibration)
+    return subject_from(found, matched, objective, given, take_workload(given), calibration)
 
 
 def subject_from(
@@ -192,6 +191,7 @@ def subject_from(
     objective: str | None,
     options: dict[str, Any],
     workload: Workload,
+    calibration: Calibration | None = None,
 ) -> Subject:
     """The same from records. Raises FtadvisorError for what the model cannot be trained for."""
     given = dict(options)
@@ -213,6 +213,7 @@ def subject_from(
         workload=workload,
         options=given,
         assumptions=tuple(said),
+        calibration=calibration,
     )
 
 
@@ -272,8 +273,7 @@ def estimate_subject(
     extra: list[str] = []
     if gpu is not None:
         time = _run_time(subject, settings, adapter, gpu)
-        if gpu.arch != CPU:
-            cost = cost_of(gpu, subject.options.get("price"), time, settings, extra)
+        cost = cost_of(gpu, subject.options.get("price"), time, settings, extra)
         if calibrated := fitted_for(gpu, subject.calibration).said:
             extra.append(calibrated)
         if (

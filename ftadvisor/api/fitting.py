@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Unpack
 
+from ftadvisor.api.calibrating import find_hardware
 from ftadvisor.api.estimator import Subject, take_workload, task_of
 from ftadvisor.api.largest_batches import largest_batches
 from ftadvisor.api.largest_models import largest_models, models_by_size
@@ -13,11 +14,12 @@ from ftadvisor.api.smallest_cards import smallest_cards
 from ftadvisor.api.smallest_run import Ask, judge, smallest
 from ftadvisor.configuration.options import check_options, check_text
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
+from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.fit import Fit
 from ftadvisor.schema.options import Options
 from ftadvisor.schema.remedy import Remedy
 from ftadvisor.schema.technique import Technique
-from ftadvisor.sources.gpus import GpuMatch, all_gpus, match_gpu
+from ftadvisor.sources.gpus import GpuMatch, all_gpus
 from ftadvisor.sources.models import FoundModel, find_model
 from ftadvisor.sources.techniques import find_technique
 
@@ -28,6 +30,7 @@ def fit(
     gpu: str | None = None,
     technique: str | None = None,
     objective: str | None = None,
+    calibration: Calibration | None = None,
     **options: Unpack[Options],
 ) -> Fit:
     """What fits, of the one thing that is left open.
@@ -36,7 +39,7 @@ def fit(
     card and the fewest of each kind; with both, the largest micro_batch_size for each max_length
     and the longest max_length. Every figure is `estimate`'s, for the smallest batch and gradient
     checkpointing unless the options say otherwise. That nothing fits is an answer, with
-    `remedies`. Raises FtadvisorError for what cannot be answered.
+    `remedies`. `calibration`: as in `estimate`. Raises FtadvisorError for what cannot be answered.
     """
     if model is None and gpu is None:
         raise InvalidSettingError(
@@ -50,12 +53,13 @@ def fit(
     given = check_options(dict(options))
     from_dataset = "dataset" in given
     ask = Ask(
-        gpu=match_gpu(gpu) if gpu is not None else None,
+        gpu=find_hardware(gpu, calibration) if gpu is not None else None,
         technique=find_technique(chosen) if chosen else None,
         objective=purpose,
         workload=take_workload(given),
         options=given,
         from_dataset=from_dataset,
+        calibration=calibration,
     )
     found = find_model(model) if model is not None else None
     return _with_remedies(_answer(ask, found), ask, found)

@@ -48,6 +48,7 @@ def plan_of(situation: Situation, question: Question, best: Candidate) -> Plan:
         workload=replace(question.workload, num_train_epochs=structure.hyper.num_train_epochs),
         options=options,
         assumptions=(),
+        calibration=situation.calibration,
     )
     estimate = estimate_subject(subject, structure.technique)
     if situation.simulate:

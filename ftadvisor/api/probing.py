@@ -121,7 +121,9 @@ def _quiet_profiler() -> None:
 def figures(estimate: Estimate) -> dict[str, float]:
     """An estimate's numbers by the names of its record."""
     found = estimate.as_dict()
-    numbers: Mapping[str, Any] = {**found["memory"], **(found["time"] or {})}
+    numbers: dict[str, Any] = {}
+    for part in ("memory", "time", "cost"):
+        numbers |= found[part] or {}
     return {k: float(v) for k, v in numbers.items() if isinstance(v, int | float)}
 
 

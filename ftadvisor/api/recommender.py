@@ -31,6 +31,7 @@ from ftadvisor.api.situation import (
 from ftadvisor.api.wishes import read_wishes
 from ftadvisor.configuration.options import check_options
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
+from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.dataset import DatasetProfile
 from ftadvisor.schema.options import Wishes
 from ftadvisor.schema.plan import Plan, Recommendation, Standing
@@ -64,6 +65,7 @@ def recommend(
     technique: str | None = None,
     objective: str | None = None,
     simulate: bool = False,
+    calibration: Calibration | None = None,
     progress: Callable[[int, int], None] | None = None,
     **wishes: Unpack[Wishes],
 ) -> Recommendation:
@@ -72,12 +74,13 @@ def recommend(
     All is optional, but there must be a model, a size, a use case or a dataset to work on. `gpu` is
     a name, several to choose from, `any` (offers of the dated price list) or `cpu`. Settings of
     `estimate` are kept where they are given. `simulate`: memory of the plan and of its alternatives
-    from the simulated step; it needs the `run` extra and takes seconds. `progress` is called with
-    bytes read and bytes in all while a dataset is read. Raises FtadvisorError for what cannot be
+    from the simulated step; it needs the `run` extra and takes seconds. `calibration`: as in
+    `estimate`; the search and the plans use it. `progress` is called with bytes read and bytes in
+    all while a dataset is read. Raises FtadvisorError for what cannot be
     answered; that nothing fits is an answer, with `plan` None and `remedies`.
     """
     situation = situation_of(model, gpu, technique, objective, dict(wishes), progress)
-    situation = replace(situation, simulate=simulate)
+    situation = replace(situation, simulate=simulate, calibration=calibration)
     _something_to_work_on(model, situation)
     answers: list[Answer] = []
     refusals: list[FtadvisorError] = []

@@ -13,6 +13,8 @@ from ftadvisor.api.situation import Situation
 from ftadvisor.api.smallest_run import Judged, judge, smallest
 from ftadvisor.configuration.effects import of_technique
 from ftadvisor.errors import FtadvisorError
+from ftadvisor.estimation.calibrated import CPU
+from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.options import Options
 from ftadvisor.schema.remedy import Remedy
@@ -46,14 +48,14 @@ class Step(NamedTuple):
 
 def ways_to_fit(
     model: str, *, gpu: str, technique: str, objective: str | None = None,
-    **options: Unpack[Options],
+    calibration: Calibration | None = None, **options: Unpack[Options],
 ) -> tuple[Remedy, ...]:  # fmt: skip
     """The ladder of single changes for a run that does not fit, cheapest in quality first.
 
     Raises FtadvisorError as `estimate` does.
     """
     chosen, purpose = task_of(technique, objective)
-    subject = subject_of(model, gpu, purpose, dict(options))
+    subject = subject_of(model, gpu, purpose, dict(options), calibration)
     return rungs(subject, find_technique(chosen or technique))
 
 
@@ -72,6 +74,7 @@ def remedies(situation: Situation, question: Question) -> tuple[Remedy, ...]:
         workload=situation.workload,
         options={**given, **many, "max_length": question.max_length},
         assumptions=(),
+        calibration=situation.calibration,
     )
     return rungs(smallest(subject, technique), technique)
 
@@ -189,6 +192,8 @@ def _same_learning(subject: Subject, technique: Technique, settings: Settings) -
 
 def _more_gpus(subject: Subject) -> Iterator[Step]:
     assert subject.gpu is not None
+    if subject.gpu.arch == CPU:
+        return
     own = subject.options.get("num_gpus", 1)
     for count in COUNTS:
         if count > own:

@@ -10,23 +10,19 @@ from typing import Any, cast
 
 from ftadvisor.advice.engine import holding
 from ftadvisor.advice.facts import size_class, with_dataset, with_gpu, with_model
-from ftadvisor.advice.question import Fitted, Offer, Question
+from ftadvisor.advice.question import Offer, Question
+from ftadvisor.api.calibrating import ANY, fitted_for
 from ftadvisor.api.wishes import Wish
 from ftadvisor.configuration.objectives import objective_of
 from ftadvisor.configuration.settings import FOUR_BIT
 from ftadvisor.errors import InvalidSettingError, UnsupportedError
+from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.dataset import DatasetProfile
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.rule import Rule, Sizes
 from ftadvisor.schema.situation import Facts
 from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.workload import Workload
-from ftadvisor.sources.coefficients import (
-    memory_coefficients,
-    memory_intervals,
-    time_coefficients,
-    time_intervals,
-)
 from ftadvisor.sources.goals import goal_worths, weighed_techniques
 from ftadvisor.sources.gpus import all_gpus, match_gpu
 from ftadvisor.sources.models import find_model
@@ -39,7 +35,6 @@ from ftadvisor.sources.workloads import reference_workload
 COUNTS = (1, 2, 4, 8)
 """Of GPUs in one machine, where any may be had."""
 CPU = "cpu"
-ANY = "any"
 LENGTHS = tuple(n * 2**power for power in range(6, 17) for n in (2, 3))
 P99_OVER_MEAN = 3.6
 """99th percentile over mean of lognormal lengths with a deviation of 0.7 of the mean
@@ -75,6 +70,7 @@ class Situation:
     assumptions: tuple[str, ...]
     simulate: bool = False
     """Plans get the memory of the simulated step."""
+    calibration: Calibration | None = None
 
 
 def offers_of(gpu: Any, num_gpus: int | None, price: float | None) -> tuple[Offer, ...]:
@@ -193,7 +189,7 @@ def question_of(situation: Situation, model: str) -> Question:
         objective=objective,
         trainer=trainer,
         workload=situation.workload,
-        offers=situation.offers,
+        offers=tuple(_calibrated(situation)),
         techniques=_techniques(situation),
         facts=replace(
             facts,
@@ -205,9 +201,7 @@ def question_of(situation: Situation, model: str) -> Question:
         rules=situation.rules,
         goal=situation.wish.goal,
         worth=goal_worths()[situation.wish.goal],
-        fitted=Fitted(
-            memory_coefficients(), memory_intervals(), time_coefficients(), time_intervals()
-        ),
+        fitted=fitted_for(None, None),
         options={**options, **situation.wish.fixed},
         max_length=max_length,
         longest_tokens=_wanted_length(situation),
@@ -218,6 +212,13 @@ def question_of(situation: Situation, model: str) -> Question:
         budget_usd=situation.wish.budget_usd,
         deadline_seconds=situation.wish.deadline_seconds,
     )
+
+
+def _calibrated(situation: Situation) -> Iterator[Offer]:
+    """The offers, those that measurements speak of with their own numbers."""
+    for offer in situation.offers:
+        fitted = fitted_for(offer.gpu, situation.calibration)
+        yield offer._replace(calibrated=fitted) if fitted.said else offer
 
 
 def facts_of(situation: Situation, spec: ModelSpec, modality: str) -> Facts:

@@ -10,6 +10,7 @@ from ftadvisor.api.estimator import Subject, predict, subject_from
 from ftadvisor.configuration.effects import check_technique, of_technique
 from ftadvisor.configuration.objectives import GROUPED
 from ftadvisor.estimation.prediction import verdict
+from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.estimate import Verdict
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.technique import Technique
@@ -40,11 +41,13 @@ class Ask:
     """Settings, checked one by one; the workload's are taken out."""
     workload: Workload
     from_dataset: bool
+    calibration: Calibration | None = None
 
     def subject(self, found: FoundModel, gpu: GpuMatch | None = None) -> Subject:
         """What is estimated for one model. Raises FtadvisorError for what it cannot be."""
         options = filled(self.options, from_dataset=self.from_dataset)
-        return subject_from(found, gpu or self.gpu, self.objective, options, self.workload)
+        of = found, gpu or self.gpu, self.objective, options, self.workload
+        return subject_from(*of, self.calibration)
 
     def techniques(self) -> tuple[Technique, ...]:
         """The technique that was named, else all sensible ones."""

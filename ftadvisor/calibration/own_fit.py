@@ -17,7 +17,7 @@ import numpy as np
 
 from ftadvisor.calibration.cases import Case
 from ftadvisor.calibration.quantiles import residual_interval
-from ftadvisor.estimation.calibrated import CPU, calibrated_time, cpu_time
+from ftadvisor.estimation.calibrated import CPU, calibrated_time, cpu_time, linked_time
 from ftadvisor.estimation.ladder import ladder
 from ftadvisor.estimation.time import step_time, time_kind
 from ftadvisor.estimation.uncertainty import interval
@@ -65,24 +65,38 @@ class _Row(NamedTuple):
     machine: str
     measured: float
     """Logarithm of the seconds of a micro-step."""
+    time: TimeCoefficients
+    """As shipped, with the machine's own link where that was measured."""
 
 
 def fit_calibration(
-    cases: Iterable[Case], shipped: Shipped, here: Mapping[str, str], cpu: Gpu | None = None
+    cases: Iterable[Case],
+    shipped: Shipped,
+    here: Mapping[str, str],
+    cpu: Gpu | None = None,
+    links: Mapping[str, float] | None = None,
 ) -> Calibration:
     """The calibration of these measurements; an empty one without any.
 
-    `here`: this machine's GPUs to its id; `cpu`: its processor, whose rows say `cpu`.
+    `here`: this machine's GPUs to its id; `cpu`: its processor, whose rows say `cpu`; `links`: what
+    machines' GPUs exchange, by id [bytes/s].
     """
+    links = links or {}
     every = [c for c in cases if c.measurement.gpu != CPU or cpu is not None]
     rows = [
-        _Row(c, gpu, machine_of(c), math.log(seconds))
+        _Row(
+            c,
+            gpu,
+            (machine := machine_of(c)),
+            math.log(seconds),
+            linked_time(shipped.time, gpu, links.get(machine)),
+        )
         for c in every
         if (gpu := cpu if c.measurement.gpu == CPU else c.gpu) is not None
         and (seconds := c.measurement.micro_step_seconds)
     ]
     if not rows and not any(c.gpu for c in every):
-        return Calibration(here=here, cpu=cpu)
+        return Calibration(here=here, cpu=cpu, links=links)
     fit = _Fit(rows, shipped)
     memory = _Memory(every, shipped.memory)
     machines = {r.machine: r.gpu for r in rows}
@@ -99,6 +113,7 @@ def fit_calibration(
         families={k: v for k, v in adjusted["family"].items() if k != CPU},
         here=here,
         cpu=cpu,
+        links=links,
         outliers=tuple(fit.outliers()),
     )
 
@@ -183,11 +198,11 @@ class _Fit:
         moved = np.zeros((len(self.rows), size))
         for i, (row, path) in enumerate(zip(self.rows, self.paths, strict=True)):
             at = self.factors(path)
-            found[i] = log_seconds(row.case, row.gpu, self.shipped.time, at)
+            found[i] = log_seconds(row.case, row.gpu, row.time, at)
             for j in range(size if slopes else 0):
                 further = at.copy()
                 further[j] += STEP
-                beyond = log_seconds(row.case, row.gpu, self.shipped.time, further)
+                beyond = log_seconds(row.case, row.gpu, row.time, further)
                 moved[i, j] = (beyond - found[i]) / STEP
         return found, moved
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from ftadvisor.cli.command import Command, Group, Option
@@ -18,6 +19,14 @@ WHICH = Group(
         Option("train", None, "", "Train each too, as far as its plan says."),
         Option("train_tokens", whole, "N", "Train each on so many tokens."),
         Option("train_minutes", number, "X", "Train each for so long."),
+        Option(
+            "plot",
+            text,
+            "FILE",
+            "Draw quality, time, memory and cost side by side: FILE.svg, FILE.html or FILE.png "
+            "(needs matplotlib).",
+            also=("figure", "picture"),
+        ),
         Option("output_dir", text, "DIR", "Where runs go (default: benchmark).", short="o"),
     ),
 )
@@ -26,9 +35,12 @@ WHICH = Group(
 def run(given: dict[str, Any]) -> int:
     """Print the table; 1 when no technique could be measured."""
     from ftadvisor.api.benchmarking import benchmark
-    from ftadvisor.render.benchmark import benchmark_document
+    from ftadvisor.render.benchmark import benchmark_document, benchmark_picture
+    from ftadvisor.render.picture import check_format, write_picture
 
-    as_json = given.pop("json", False)
+    as_json, plot = given.pop("json", False), given.pop("plot", None)
+    if plot is not None:
+        check_format(plot)
     for name, example in (
         ("model", "--model llama3.2-1b"),
         ("dataset", "--dataset train.jsonl"),
@@ -40,7 +52,13 @@ def run(given: dict[str, Any]) -> int:
     with warnings_to_stderr():
         found = benchmark(given.pop("model"), given.pop("dataset"), words, **given)
     print_answer(found, lambda: benchmark_document(found), as_json=as_json)
-    return 0 if any(row.probe for row in found.rows) else 1
+    measured = any(row.probe for row in found.rows)
+    if plot is not None:
+        if measured:
+            write_picture(plot, benchmark_picture(found))
+        said = f"the picture is in {plot}" if measured else f"nothing written to {plot}"
+        print(f"ftadvisor: {said}.", file=sys.stderr)
+    return 0 if measured else 1
 
 
 COMMAND = Command(
@@ -65,5 +83,5 @@ COMMAND = Command(
     run=run,
     details="Each technique is probed with two and four of the model's layers and random weights. "
     "With a budget each is then trained, with the model's own weights, for the same tokens or the "
-    "same time.",
+    "same time. The cost is the whole run's, by --price or the dated price list.",
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftadvisor.cli.calibrated import own_calibration
 from ftadvisor.cli.command import Command, Group, Option
-from ftadvisor.cli.options import JSON, SETTINGS
+from ftadvisor.cli.options import CALIBRATION, JSON, SETTINGS
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import text
 from ftadvisor.errors import InvalidSettingError
@@ -13,7 +14,7 @@ from ftadvisor.errors import InvalidSettingError
 
 def run(given: dict[str, Any]) -> int:
     """Print the comparison; 0 if one row fits or is tight, else 1."""
-    as_json = given.pop("json", False)
+    as_json, own = given.pop("json", False), given.pop("calibration", True)
     if "model" not in given:
         raise InvalidSettingError(
             "--model is missing.", ["--model llama-7b", "ftadvisor list models"]
@@ -21,7 +22,9 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor import api
     from ftadvisor.render.comparison import comparison_document
 
-    found = api.compare(**given)
+    gpus = given.get("gpu")
+    calibration = own_calibration(gpus) if own and gpus else None
+    found = api.compare(**given, calibration=calibration)
     print_answer(found, lambda: comparison_document(found), as_json=as_json)
     return 0 if any(row.estimate.verdict != "does_not_fit" for row in found.rows) else 1
 
@@ -51,7 +54,7 @@ def _groups() -> tuple[Group, ...]:
     groups = [Group(g.title, tuple(map(_varied, g.options))) for g in SETTINGS]
     task = groups[1]
     groups[1] = Group(task.title, (*task.options[:2], _USE_CASE, *task.options[2:]))
-    return (*groups, Group("Output", (JSON,)))
+    return (*groups, Group("Output", (CALIBRATION, JSON)))
 
 
 COMMAND = Command(

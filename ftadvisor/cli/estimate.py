@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ftadvisor.cli.calibrated import own_calibration
 from ftadvisor.cli.command import Argument, Command, Group
 from ftadvisor.cli.options import CALIBRATION, JSON, SETTINGS, SIMULATE
 from ftadvisor.cli.printing import print_answer
@@ -23,7 +24,7 @@ def run(given: dict[str, Any]) -> int:
     own = given.pop("calibration", True)
     file = given.pop("file", None)
     if file is not None:
-        return _run_file(file, given, _calibration() if own else None)
+        return _run_file(file, given, own_calibration() if own else None)
     if "model" not in given:
         raise InvalidSettingError(
             "--model is missing.", ["--model llama-7b", "ftadvisor list models"]
@@ -33,24 +34,14 @@ def run(given: dict[str, Any]) -> int:
 
     gpu = given.get("gpu")
     # Memory alone is not calibrated.
-    calibration = _calibration(gpu) if own and gpu else None
+    calibration = own_calibration([gpu]) if own and gpu else None
     with warnings_to_stderr():
         found = api.estimates(**given, calibration=calibration)
-    remedies = remedies_of(found, given)
+    remedies = remedies_of(found, given, calibration)
     named = [remedy._asdict() for remedy in remedies]
     answer = {"estimates": found, **({"remedies": named} if named else {})}
     print_answer(answer, lambda: estimates_document(found, remedies), as_json=as_json)
     return exit_code(found)
-
-
-def _calibration(gpu: str | None = None) -> Calibration | None:
-    """The user's own, and on standard error what is wrong with it."""
-    from ftadvisor.api.calibrating import load_calibration
-
-    found = load_calibration(gpu=gpu)
-    for said in found.warnings if found else ():
-        print(f"ftadvisor: {said}", file=sys.stderr)
-    return found
 
 
 def exit_code(found: tuple[Estimate, ...]) -> int:
@@ -58,7 +49,9 @@ def exit_code(found: tuple[Estimate, ...]) -> int:
     return 0 if any(estimate.verdict != "does_not_fit" for estimate in found) else 1
 
 
-def remedies_of(found: tuple[Estimate, ...], given: dict[str, Any]) -> tuple[Remedy, ...]:
+def remedies_of(
+    found: tuple[Estimate, ...], given: dict[str, Any], calibration: Calibration | None = None
+) -> tuple[Remedy, ...]:
     """When nothing fits: single changes of what needs least."""
     if exit_code(found) == 0:
         return ()
@@ -67,7 +60,7 @@ def remedies_of(found: tuple[Estimate, ...], given: dict[str, Any]) -> tuple[Rem
     least = min(found, key=lambda estimate: estimate.memory.device_bytes)
     question: dict[str, Any] = {"technique": least.technique, "objective": least.objective}
     asked = {name: value for name, value in given.items() if name != "simulate"}
-    return api.ways_to_fit(**{**asked, **question})
+    return api.ways_to_fit(**{**asked, **question}, calibration=calibration)
 
 
 def _run_file(file: str, given: dict[str, Any], calibration: Calibration | None) -> int:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftadvisor.cli.calibrated import own_calibration
 from ftadvisor.cli.command import Command, Group
-from ftadvisor.cli.options import JSON, SETTINGS, SUBJECT
+from ftadvisor.cli.options import CALIBRATION, JSON, SETTINGS, SUBJECT
 from ftadvisor.cli.printing import print_answer
 
 
 def run(given: dict[str, Any]) -> int:
     """Print what fits; 0 if anything fits or is tight, else 1."""
-    as_json = given.pop("json", False)
+    as_json, own = given.pop("json", False), given.pop("calibration", True)
     from ftadvisor import api
     from ftadvisor.render.fit import fit_document
 
-    found = api.fit(**given)
+    gpus = [given["gpu"]] if "gpu" in given else None
+    found = api.fit(**given, calibration=own_calibration(gpus) if own else None)
     print_answer(found, lambda: fit_document(found), as_json=as_json)
     return 0 if found.something_fits else 1
 
@@ -38,7 +40,7 @@ COMMAND = Command(
     "the largest batch for both.",
     usage="fit [--gpu GPU] [--model MODEL] [--technique T] [options]",
     arguments=(),
-    groups=(_SUBJECT, *SETTINGS[1:], Group("Output", (JSON,))),
+    groups=(_SUBJECT, *SETTINGS[1:], Group("Output", (CALIBRATION, JSON))),
     examples=(
         ("ftadvisor fit --gpu rtx3060", "the largest model for each technique"),
         ("ftadvisor fit --model llama3.1-8b --technique qlora", "the smallest card"),

@@ -8,9 +8,11 @@ from importlib import import_module
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from ftadvisor.cli.calibrated import own_calibration
 from ftadvisor.cli.command import Command, Group, Option
 from ftadvisor.cli.options import (
     BATCH,
+    CALIBRATION,
     JSON,
     NUMERICS,
     POLICY,
@@ -53,8 +55,10 @@ def run(given: dict[str, Any]) -> int:
 def _ask(given: dict[str, Any]) -> Recommendation:
     from ftadvisor.api.recommender import recommend
 
-    if len(given.get("gpu", ())) == 1:
-        (given["gpu"],) = given["gpu"]
+    gpus = given.get("gpu", ())
+    calibration = own_calibration(gpus) if given.pop("calibration", True) and gpus else None
+    if len(gpus) == 1:
+        (given["gpu"],) = gpus
     dataset = given.get("dataset")
     if dataset is None:
         watched = nullcontext(None)
@@ -63,7 +67,7 @@ def _ask(given: dict[str, Any]) -> Recommendation:
 
         watched = reading(PurePath(dataset).name)
     with warnings_to_stderr(), watched as progress:
-        return recommend(progress=progress, **given)
+        return recommend(progress=progress, calibration=calibration, **given)
 
 
 def _tasks() -> Group:
@@ -101,7 +105,7 @@ COMMAND = Command(
         SAVING,
         POLICY,
         WORKLOAD,
-        Group("Rules and output", (RULES, OUTPUT, SIMULATE_FINAL, JSON)),
+        Group("Rules and output", (RULES, OUTPUT, SIMULATE_FINAL, CALIBRATION, JSON)),
     ),
     examples=(
         (

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ftadvisor.cli.calibrated import own_calibration
 from ftadvisor.cli.command import Command, Group, Option
 from ftadvisor.cli.estimate import exit_code, remedies_of
-from ftadvisor.cli.options import JSON, SETTINGS
+from ftadvisor.cli.options import CALIBRATION, JSON, SETTINGS
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import text
 from ftadvisor.cli.warned import warnings_to_stderr
@@ -33,25 +34,28 @@ TRUST = Option(
 def run(given: dict[str, Any]) -> int:
     """Print the simulation; 0 if the run fits or is tight, else 1."""
     as_json, plot = given.pop("json", False), given.pop("plot", None)
+    own, gpu = given.pop("calibration", True), given.get("gpu")
     if "model" not in given:
         raise InvalidSettingError(
             "--model is missing.", ["--model llama-7b", "ftadvisor list models"]
         )
     trusted = {"trust_remote_code": given.pop("trust_remote_code", False)}
     from ftadvisor import api
-    from ftadvisor.render import timeline
+    from ftadvisor.render.picture import check_format, write_picture
     from ftadvisor.render.simulation import simulation_document, title_of
+    from ftadvisor.render.timeline import picture
 
     if plot is not None:
-        timeline.check_format(plot)
+        check_format(plot)
+    calibration = own_calibration([gpu]) if own and gpu else None
     with warnings_to_stderr():
-        found = api.simulate(**given, **trusted)
+        found = api.simulate(**given, **trusted, calibration=calibration)
     estimates = (found.estimate,)
-    remedies = () if as_json else remedies_of(estimates, given)
+    remedies = () if as_json else remedies_of(estimates, given, calibration)
     print_answer(found, lambda: simulation_document(found, remedies), as_json=as_json)
     if plot is not None:
         if found.step is not None:
-            timeline.write_plot(plot, found.step, title_of(found))
+            write_picture(plot, picture(found.step, title_of(found)))
             print(f"ftadvisor: the picture is in {plot}.", file=sys.stderr)
         else:
             print(f"ftadvisor: not simulated, nothing written to {plot}.", file=sys.stderr)
@@ -64,7 +68,7 @@ COMMAND = Command(
     "and when. Needs pip install 'ftadvisor[run]'.",
     usage="simulate --model MODEL [--gpu GPU] [--technique T] [options]",
     arguments=(),
-    groups=(*SETTINGS, Group("Model code", (TRUST,)), Group("Output", (PLOT, JSON))),
+    groups=(*SETTINGS, Group("Model code", (TRUST,)), Group("Output", (PLOT, CALIBRATION, JSON))),
     examples=(
         (
             "ftadvisor simulate --model llama-3.2-3b --technique lora --gpu l40s "

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ftadvisor.estimation.rates import efficiency
 from ftadvisor.schema.calibration import Adjusted, Factors
-from ftadvisor.schema.coefficients import MemoryCoefficients, TimeCoefficients
+from ftadvisor.schema.coefficients import Interval, MemoryCoefficients, TimeCoefficients
 from ftadvisor.schema.hardware import Gpu
 
 CPU = "cpu"
+
+
+class Fitted(NamedTuple):
+    """The numbers of one estimate."""
+
+    memory: MemoryCoefficients
+    memory_intervals: Mapping[str, Interval]
+    time: TimeCoefficients
+    time_intervals: Mapping[str, Interval]
+    host_slowness: float = 1.0
+    """Of the machine's CPU, where it was measured."""
+    said: str = ""
+    """What they rest on; empty: on what is shipped."""
 
 
 def calibrated_time(c: TimeCoefficients, gpu: Gpu, factors: Factors) -> TimeCoefficients:
@@ -22,6 +35,14 @@ def calibrated_time(c: TimeCoefficients, gpu: Gpu, factors: Factors) -> TimeCoef
         efficiency={**c.efficiency, gpu.id: share},
         bandwidth_share=c.bandwidth_share * factors.bandwidth,
     )
+
+
+def linked_time(c: TimeCoefficients, gpu: Gpu, link: float | None) -> TimeCoefficients:
+    """Coefficients by which GPUs of one machine exchange `link` [bytes/s]; None: not measured."""
+    if link is None:
+        return c
+    share = link / gpu.link_bytes_per_second
+    return replace(c, link_share={**c.link_share, gpu.link: share})
 
 
 def calibrated_memory(c: MemoryCoefficients, adjusted: Adjusted) -> MemoryCoefficients:

@@ -19,7 +19,7 @@ from typing import Any, cast
 from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
 from ftadvisor.execution import stack
 from ftadvisor.schema.run import RunSettings
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import Settings, Strategy
 
 CONFIGURATION = "accelerate.yaml"
 LAUNCHED = "FTADVISOR_LAUNCHED"
@@ -62,6 +62,22 @@ def strategy_arguments(settings: Settings) -> dict[str, Any]:
     if settings.strategy in ZERO:
         return {"deepspeed": _deepspeed(settings)}
     return {}
+
+
+def strategy_of(args: Any) -> Strategy:
+    """The other way round: how the processes of a trainer with these arguments share the model."""
+    if args.world_size == 1:
+        return "none"
+    deepspeed = args.deepspeed_plugin
+    if deepspeed is not None:
+        stages = {stage: name for name, stage in ZERO.items()}
+        return cast("Strategy", stages.get(int(deepspeed.zero_stage), "ddp"))
+    # accelerate's own configuration sets the variable, TrainingArguments the field.
+    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+        config = cast("dict[str, Any]", args.fsdp_config or {})
+        kept = str(config.get("reshard_after_forward")).lower() in ("false", "shard_grad_op")
+        return "fsdp-shard-grad-op" if kept else "fsdp"
+    return "ddp"
 
 
 def _deepspeed(settings: Settings) -> dict[str, Any]:

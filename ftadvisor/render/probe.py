@@ -23,6 +23,8 @@ def machine_document(machine: Mapping[str, Any]) -> Document:
         to_gpu = machine["host_to_device_bytes_per_second"] / GB
         rows.append(("host to device", f"{to_gpu:,.3g} GB/s"))
         rows.append(("context", format_bytes(machine["context_bytes"])))
+    if "link_bytes_per_second" in machine:
+        rows.append(("between GPUs", f"{machine['link_bytes_per_second'] / GB:,.3g} GB/s"))
     rows.append(("usable memory", format_bytes(machine["usable_bytes"])))
     table = Table(
         (Column(machine["name"], fold=True), Column("measured", right=True)),
@@ -102,6 +104,10 @@ def calibration_document(found: Calibration | None) -> Document:
     if found.cpu is not None:
         fp32 = found.cpu.flops_per_second["fp32"] / TERA
         blocks.append(paragraph(f"The processor was probed: {found.cpu.name}, {fp32:.3g} TFLOP/s."))
+    for gpu, machine in found.here.items():
+        if machine in found.links:
+            link = f"{found.links[machine] / GB:,.3g} GB/s"
+            blocks.append(paragraph(f"Between GPUs of this machine ({gpu}): {link}."))
     if found.outliers:
         blocks.append(Bullets("Left out of account", found.outliers))
     return (*blocks, *_warnings(found.warnings))

@@ -1,20 +1,18 @@
-"""Live bytes over a step as a picture: SVG written by hand, HTML around it, PNG by matplotlib."""
+"""Live bytes over a step as a picture."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from html import escape
-from importlib import import_module
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ftadvisor.errors import InvalidSettingError, quoted
+from ftadvisor.render.picture import Picture
 from ftadvisor.schema.simulation import Moment, SimulatedStep, Timeline
 from ftadvisor.units import GIB, format_bytes
 
-FORMATS = (".svg", ".html", ".png")
 COLOURS = {
     "weights": "#4c78a8", "buffers": "#9ecae9", "adapters": "#f58518", "optimizer": "#72b7b2",
     "gradients": "#b279a2", "activations": "#eeca3b", "temporaries": "#e45756",
@@ -42,32 +40,9 @@ class _Scale(NamedTuple):
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * size / self.most_bytes
 
 
-def check_format(file: str) -> None:
-    """Raise InvalidSettingError for a name that says no format which can be drawn here."""
-    suffix = Path(file).suffix.lower()
-    if suffix not in FORMATS:
-        must = "end in .svg, .html or .png"
-        raise InvalidSettingError.of("plot", file, must, [f"{Path(file).stem or 'step'}.svg"])
-    if suffix == ".png":
-        _matplotlib()
-
-
-def write_plot(file: str, step: SimulatedStep, title: str) -> None:
-    """Draw the timeline into a file, in the format that its name says.
-
-    Raises InvalidSettingError where that cannot be done.
-    """
-    check_format(file)
-    suffix = Path(file).suffix.lower()
-    try:
-        if suffix == ".png":
-            _write_png(file, step, title)
-        else:
-            text = svg(step, title) if suffix == ".svg" else html_page(step, title)
-            Path(file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or error
-        raise InvalidSettingError(f"{quoted(file)} cannot be written: {reason}.") from None
+def picture(step: SimulatedStep, title: str) -> Picture:
+    """The step's timeline."""
+    return Picture(title, partial(svg, step, title), partial(_figure, step, title))
 
 
 def svg(step: SimulatedStep, title: str) -> str:
@@ -89,16 +64,6 @@ def svg(step: SimulatedStep, title: str) -> str:
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
-
-
-def html_page(step: SimulatedStep, title: str) -> str:
-    """The picture as a page of its own."""
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
-        "</title><style>body{margin:1em}svg{width:100%;height:auto;max-height:95vh}"
-        ".hover:hover{fill-opacity:.25}</style></head>\n"
-        f"<body>\n{svg(step, title)}</body></html>\n"
-    )
 
 
 def _axis(scale: _Scale) -> Iterator[str]:
@@ -232,21 +197,7 @@ def _colour(kind: str) -> str:
     return COLOURS.get(kind, "#999999")
 
 
-def _matplotlib() -> Any:
-    try:
-        matplotlib: Any = import_module("matplotlib")
-    except ImportError:
-        raise InvalidSettingError(
-            "a PNG is drawn by matplotlib, which is not installed.",
-            ["--plot FILE.svg", "--plot FILE.html", "pip install matplotlib"],
-        ) from None
-    return matplotlib
-
-
-def _write_png(file: str, step: SimulatedStep, title: str) -> None:
-    matplotlib = _matplotlib()
-    matplotlib.use("Agg")
-    pyplot: Any = import_module("matplotlib.pyplot")
+def _figure(step: SimulatedStep, title: str, pyplot: Any) -> Any:
     figure, axes = pyplot.subplots(figsize=(WIDTH / 100, HEIGHT / 100), dpi=150)
     top = _top(step.timeline)
     if top is not None:
@@ -257,8 +208,7 @@ def _write_png(file: str, step: SimulatedStep, title: str) -> None:
     axes.grid(axis="y", color="#e4e4e4")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, bbox_inches="tight")
-    pyplot.close(figure)
+    return figure
 
 
 def _stack(axes: Any, step: SimulatedStep, top: Moment) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftadvisor.schema.probe import Probe
-from ftadvisor.schema.report import Report
+from ftadvisor.schema.report import Metric, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,14 +21,13 @@ class Benched:
     problem: str | None = None
 
     @property
-    def quality(self) -> tuple[str, float | None, float | None] | None:
-        """The metric that was held out, before and after training; None: nothing was."""
+    def quality(self) -> tuple[str, Metric] | None:
+        """The metric on what was held out, and its figures; None: nothing was."""
         if self.report is None or not self.report.metrics:
             return None
         name = next((n for n in PREFERRED if n in self.report.metrics), "")
         name = name or next(iter(self.report.metrics))
-        metric = self.report.metrics[name]
-        return name, metric.before, metric.after
+        return name, self.report.metrics[name]
 
 
 PREFERRED = ("accuracy", "eval_accuracy", "eval_loss")

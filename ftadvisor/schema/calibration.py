@@ -48,6 +48,8 @@ class Calibration:
     """GPUs of this machine to its id among `machines`."""
     cpu: Gpu | None = None
     """This machine's CPU, as its probe measured it; None: not probed."""
+    links: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What a machine's GPUs were measured to exchange, by its id [bytes/s]."""
     outliers: tuple[str, ...] = ()
     """Rows that were left out of account, and why."""
     warnings: tuple[str, ...] = ()
@@ -61,6 +63,25 @@ class Calibration:
             return self.gpus[gpu.id], gpu.id
         found = self.families.get(gpu.arch)
         return None if found is None else (found, f"{gpu.arch} GPUs")
+
+    def link_of(self, gpu: Gpu) -> float | None:
+        """Achieved between GPUs of this kind on this machine [bytes/s]; None: not measured."""
+        return self.links.get(self.here.get(gpu.id, ""))
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Calibration:
+        """What `as_dict` made; TypeError, KeyError, AttributeError for what it did not."""
+        cpu: Any = found["cpu"]
+        return cls(
+            machines=_adjusted(found["machines"]),
+            gpus=_adjusted(found["gpus"]),
+            families=_adjusted(found["families"]),
+            here=dict(found["here"]),
+            cpu=Gpu(**cpu) if cpu else None,
+            links=dict(found["links"]),
+            outliers=tuple(found["outliers"]),
+            warnings=tuple(found["warnings"]),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers."""
@@ -76,3 +97,12 @@ class Calibration:
                 for key, row in table.items()
             }
         return found
+
+
+def _adjusted(table: Mapping[str, Any]) -> dict[str, Adjusted]:
+    return {
+        key: Adjusted(
+            Factors(**row["factors"]), row["context_bytes"], Interval(**row["time"]), row["rows"]
+        )
+        for key, row in table.items()
+    }

@@ -91,6 +91,7 @@ def _settings(s: Settings) -> dict[str, Any]:
         "gradient_accumulation_steps": int(s.gradient_accumulation_steps),
         "num_gpus": int(s.num_gpus),
         "strategy": s.strategy,
+        "cpu_offload": s.offload_optimizer or s.offload_params or None,
         "gradient_checkpointing": s.gradient_checkpointing,
         "attn_implementation": _attention(s.attn_implementation),
         "lora_r": int(s.lora_r) or None,

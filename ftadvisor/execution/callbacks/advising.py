@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from ftadvisor.errors import FtadvisorError
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import find_device
+from ftadvisor.execution.launching import strategy_of
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.own_rows import Ran, row_of
@@ -64,17 +66,25 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
         assert self._estimate is not None
         e = self._estimate
         given: dict[str, Any] = {"objective": e.objective, **e.settings}
-        settings = Settings(technique=e.technique, **given)
+        planned = Settings(technique=e.technique, **given)
+        settings = replace(planned, num_gpus=args.world_size, strategy=strategy_of(args))
+        predicted = self.predicted()
+        if settings != planned:
+            predicted = {}
+            _print(
+                f"the estimate is of {_shared(planned)}, this ran on {_shared(settings)}: recorded"
+                " without what was predicted"
+            )
         row = row_of(
             Ran(
                 e.model, e.trainer, settings, self._device.name, "callback", "done",
-                self.measured(), self.predicted(),
+                self.measured(), predicted,
             )
         )  # fmt: skip
         try:
             append_record(row)
         except FtadvisorError as error:
-            print(f"ftadvisor: not recorded: {error.message}", file=sys.stderr)  # noqa: T201
+            _print(f"not recorded: {error.message}")
 
     def measured(self) -> dict[str, float]:
         """Median step, and on a GPU the peaks."""
@@ -109,5 +119,14 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
                 continue
             form = format_duration if name.endswith("seconds") else format_bytes
             said = f", predicted {form(predicted[name])}" if name in predicted else ""
-            # A library's callback prints where the trainer's own progress is printed.
-            print(f"ftadvisor: {name} {form(value)}{said}", file=sys.stderr)  # noqa: T201
+            _print(f"{name} {form(value)}{said}")
+
+
+def _shared(settings: Settings) -> str:
+    gpus = f"{int(settings.num_gpus)} GPU{'s' * (settings.num_gpus != 1)}"
+    return gpus if settings.strategy == "none" else f"{gpus} with {settings.strategy}"
+
+
+def _print(said: str) -> None:
+    # A library's callback prints where the trainer's own progress is printed.
+    print(f"ftadvisor: {said}", file=sys.stderr)  # noqa: T201

@@ -16,6 +16,11 @@ from typing import Any
 
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
+from ftadvisor.execution.probing.collectives import (
+    FAILURES,
+    collectives,
+    link_bytes_per_second,
+)
 from ftadvisor.sources.own_rows import machine_id, versions
 from ftadvisor.units import MIB, MILLISECOND
 
@@ -82,7 +87,19 @@ def probe_machine(device: Device) -> dict[str, Any]:
     if not device.is_cpu:
         found["launch_seconds"] = launch_seconds(device)
         found["host_to_device_bytes_per_second"] = clock.transfer()
+        found |= _link(stack.torch.cuda.device_count())
     return found
+
+
+def _link(gpus: int) -> dict[str, Any]:
+    """What several GPUs exchange, or why it is not known; one GPU has no other."""
+    if gpus < 2:
+        return {}
+    try:
+        rows = collectives(gpus)
+    except FAILURES as error:
+        return {"collectives": str(error)}
+    return {"collectives": rows, "link_bytes_per_second": link_bytes_per_second(rows)}
 
 
 def rates(products: list[dict[str, Any]]) -> dict[str, float]:
@@ -283,6 +300,8 @@ def warnings_of(machine: Mapping[str, Any]) -> list[str]:
         said.append(
             f"the same work took up to {machine['spread']:.0%} longer: other processes are running"
         )
+    if isinstance(machine.get("collectives"), str):
+        said.append(f"the link between GPUs was not measured: {machine['collectives']}")
     for supply in Path("/sys/class/power_supply").glob("BAT*/status"):
         try:
             if supply.read_text(encoding="utf-8").strip() == "Discharging":
