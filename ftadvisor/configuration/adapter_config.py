@@ -143,9 +143,8 @@ def adapter_config(
         options["target_modules"] = _targets(settings, options, model_type)
         if options["target_modules"] == ALL_LINEAR and "exclude_modules" in fields:
             options["exclude_modules"] = _excluded(options, not_adaptable)
-        experts = expert_modules(model_type)
-        if options["target_modules"] == ALL_LINEAR and peft_type == "LORA" and experts:
-            options["target_modules"] = [name for name in linears if name not in experts]
+            if peft_type == "LORA" and (experts := expert_modules(model_type)):
+                options["target_modules"] = [name for name in linears if name not in experts]
     if options.get("oft_block_size"):
         # The two are the matrix's width together; PEFT takes one of them.
         options.pop("r", None)
@@ -155,8 +154,7 @@ def adapter_config(
         options.setdefault("total_step", total_steps)
     usual = "SEQ_2_SEQ_LM" if encoder_decoder else "CAUSAL_LM"
     options["task_type"] = TASKS.get(settings.objective, usual)
-    kept = {key: value for key, value in options.items() if value is not None}
-    return AdapterConfig(peft_type, kept)
+    return AdapterConfig(peft_type, {k: v for k, v in options.items() if v is not None})
 
 
 def _targets(settings: Settings, options: dict[str, Any], model_type: str) -> list[str] | str:
