@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ftadvisor.render.cells import (
+    VERDICTS,
     assumptions_blocks,
     cost_cell,
     gpus_named,
@@ -77,6 +78,7 @@ def _heading(found: Sequence[Estimate]) -> Paragraph:
 
 
 def _table(found: Sequence[Estimate]) -> Table:
+    """A row per technique: those that fit first, then as they come, the best known first."""
     on_gpu = any(estimate.verdict for estimate in found)
     timed = any(estimate.time for estimate in found)
     priced = any(estimate.cost for estimate in found)
@@ -88,7 +90,8 @@ def _table(found: Sequence[Estimate]) -> Table:
     columns += [] if on_gpu else [Column("fits on", fold=True)]
     scale = _scale(found)
     rows: list[tuple[Cell, ...]] = []
-    for estimate in found:
+    order = [*VERDICTS, None]
+    for estimate in sorted(found, key=lambda each: order.index(each.verdict)):
         row: list[Cell] = [Words(name_of(estimate), "strong")]
         row += [verdict_cell(estimate)] if on_gpu else []
         row += [
