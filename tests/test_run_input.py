@@ -127,6 +127,15 @@ def test_nothing_is_overwritten(model: Path, tmp_path: Path):
 
 
 @NEEDS_STACK
+def test_an_optimizer_of_a_package_that_is_not_there(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("ftadvisor.execution.preflight.find_spec", lambda _: None)
+    data = write_rows(tmp_path / "r.jsonl", rows("sft", 5))
+    assert "galore_torch" in str(refused(model, data, technique="galore"))
+
+
+@NEEDS_STACK
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -136,7 +145,6 @@ def test_nothing_is_overwritten(model: Path, tmp_path: Path):
         ({"eval_share": 1.5}, "eval_share is 1.5"),
         ({"objective": "dpo"}, "dpo"),
         ({"technique": "llamapro"}, "PEFT has it not"),
-        ({"technique": "galore"}, "galore_torch"),
         ({"gpu": "rtx-1"}, "gpu"),
         ({"lora_rank": 8}, "lora_r"),
         ({"eval_dataset": "none.jsonl"}, "none.jsonl"),

@@ -10,6 +10,7 @@ from execution_models import rows, write_rows
 
 import ftadvisor
 from ftadvisor.errors import FtadvisorError, UnsupportedError
+from ftadvisor.estimation.states import GALORE_RANK
 from ftadvisor.execution.merging import MERGED, NOT_MERGED
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -214,3 +215,17 @@ def test_merging_in_half_precision_rounds_and_no_more(models: dict[str, Path], t
     merged = transformers.AutoModelForCausalLM.from_pretrained(run.out / MERGED)
     assert merged.dtype == torch.bfloat16
     assert (logits(merged, batch) - trained).abs().max() <= 0.03 * trained.abs().max()
+
+
+def test_galore_projects_the_layers_matrices(models: dict[str, Path], tmp_path: Path):
+    pytest.importorskip("galore_torch")
+    run = train(models, tmp_path, "galore", "sft")
+    loss = run.report.metrics["eval_loss"]
+    assert None not in (loss.before, loss.after)
+    assert loss.after < loss.before  # pyright: ignore[reportOperatorIssue] both are there
+    model, optimizer = run.trainer.model, run.trainer.optimizer
+    names = {p: name for name, p in model.named_parameters()}
+    (projected,) = [group for group in optimizer.param_groups if "rank" in group]
+    assert projected["rank"] == GALORE_RANK
+    found = {names[p] for p in projected["params"]}
+    assert found == {n for n in names.values() if n.endswith("proj.weight")}

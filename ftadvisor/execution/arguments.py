@@ -42,6 +42,7 @@ def common(
         "max_steps": run.max_steps or -1,
         "optim": OPTIMIZERS.get(settings.optim, settings.optim),
         **liger_options(settings),
+        **_galore(settings),
         "max_grad_norm": settings.max_grad_norm,
         "bf16": settings.autocast == "bf16",
         "fp16": settings.autocast == "fp16",
@@ -68,6 +69,15 @@ def common(
         "include_num_input_tokens_seen": "non_padding",
         **strategy_arguments(settings),
     }
+
+
+BUT_HEADS = r"(?!.*(lm_head|embed_out|classifier|score)$).*"
+"""A pattern of all modules but those that put out logits, which GaLore's paper does not project."""
+
+
+def _galore(settings: Settings) -> dict[str, Any]:
+    """GaLore's matrices, which Transformers asks for; their rank is its default, as estimated."""
+    return {"optim_target_modules": BUT_HEADS} if settings.technique == "galore" else {}
 
 
 def _checkpointing(settings: Settings) -> dict[str, Any]:
