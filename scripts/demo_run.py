@@ -9,6 +9,7 @@ the question; the questions that it is asked before and after are not among thos
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import tempfile
@@ -131,6 +132,8 @@ def main() -> int:
         return 2
     place = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="demo-run-"))
     place.mkdir(parents=True, exist_ok=True)
+    # A demonstration is no measurement of the user's.
+    os.environ.setdefault("FTADVISOR_HOME", str(place / "home"))
     print(f"SmolLM2-135M-Instruct learns to answer as JSON with a topic ({place}) ...", flush=True)
     (before, after), rows = learn(model, corpus, place)
     for i in range(0, len(rows), HELD_OUT_OF_A_TOPIC):

@@ -100,7 +100,9 @@ def measured(code: str, place: Path, name: str) -> dict[str, float]:
 def said_by(text: str, place: Path) -> str:
     """Standard output of a Python process in `place`."""
     root = str(Path(__file__).resolve().parent.parent)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": root}
+    # Its runs are no measurements of the user's.
+    own = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": root, "FTADVISOR_HOME": str(place / "home")}
+    environment = {**os.environ, **own}
     return subprocess.run(
         [sys.executable, "-c", text], cwd=place, env=environment, check=True,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
