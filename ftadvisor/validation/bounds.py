@@ -62,7 +62,10 @@ def check_simulated_bounds(rows: Sequence[Row]) -> tuple[Bound, ...]:
     litgpt = [
         abs(r.memory.error)
         for r in rows
-        if r.measurement.source == LITGPT_SOURCE and r.measurement.row["num_gpus"] == 1 and r.memory
+        if r.measurement.source == LITGPT_SOURCE
+        and r.measurement.row["num_gpus"] == 1
+        and counts_for_memory(r.measurement)
+        and r.memory
     ]
     median = summarize(peft, len(peft)).median_abs_error
     return (
