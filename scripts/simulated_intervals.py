@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ftadvisor.api.simulating import simulated_step
+from ftadvisor.api.validating import validate
 from ftadvisor.calibration.cases import case_of
 from ftadvisor.calibration.quantiles import percentile, residual_interval
 from ftadvisor.errors import FtadvisorError, UnsupportedError
@@ -23,6 +24,7 @@ from ftadvisor.schema.coefficients import Interval
 from ftadvisor.sources.measurements import read_measurements
 from ftadvisor.sources.models import model_config
 from ftadvisor.units import GIB
+from ftadvisor.validation.rows import counts_for_memory
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 ROWS = DATA / "measurements" / "h100.jsonl"
@@ -36,6 +38,8 @@ SOURCE = (
 )
 LEAST = {"allocated": 0.02, "needed": 0.02, "reserved": 0.03, "device": 0.03}
 """Half of the narrowest interval: other cards, models and loops are not these."""
+FEWEST_ROWS, LEAST_INSIDE = 8, 0.85
+"""Below, a program's simulated figures take the closed form's intervals."""
 MEASURED = {
     "allocated": "memory_gib", "reserved": "memory_gib_reserved", "device": "memory_gib_device",
 }  # fmt: skip
@@ -72,6 +76,7 @@ def main() -> None:
         "source": SOURCE,
         **entries(residuals),
         "longest_batches": longest_batches(),
+        "checked_trainers": checked_trainers(),
     }
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     for metric, values in ratios.items():
@@ -96,6 +101,23 @@ def longest_batches() -> dict[str, dict[str, Any]]:
     place = bisect_left(tokens, measured, key=reserved)
     nearest = min(tokens[max(place - 1, 0) : place + 1], key=lambda t: abs(reserved(t) - measured))
     return {m.source: {"tokens": nearest, "fitted_on": m.id}}
+
+
+def checked_trainers() -> dict[str, dict[str, Any]]:
+    """Programs of whose published rows, eight at least, the intervals contain most."""
+    inside: dict[str, list[bool]] = defaultdict(list)
+    for row in validate(simulate=True).rows:
+        m = row.measurement
+        if row.memory is None or row.case is None or not counts_for_memory(m):
+            continue
+        far = abs(row.memory.error)
+        metric = m.memory_metric if m.memory_metric in LEAST else "device"
+        inside[row.case.situation.trainer.id].append(far <= LEAST[metric])
+    return {
+        trainer: {"rows": len(found), "inside": round(sum(found) / len(found), 3)}
+        for trainer, found in sorted(inside.items())
+        if len(found) >= FEWEST_ROWS and sum(found) >= LEAST_INSIDE * len(found)
+    }
 
 
 def entries(residuals: dict[str, Interval]) -> dict[str, dict[str, Any]]:

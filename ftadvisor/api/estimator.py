@@ -295,7 +295,7 @@ def estimate_subject(
         objective=settings.objective,
         settings=read_only({name: getattr(settings, name) for name in SETTING_NAMES}),
         verdict=verdict(memory, usable) if usable else None,
-        memory=_memory(memory),
+        memory=memory_estimate(memory),
         time=_time(time) if time else None,
         cost=cost,
         assumptions=(*said, *subject.assumptions, *assumed, *extra),
@@ -323,7 +323,8 @@ def fits_on(memory: MemoryPrediction, settings: Settings) -> tuple[str, ...]:
     return tuple(gpu.id for gpu in sorted(found, key=lambda gpu: (gpu.usable_bytes, gpu.id)))
 
 
-def _memory(memory: MemoryPrediction) -> MemoryEstimate:
+def memory_estimate(memory: MemoryPrediction) -> MemoryEstimate:
+    """A prediction of the closed form as the record that is printed."""
     phase = max(memory.phases, key=lambda name: memory.phases[name].total)
     parts = {k: round(v) for k, v in memory.phases[phase]._asdict().items() if v >= 1}
     return memory_record(memory, read_only(parts), phase)

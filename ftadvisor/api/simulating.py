@@ -19,7 +19,11 @@ from ftadvisor.schema.read_only import writable
 from ftadvisor.schema.settings import Objective, Settings
 from ftadvisor.schema.simulation import SimulatedStep, Simulation
 from ftadvisor.schema.trainer import Trainer
-from ftadvisor.sources.coefficients import memory_coefficients, simulated_intervals
+from ftadvisor.sources.coefficients import (
+    checked_trainers,
+    memory_coefficients,
+    simulated_intervals,
+)
 from ftadvisor.sources.gpus import find_gpu
 from ftadvisor.sources.models import find_model, model_config, with_code
 from ftadvisor.sources.trainers import find_trainer
@@ -126,8 +130,8 @@ def prediction(
     """The simulated figures with their intervals.
 
     `closed`: the closed form's figures. Where lengths vary the cache grows over many steps, with
-    several GPUs it is kept apart by stream, and where nobody has read the trainer's loop nobody
-    knows how far off it is: the interval is then at least as wide as theirs.
+    several GPUs it is kept apart by stream, and a program that nobody has held to measurements may
+    be far off: the interval is then at least as wide as theirs.
     """
     table = simulated_intervals()
     allocated = _around(step.allocated_bytes, table["allocated"])
@@ -137,18 +141,24 @@ def prediction(
     if closed is not None and (settings.num_gpus > 1 or variation(settings, trainer)[0] > 0):
         reserved = _reaching(reserved, closed.reserved_high_bytes)
         device = _reaching(device, closed.device_high_bytes)
-    if closed is not None and trainer.stand_in:
-        low = closed.allocated_low_bytes / closed.allocated_bytes
-        high = closed.allocated_high_bytes / closed.allocated_bytes
-        allocated, reserved, device, needed = (
-            Bounded(b.value, min(b.low, b.value * low), max(b.high, b.value * high))
-            for b in (allocated, reserved, device, needed)
-        )
+    if closed is not None and trainer.id not in checked_trainers():
+        c = closed
+        of_allocated = Bounded(c.allocated_bytes, c.allocated_low_bytes, c.allocated_high_bytes)
+        of_reserved = Bounded(c.reserved_bytes, c.reserved_low_bytes, c.reserved_high_bytes)
+        of_device = Bounded(c.device_bytes, c.device_low_bytes, c.device_high_bytes)
+        allocated, needed = (_as_wide(b, of_allocated) for b in (allocated, needed))
+        reserved, device = _as_wide(reserved, of_reserved), _as_wide(device, of_device)
     return MemoryPrediction(allocated, reserved, device, needed, {}, step.num_trainable_params)
 
 
 def _around(value: float, interval: Interval) -> Bounded:
     return Bounded(value, value * interval.low, value * interval.high)
+
+
+def _as_wide(found: Bounded, other: Bounded) -> Bounded:
+    """With ends at least as far off, relatively, as another's."""
+    low, high = (found.value * (end / other.value) for end in (other.low, other.high))
+    return Bounded(found.value, min(found.low, low), max(found.high, high))
 
 
 def _reaching(found: Bounded, high: float) -> Bounded:

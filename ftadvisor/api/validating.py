@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from ftadvisor.api.estimator import memory_estimate
 from ftadvisor.api.simulating import prediction, simulated_step
 from ftadvisor.calibration.cases import Case
 from ftadvisor.estimation.prediction import MemoryPrediction, on_card
@@ -14,6 +15,7 @@ from ftadvisor.sources.coefficients import longest_batches
 from ftadvisor.sources.models import model_config
 from ftadvisor.validation import report
 from ftadvisor.validation.report import Report
+from ftadvisor.validation.rows import closed_form
 
 LONGEST = "longest_sequence_tokens"
 
@@ -59,7 +61,8 @@ def simulated_case(case: Case) -> MemoryPrediction:
     settings = settings_for(case.measurement, case.situation.settings)
     gpu = case.gpu.id if case.gpu else None
     step = simulated_step(model_config(case.measurement.model), settings, trainer, gpu)
-    memory = prediction(step, settings, trainer, None)
+    closed = memory_estimate(closed_form(case))
+    memory = prediction(step, settings, trainer, closed)
     return on_card(memory, case.gpu.usable_bytes) if case.gpu else memory
 
 

@@ -75,6 +75,15 @@ def simulated_intervals() -> Mapping[str, Interval]:
 
 
 @cache
+def checked_trainers() -> frozenset[str]:
+    """Programs whose published rows the intervals of simulated figures were held to."""
+    found = _part("simulated", "checked_trainers")
+    for trainer, row in found.items():
+        check_row(_name("simulated"), trainer, row, {"rows": whole(1), "inside": SHARE})
+    return frozenset(found)
+
+
+@cache
 def longest_batches() -> Mapping[str, LongestBatch]:
     """Longest batches that no source states, as the simulation has them, by the rows' source."""
     found = _part("simulated", "longest_batches")
@@ -97,6 +106,7 @@ def check_coefficients() -> None:
     time_coefficients()
     simulated_intervals()
     longest_batches()
+    checked_trainers()
     for what in ("memory", "time"):
         _intervals(what)
         left_out(what)
