@@ -21,7 +21,7 @@ from test_golden import CASES, answer_of, asked
 from ftadvisor import DataFileError, FtadvisorError, InvalidSettingError, estimate
 from ftadvisor.api.plan_files import EDITED, estimate_plan, options_of, read_plan
 from ftadvisor.api.recommender import recommend
-from ftadvisor.api.run_plans import planned
+from ftadvisor.api.run_plans import plan_of, planned
 from ftadvisor.configuration.applicable import WITH_BETA
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import SCHEMA_VERSION, Plan, Recommendation
@@ -403,7 +403,7 @@ def test_yaml_is_loaded_only_for_a_file():
     code = """
 import sys, ftadvisor
 from ftadvisor.api.recommender import recommend
-from ftadvisor.api.run_plans import planned
+from ftadvisor.api.run_plans import plan_of, planned
 ftadvisor.estimate("llama3.2-1b")
 recommend("llama3.2-1b", gpu="rtx4090", use_case="chat")
 print("yaml" in sys.modules)
@@ -429,3 +429,12 @@ def test_a_policy_learns_from_peoples_judgement_near_its_reference(tmp_path: Pat
     found = recommend("llama3.2-1b", gpu="rtx4090", technique="rlhf")
     assert found.plan is not None
     assert found.plan.settings["beta"] == betas["reward_model"]
+
+
+def test_a_plan_in_memory_is_divided_like_its_file():
+    found = plan_of(None, {"model": "llama3.2-1b", "technique": "lora"}, needs_data=False)
+    halved = plan_of(found, {}, processes=2)
+    assert halved.hardware.num_gpus == 2
+    assert halved.settings["strategy"] == "ddp"
+    again = plan_of(halved, {}, processes=1)
+    assert (again.hardware.num_gpus, again.settings["strategy"]) == (1, "none")

@@ -13,6 +13,7 @@ import ftadvisor
 from ftadvisor.api.plan_files import read_plan
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution.tokenizing import load_tokenizer
+from ftadvisor.sources.records import read_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch")
@@ -75,6 +76,13 @@ def test_trains_and_leaves_everything(
     assert len([row for row in logged(tmp_path) if "loss" in row]) == SMALL["max_steps"]
     again = read_plan(out / "plan.yaml")
     assert again.settings == report.plan.settings
+    row = read_records().rows[-1]
+    if not row["packing"] and "mean_tokens_per_sample" in row:
+        # What the trainer counted, not what the plan guessed.
+        rows = SMALL["micro_batch_size"] * SMALL["gradient_accumulation_steps"]
+        mean = written["measured"]["tokens_per_step"] / rows
+        assert row["mean_tokens_per_sample"] == pytest.approx(mean)
+        assert mean <= row["longest_sequence_tokens"]
 
 
 def test_answers_alone_are_learnt(models: dict[str, Path], tmp_path: Path):

@@ -47,6 +47,9 @@ def benchmark(
         find_task(name, options.get("objective"))
     of_all = {**options, "model": model, "dataset": os.fspath(dataset)}
     place = Path(output_dir) if output_dir is not None else Path("benchmark")
+    for name, value in (("train_tokens", train_tokens), ("train_minutes", train_minutes)):
+        if value is not None and not value > 0:
+            raise InvalidSettingError.of(name, value, "be a number above 0")
     train = train or train_tokens is not None or train_minutes is not None
     seconds = None if train_minutes is None else MINUTE * train_minutes
     rows: list[Benched] = []
@@ -80,7 +83,8 @@ def _steps(plan: Plan, probed: Probe, tokens: int | None, seconds: float | None)
     """Optimizer steps of a budget; None: as many as the plan says."""
     s = plan.estimate.settings
     if tokens is not None:
-        each = s["micro_batch_size"] * s["gradient_accumulation_steps"] * s["mean_length"]
+        rows = s["micro_batch_size"] * s["gradient_accumulation_steps"] * s["num_gpus"]
+        each = rows * s["mean_length"]
         return max(1, math.ceil(tokens / each))
     if seconds is not None:
         return max(1, int(seconds / probed.whole.step_seconds))

@@ -12,6 +12,7 @@ from typing import Any
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.calibrated import (
     CPU,
+    OF_A_PROCESSOR,
     Fitted,
     calibrated_memory,
     calibrated_time,
@@ -30,7 +31,7 @@ from ftadvisor.sources.coefficients import (
 )
 from ftadvisor.sources.directories import data_home
 from ftadvisor.sources.gpus import GpuMatch, match_gpu
-from ftadvisor.sources.records import MACHINES, NAME, Records, kept_machines, read_records
+from ftadvisor.sources.records import MACHINES, NAME, Records, read_machines, read_records
 
 LINK = "link_bytes_per_second"
 """Of a probed machine's record: what its GPUs exchange."""
@@ -129,14 +130,14 @@ def calibration_of(records: Records) -> Calibration:
 
     rows, problems = checked_rows(records.rows)
     cases, reasons = read_cases(m for row in rows for m in measurements_of(row))
-    probed = kept_machines()
-    machine = probed.get(machine_id(CPU))
-    cpu = cpu_of(machine) if machine else None
+    probed, unreadable = read_machines()
+    machine = probed.get(machine_id(CPU), {})
+    cpu = cpu_of(machine) if machine.keys() >= OF_A_PROCESSOR else None
     shipped = Shipped(time_coefficients(), time_intervals(), memory_coefficients())
     links = {i: float(m[LINK]) for i, m in probed.items() if m.get(LINK)}
-    here = _here([*_probed_rows(probed), *records.rows])
+    here = _here([*_probed_rows(probed), *rows])
     found = fit_calibration(cases, shipped, here, cpu, links)
-    said = [*records.problems, *problems]
+    said = [*records.problems, *unreadable, *problems]
     noisy = [r["id"] for r in rows if (r.get("step_seconds_spread") or 0) > SPREAD_IS_NOISE]
     if noisy:
         said.append(
@@ -145,7 +146,7 @@ def calibration_of(records: Records) -> Calibration:
         )
     left_out = [f"{id_} cannot be predicted: {why}" for id_, why in reasons.items()]
     found = replace(found, warnings=tuple(said), outliers=(*found.outliers, *left_out))
-    return _without_stale(found, records.rows)
+    return _without_stale(found, rows)
 
 
 def _probed_rows(machines: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ from ftadvisor.api.run_plans import plan_of
 from ftadvisor.api.running import PlanOptions
 from ftadvisor.api.simulating import settings_of
 from ftadvisor.errors import FtadvisorError, UnsupportedError
+from ftadvisor.estimation.calibrated import CPU
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan, PlanHardware
 from ftadvisor.schema.probe import Extrapolated, Probe, Slice
@@ -59,6 +60,10 @@ def probe(
     given: dict[str, Any] = {**options, "model": model, "technique": technique}
     given |= {"objective": objective}
     made = plan_of(plan, {k: v for k, v in given.items() if v is not None}, needs_data=False)
+    said: list[str] = []
+    if made.hardware.num_gpus > 1:
+        said.append("one GPU was probed, with all weights; `ftadvisor probe` alone measures links")
+        made = plan_of(made, {}, processes=1)
     _quiet_profiler()
     from ftadvisor.execution.device import find_device
     from ftadvisor.execution.probing.extrapolation import extrapolated
@@ -69,22 +74,29 @@ def probe(
     quieten()
     settings = settings_of(made.estimate)
     config = model_config(made.model)
-    said: list[str] = []
+    if device == CPU and machine_id(CPU) not in kept_machines():
+        # Nothing is known of a processor's speed before.
+        said += probe_machine()["warnings"]
     try:
         slices = probe_slices(made, config, settings, find_device())
     except UnsupportedError as error:
         _record(_row(made, settings, device, "oom", {}, {}, ()), said)
         raise error
     whole = extrapolated(slices, depth(transformers_config(config)))
-    before = _estimated(made, device)
+    # Every row of a slice has this length, whatever the plan's have.
+    length = slices[0].max_length
+    lengths = dict.fromkeys(("max_length", "mean_length", "longest_length"), length)
+    settings = replace(settings, **lengths)
+    probed = replace(made, settings={**made.settings, **lengths})
+    before = _figures(made, probed, device)
     kept = _measured(whole, slices)
-    _record(_row(made, settings, device, "done", kept, figures(before), slices), said)
+    _record(_row(made, settings, device, "done", kept, before, slices), said)
     return Probe(
         machine=machine_id(device),
         slices=slices,
         whole=whole,
-        predicted=figures(before),
-        calibrated=figures(_estimated(made, device)),
+        predicted=before,
+        calibrated=_figures(made, probed, device),
         warnings=(*said, *_doubts(slices)),
     )
 
@@ -125,6 +137,12 @@ def figures(estimate: Estimate) -> dict[str, float]:
     for part in ("memory", "time", "cost"):
         numbers |= found[part] or {}
     return {k: float(v) for k, v in numbers.items() if isinstance(v, int | float)}
+
+
+def _figures(plan: Plan, probed: Plan, device: str) -> dict[str, float]:
+    """A step as it was probed, and the plan's whole run."""
+    run = figures(_estimated(plan, device))
+    return figures(_estimated(probed, device)) | {k: v for k, v in run.items() if "total" in k}
 
 
 def _estimated(plan: Plan, device: str) -> Estimate:

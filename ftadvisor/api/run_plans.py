@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from dataclasses import replace
@@ -79,7 +80,9 @@ def plan_of(
         return complete_plan(_with_data(_with_processes(draft, processes)))
     if processes is None:
         return plan
-    return complete_plan(_with_processes(draft_of("the plan", plan_parts(plan)), processes))
+    # As its file would have it: lists where a record has tuples.
+    content = json.loads(json.dumps(plan_parts(plan)))
+    return complete_plan(_with_processes(draft_of("the plan", content), processes))
 
 
 def _draft(given: dict[str, Any], needs_data: bool) -> PlanDraft:

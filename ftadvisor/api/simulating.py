@@ -9,6 +9,7 @@ from typing import Any, Unpack, cast
 
 from ftadvisor.api.estimator import estimate, fits_on, memory_record
 from ftadvisor.errors import FtadvisorError, UnsupportedError
+from ftadvisor.estimation.calibrated import CPU
 from ftadvisor.estimation.ladder import needed_bytes, outside_allocator_bytes, variation
 from ftadvisor.estimation.prediction import Bounded, MemoryPrediction, on_card, verdict
 from ftadvisor.schema.calibration import Calibration
@@ -102,6 +103,9 @@ def simulated_step(
     """The step on a GPU of that name. Raises UnsupportedError with the reason where it cannot be
     simulated, whatever the libraries fail of.
     """
+    if gpu == CPU:
+        what = "a GPU's allocator is what is replayed"
+        raise UnsupportedError.of("simulating a CPU", what, ["leave --gpu out"])
     from ftadvisor.simulation.simulation import simulate_step
 
     context = float(outside_allocator_bytes(settings, memory_coefficients()))

@@ -12,6 +12,8 @@ from ftadvisor.schema.coefficients import Interval, MemoryCoefficients, TimeCoef
 from ftadvisor.schema.hardware import Gpu
 
 CPU = "cpu"
+OF_A_PROCESSOR = {"usable_bytes", "copy_bytes_per_second", "flops_per_second"}
+"""What a probed machine says of its processor."""
 
 
 class Fitted(NamedTuple):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 
 from ftadvisor.errors import FtadvisorError
 from ftadvisor.execution.device import Device
@@ -31,11 +34,30 @@ def record_run(settings: Settings, device: Device, report: Report, journal: Jour
     plan = report.plan
     row = row_of(
         Ran(
-            plan.model, plan.estimate.trainer, settings, device.name, "run", report.status,
-            measured, report.predicted,
+            plan.model, plan.estimate.trainer, _as_counted(settings, measured), device.name, "run",
+            report.status, measured, report.predicted,
         )
     )  # fmt: skip
     try:
         append_record(row)
     except FtadvisorError as error:
         journal.say("measurements", f"not recorded: {error.message}")
+
+
+def _as_counted(settings: Settings, measured: Mapping[str, float]) -> Settings:
+    """The settings with the tokens of a row that the trainer counted, where the plan has a guess.
+
+    The longest row is as many times the mean as was planned: nobody counts it.
+    """
+    guessed = settings.mean_length
+    if settings.packing or settings.longest_length == guessed or not guessed:
+        return settings
+    rows = settings.micro_batch_size * settings.gradient_accumulation_steps * settings.num_gpus
+    counted = measured.get("tokens_per_step", 0.0) / float(rows)
+    mean = min(counted, float(settings.max_length))
+    if not mean:
+        return settings
+    longest = math.ceil(max(mean, settings.longest_length * mean / guessed))
+    return replace(
+        settings, mean_length=mean, longest_length=min(longest, int(settings.max_length))
+    )

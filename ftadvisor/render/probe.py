@@ -121,6 +121,11 @@ def _factors(adjusted: Adjusted) -> tuple[Words, ...]:
     return tuple(Words(text) for text in (str(adjusted.rows), *figures, context, time))
 
 
+def _figure(value: object) -> float | None:
+    """A row is shown as it stands, whatever stands in it."""
+    return float(value) if isinstance(value, int | float) else None
+
+
 def measurements_document(rows: Sequence[Mapping[str, Any]], problems: Sequence[str]) -> Document:
     """The user's own rows, newest last."""
     if not rows:
@@ -135,8 +140,8 @@ def measurements_document(rows: Sequence[Mapping[str, Any]], problems: Sequence[
             Words(str(row.get("model", "–"))),
             Words(str(row.get("technique", "–"))),
             Words(str(row.get("gpu", "–"))),
-            Words(quantity("seconds", row.get("micro_step_seconds"))),
-            Words(_gib(row.get("memory_gib"))),
+            Words(quantity("seconds", _figure(row.get("micro_step_seconds")))),
+            Words(_gib(_figure(row.get("memory_gib")))),
             Words(str(row.get("status", "–"))),
         )
         for row in rows

@@ -32,7 +32,7 @@ WHOLE = ("micro_batch_size", "gradient_accumulation_steps", "num_gpus")
 POSITIVE = (
     "memory_gib", "memory_gib_reserved", "micro_step_seconds", "max_length", "max_target_length",
     "longest_sequence_tokens",
-    "mean_tokens_per_sample", "host_launch_seconds",
+    "mean_tokens_per_sample", "host_launch_seconds", "memory_gib_device",
 )  # fmt: skip
 NUMERIC = ("lora_r", "lora_alpha", "lora_dropout")
 """Some sources print these as text."""
@@ -148,6 +148,8 @@ def _must(name: str, value: Any) -> str | None:
         return None if whole else "a whole number from 1 on, or null"
     if name in POSITIVE:
         return None if _is_number(value) and value > 0 else "a positive number or null"
+    if name == "step_seconds_spread":
+        return None if _is_number(value) and value >= 0 else "a number from 0 on, or null"
     if name == "lora_target_modules":
         return None if _is_text_or_texts(value) else "text, or a list of texts"
     if name == "quantization_group_size":

@@ -86,6 +86,10 @@ def drop_records() -> Path | None:
     """Put the file aside under another name, which is returned; None: there is none."""
     path = data_home() / NAME
     aside = path.with_suffix(".old.jsonl")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_suffix(f".old-{number}.jsonl")
     try:
         os.replace(path, aside)
     except FileNotFoundError:
@@ -110,14 +114,43 @@ def keep_machine(machine: Mapping[str, Any]) -> None:
 
 def kept_machines() -> dict[str, dict[str, Any]]:
     """Machines that were probed, by id; a file that cannot be read holds none."""
+    return read_machines()[0]
+
+
+def read_machines() -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
+    """Machines that were probed, by id, and what cannot be read, one sentence each."""
     try:
         found: Any = json.loads((data_home() / MACHINES).read_bytes())
+    except FileNotFoundError:
+        return {}, ()
     except (OSError, ValueError, RecursionError):
-        return {}
+        found = None
     if not isinstance(found, dict):
-        return {}
+        return {}, (f"{MACHINES} cannot be read: {_PROBE_AGAIN}",)
     rows = cast("dict[str, Any]", found)
-    return {id_: row for id_, row in rows.items() if isinstance(row, dict)}
+    kept = {id_: row for id_, row in rows.items() if _is_machine(row)}
+    odd = len(rows) - len(kept)
+    said = f"{odd} of the machines in {MACHINES} cannot be read: {_PROBE_AGAIN}"
+    return kept, (said,) if odd else ()
+
+
+_PROBE_AGAIN = "left out until ftadvisor probe is run again"
+_RATES = ("usable_bytes", "copy_bytes_per_second", "launch_seconds", "link_bytes_per_second")
+
+
+def _is_machine(row: Any) -> bool:
+    """Whether its rates, as far as it has any, are numbers above 0."""
+    if not isinstance(row, dict):
+        return False
+    machine = cast("dict[str, Any]", row)
+    flops: Any = machine.get("flops_per_second", {})
+    if not isinstance(flops, dict):
+        return False
+    rates = [machine[name] for name in _RATES if machine.get(name) is not None]
+    return all(
+        isinstance(rate, int | float) and rate > 0
+        for rate in (*rates, *cast("dict[str, Any]", flops).values())
+    )
 
 
 KEPT = (

@@ -59,6 +59,7 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
             tokens = state.num_input_tokens_seen - self._tokens_before
             if tokens:
                 found["tokens_per_second"] = tokens / sum(self._steps)
+                found["tokens_per_step"] = tokens / len(self._steps)
         found["host_bytes"] = float(peak_host_bytes())
         if not self._device.is_cpu:
             found |= _gpu_memory(self._device.place)

@@ -1,0 +1,87 @@
+"""What stands in the user's own files does not keep an estimate from coming out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftadvisor import estimate
+from ftadvisor.api.calibrating import load_calibration
+from ftadvisor.cli import main
+from ftadvisor.sources.own_rows import machine_id
+from ftadvisor.sources.records import drop_records, read_machines
+
+ROW: dict[str, Any] = {
+    "id": "a", "source": "own", "grade": "A", "framework": "TRL", "model": "gpt2",
+    "technique": "lora", "gpu": "l40s", "micro_batch_size": 1, "max_length": 128,
+    "micro_step_seconds": 0.1, "memory_gib": 1.0, "memory_metric": "allocated",
+}  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FTADVISOR_HOME", str(tmp_path))
+    return tmp_path
+
+
+def without_gpu() -> dict[str, Any]:
+    here = {"machine": machine_id("cpu"), "gpu_as_published": "cpu"}
+    return {k: v for k, v in {**ROW, **here}.items() if k != "gpu"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**ROW, "step_seconds_spread": "x"},
+        {**ROW, "micro_step_seconds": "x"},
+        {**ROW, "memory_gib_device": -1},
+        without_gpu(),
+    ],
+)
+def test_a_row_that_breaks_the_rules(home: Path, row: dict[str, Any]):
+    (home / "measurements.jsonl").write_text(json.dumps(row) + "\n")
+    found = load_calibration()
+    assert found is not None
+    assert any("measurement a:" in said for said in found.warnings)
+    assert estimate("gpt2", gpu="l40s", technique="lora", calibration=found).time
+    assert main(["measurements"]) == 0
+    assert main(["calibration"]) == 0
+
+
+@pytest.mark.parametrize(
+    "machines",
+    [
+        json.dumps({machine_id("cpu"): {"usable_bytes": "much"}}),
+        json.dumps({"z": {"device": "NVIDIA L40S", "link_bytes_per_second": "fast"}}),
+        json.dumps({"z": {"flops_per_second": [1.0]}}),
+        '{"a": {',
+        "[]",
+    ],
+)
+def test_a_machine_that_cannot_be_read(home: Path, machines: str):
+    (home / "measurements.jsonl").write_text(json.dumps(ROW) + "\n")
+    (home / "machines.json").write_text(machines)
+    assert read_machines()[0] == {}
+    found = load_calibration()
+    assert found is not None
+    assert any("machines.json" in said for said in found.warnings)
+    assert estimate("gpt2", gpu="l40s", technique="lora", calibration=found).time
+
+
+def test_a_machine_of_which_little_is_known(home: Path):
+    (home / "measurements.jsonl").write_text(json.dumps(ROW) + "\n")
+    (home / "machines.json").write_text(json.dumps({machine_id("cpu"): {"name": "x"}}))
+    found = load_calibration()
+    assert found is not None
+    assert found.cpu is None
+
+
+def test_what_was_put_aside_stays(home: Path):
+    for text in ("first\n", "second\n"):
+        (home / "measurements.jsonl").write_text(text)
+        drop_records()
+    assert (home / "measurements.old.jsonl").read_text() == "first\n"
+    assert (home / "measurements.old-2.jsonl").read_text() == "second\n"
