@@ -39,17 +39,11 @@ def benchmark(
     """
     if not techniques:
         raise InvalidSettingError("techniques is empty.", ["--techniques lora full"])
-    if train_tokens is not None and train_minutes is not None:
-        raise InvalidSettingError(
-            "train_tokens and train_minutes both say how long is trained.", ["--train-tokens only"]
-        )
+    _check_budget(train_tokens, train_minutes)
     for name in techniques:
         find_task(name, options.get("objective"))
     of_all = {**options, "model": model, "dataset": os.fspath(dataset)}
     place = Path(output_dir) if output_dir is not None else Path("benchmark")
-    for name, value in (("train_tokens", train_tokens), ("train_minutes", train_minutes)):
-        if value is not None and not value > 0:
-            raise InvalidSettingError.of(name, value, "be a number above 0")
     train = train or train_tokens is not None or train_minutes is not None
     seconds = None if train_minutes is None else MINUTE * train_minutes
     rows: list[Benched] = []
@@ -71,6 +65,16 @@ def benchmark(
         train_tokens=train_tokens,
         train_seconds=seconds,
     )
+
+
+def _check_budget(tokens: int | None, minutes: float | None) -> None:
+    if tokens is not None and minutes is not None:
+        raise InvalidSettingError(
+            "train_tokens and train_minutes both say how long is trained.", ["--train-tokens only"]
+        )
+    for name, value in (("train_tokens", tokens), ("train_minutes", minutes)):
+        if value is not None and not value > 0:
+            raise InvalidSettingError.of(name, value, "be a number above 0")
 
 
 def _trained(plan: Plan, steps: int | None, place: Path) -> Report:

@@ -58,12 +58,8 @@ def probe(
     are calibrated with it. Needs the `run` extra; no weights, no network.
     """
     given: dict[str, Any] = {**options, "model": model, "technique": technique}
-    given |= {"objective": objective}
-    made = plan_of(plan, {k: v for k, v in given.items() if v is not None}, needs_data=False)
     said: list[str] = []
-    if made.hardware.num_gpus > 1:
-        said.append("one GPU was probed, with all weights; `ftadvisor probe` alone measures links")
-        made = plan_of(made, {}, processes=1)
+    made = _on_one_gpu(plan, given | {"objective": objective}, said)
     _quiet_profiler()
     from ftadvisor.execution.device import find_device
     from ftadvisor.execution.probing.extrapolation import extrapolated
@@ -89,8 +85,8 @@ def probe(
     settings = replace(settings, **lengths)
     probed = replace(made, settings={**made.settings, **lengths})
     before = _figures(made, probed, device)
-    kept = _measured(whole, slices)
-    _record(_row(made, settings, device, "done", kept, before, slices), said)
+    row = _row(made, settings, device, "done", _measured(whole, slices), before, slices)
+    _record(row, said)
     return Probe(
         machine=machine_id(device),
         slices=slices,
@@ -99,6 +95,17 @@ def probe(
         calibrated=_figures(made, probed, device),
         warnings=(*said, *_doubts(slices)),
     )
+
+
+def _on_one_gpu(
+    plan: Plan | str | os.PathLike[str] | None, given: dict[str, Any], said: list[str]
+) -> Plan:
+    """The plan, for the GPU that a slice runs on."""
+    made = plan_of(plan, {k: v for k, v in given.items() if v is not None}, needs_data=False)
+    if made.hardware.num_gpus == 1:
+        return made
+    said.append("one GPU was probed, with all weights; `ftadvisor probe` alone measures links")
+    return plan_of(made, {}, processes=1)
 
 
 def _measured(whole: Extrapolated, slices: tuple[Slice, ...]) -> dict[str, float]:
