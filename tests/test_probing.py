@@ -171,8 +171,8 @@ def test_a_probe_is_recorded_and_calibrates(
     assert json.loads(json.dumps(found.as_dict()))["whole"]["layers"] == 6
     # One GPU's rows of the longest length are what is measured, whatever the plan's are.
     found = probe(
-        model=str(place), technique="lora", max_length=64, mean_length=8, longest_length=24, packing=False,
-        micro_batch_size=2, precision="fp32", num_gpus=2, strategy="ddp",
+        model=str(place), technique="lora", max_length=64, mean_length=8, longest_length=24,
+        packing=False, micro_batch_size=2, precision="fp32", num_gpus=2, strategy="ddp",
     )  # fmt: skip
     row = read_records().rows[-1]
     assert {s.max_length for s in found.slices} == {24}

@@ -79,9 +79,8 @@ def probe(
         _record(_row(made, settings, device, "oom", {}, {}, ()), said)
         raise error
     whole = extrapolated(slices, depth(transformers_config(config)))
-    # Every row of a slice has this length, whatever the plan's have.
-    length = slices[0].max_length
-    lengths = dict.fromkeys(("max_length", "mean_length", "longest_length"), length)
+    # Every row of a slice has one length, whatever the plan's have.
+    lengths = dict.fromkeys(("max_length", "mean_length", "longest_length"), slices[0].max_length)
     settings = replace(settings, **lengths)
     probed = replace(made, settings={**made.settings, **lengths})
     before = _figures(made, probed, device)
