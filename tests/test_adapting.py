@@ -154,7 +154,7 @@ def test_the_names_of_experts_are_peft_s():
     for model_type, base in conversion._MODEL_TO_CONVERSION_PATTERN.items():
         names = conversion._MOE_TARGET_MODULE_MAPPING.get(base, {})
         if model_type[0].islower():
-            assert set(expert_modules(model_type)) == set(names), model_type
+            assert set(expert_modules("lora", model_type)) == set(names), model_type
 
 
 def excluded(**options: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -41,10 +40,6 @@ COMMANDS = {
     "selfcheck": "ftadvisor.cli.selfcheck",
 }
 """Command to module: only the one that runs is imported."""
-_SHORT = frozenset({"estimate", "recommend", "fit", "compare", "list", "show", "rules", "explain"})
-_COLLECT_AFTER = 100_000
-"""Objects more, before garbage is looked for: hardly any is made in a tenth of a second, of which
-looking every 700 objects takes a twentieth."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,8 +105,6 @@ def _run(words: list[str]) -> int:
     if words[0] in ("-V", "--version", "version"):
         print(f"ftadvisor {__version__}")
         return 0
-    if words[0] in _SHORT:
-        gc.set_threshold(_COLLECT_AFTER)
     command = load(words[0])
     if "-h" in words or "--help" in words:
         return _help([command.name])

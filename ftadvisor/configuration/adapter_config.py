@@ -143,7 +143,7 @@ def adapter_config(
         options["target_modules"] = _targets(settings, options, model_type)
         if options["target_modules"] == ALL_LINEAR and "exclude_modules" in fields:
             options["exclude_modules"] = _excluded(options, not_adaptable)
-            if peft_type == "LORA" and (experts := expert_modules(model_type)):
+            if experts := expert_modules(technique.id, model_type):
                 options["target_modules"] = [name for name in linears if name not in experts]
     if options.get("oft_block_size"):
         # The two are the matrix's width together; PEFT takes one of them.

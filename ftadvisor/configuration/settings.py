@@ -128,7 +128,7 @@ def _experts_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) ->
     """What `all-linear` is of a mixture of experts."""
     names = chosen.get("lora_target_modules") or ()
     apart = trainer.grouped_experts and "all-linear" in names and model.num_bare_weights
-    if not apart or not expert_modules(model.model_type):
+    if not apart or not expert_modules(chosen["technique"], model.model_type):
         return []
     return [
         "all-linear leaves out the experts, the router and what has their matrices' names: PEFT"

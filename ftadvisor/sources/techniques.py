@@ -161,10 +161,18 @@ def default_target_modules(technique: str, model_type: str) -> tuple[str, ...] |
     return tuple(found) if found else None
 
 
+PEFT_LORA = frozenset({"lora", "rslora", "dora", "qlora"})
+"""Techniques that are PEFT's LORA."""
+
+
 @cache
-def expert_modules(model_type: str) -> tuple[str, ...]:
-    """Names of matrices that PEFT's LoRA takes for parameters of all experts; none: it takes no
-    such parameters of this model."""
+def expert_modules(technique: str, model_type: str) -> tuple[str, ...]:
+    """Names of matrices that PEFT takes for parameters of all experts, as its LoRA alone does.
+
+    None: it takes no such parameters of this model.
+    """
+    if technique not in PEFT_LORA:
+        return ()
     content: Any = read_json(_TARGETS)
     return tuple(cast("dict[str, list[str]]", content["experts"]).get(model_type, ()))
 

@@ -15,9 +15,6 @@ from ftadvisor.sources.techniques import default_target_modules, expert_modules
 ALL_LINEAR = "all-linear"
 """PEFT's word for every linear layer but the head."""
 
-LORA = frozenset({"lora", "rslora", "dora", "qlora"})
-"""Techniques that are PEFT's LORA."""
-
 # litgpt names its switches lora_query, lora_key, lora_value, lora_projection, lora_mlp, lora_head.
 LITGPT_PROJECTION = frozenset({"proj", "projection"})
 LITGPT_PARTS = ("q", "k", "v")
@@ -69,9 +66,9 @@ def _experts_apart(
 
     Raises UnsupportedError where they are asked for by name.
     """
-    if settings.technique not in LORA or not trainer.grouped_experts:
+    if not trainer.grouped_experts:
         return ()
-    apart = expert_modules(model.model_type)
+    apart = expert_modules(settings.technique, model.model_type)
     if asked := [name for name in names if name.rpartition(".")[2] in apart]:
         others = [name for name in names if name not in asked]
         raise UnsupportedError.of(
