@@ -186,7 +186,7 @@ def by_one_rate(plan: Any, settings: Any, cpu: Any) -> float:
     """The closed form's seconds of a step on it."""
     spec, trainer = find_model(plan.model).spec, find_trainer(plan.estimate.trainer)
     adapter = adapter_of(spec, settings, trainer, find_technique(plan.technique))
-    of = spec, settings, trainer, adapter, cpu, cpu_time(time_coefficients())
+    of = spec, settings, trainer, adapter, cpu, cpu_time(time_coefficients(), cpu)
     return step_time(*of, {"time": Interval(1.0, 1.0, 0)}).step_seconds
 
 
@@ -226,6 +226,7 @@ def compared(
         "repeated": repeated,
         "predicted_bytes": whole.allocated_bytes, "measured_bytes": peak,
         "memory_error": whole.allocated_bytes / peak - 1, "fullest": whole.peak_phase,
+        "closed_form_error": plan.estimate.memory.allocated_bytes / peak - 1,
         "layers": whole.layers,
     }  # fmt: skip
 
@@ -252,7 +253,8 @@ def main() -> int:
                 f"{row['name']:16} time {row['time_error']:+7.1%} ({row['measured_seconds']:.3f} s,"
                 f" by one rate {row['one_rate_error']:+.0%})"
                 f"  memory {row['memory_error']:+7.2%} ({row['measured_bytes'] / 2**20:.0f} MiB,"
-                f" {row['fullest']})" + (f"  repeated {row['repeated']}" * bool(row["repeated"])),
+                f" {row['fullest']}; closed form {row['closed_form_error']:+.1%})"
+                + (f"  repeated {row['repeated']}" * bool(row["repeated"])),
                 flush=True,
             )
     holds = True

@@ -15,7 +15,13 @@ import pytest
 from ftadvisor import compare, estimate, fit, recommend
 from ftadvisor.api import calibrating
 from ftadvisor.api.estimator import estimate_subject
-from ftadvisor.api.plan_files import plan_subject
+from ftadvisor.api.plan_files import (
+    complete_plan,
+    estimate_on,
+    estimate_plan,
+    plan_subject,
+    read_plan,
+)
 from ftadvisor.api.recommender import answer, situation_of
 from ftadvisor.api.remedies import ways_to_fit
 from ftadvisor.api.situation import question_of
@@ -23,6 +29,7 @@ from ftadvisor.calibration.cases import read_cases, repository_cases
 from ftadvisor.calibration.own_fit import Shipped, fit_calibration
 from ftadvisor.cli.entry import main
 from ftadvisor.errors import InvalidSettingError
+from ftadvisor.estimation.calibrated import cpu_of
 from ftadvisor.schema.calibration import Adjusted, Calibration, Factors
 from ftadvisor.schema.coefficients import Interval
 from ftadvisor.schema.estimate import Estimate
@@ -33,6 +40,7 @@ from ftadvisor.sources.coefficients import memory_coefficients, time_coefficient
 from ftadvisor.sources.kept_fit import FILE
 from ftadvisor.sources.measurements import measurements_of
 from ftadvisor.sources.own_rows import Ran, row_of
+from ftadvisor.sources.plans import draft_of, write_plan
 from ftadvisor.sources.techniques import find_technique
 from ftadvisor.units import GIB
 
@@ -125,6 +133,55 @@ def test_a_calibration_of_other_gpus_changes_nothing():
     assert recommend(MODEL, calibration=other, **asked) == recommend(MODEL, **asked)
     assert compare(MODEL, gpu="l40s", calibration=other) == compare(MODEL, gpu="l40s")
     assert fit(gpu="l40s", calibration=other) == fit(gpu="l40s")
+
+
+PROBED = Calibration(
+    cpu=cpu_of(
+        {
+            "usable_bytes": 16 * GIB, "copy_bytes_per_second": 1e10,
+            "flops_per_second": {"fp32": 2e11, "bf16": 1e12},
+        }
+    )
+)  # fmt: skip
+"""A processor of which nothing else was measured."""
+
+
+def test_a_processor_is_recommended_for_once_it_was_probed():
+    unknown = recommend(MODEL, gpu="cpu", **WISHES)
+    assert unknown.plan
+    assert unknown.plan.estimate.time is None
+    assert any("ftadvisor probe has measured" in said for said in unknown.warnings)
+    known = recommend(MODEL, gpu="cpu", calibration=PROBED, **WISHES)
+    assert known.plan
+    assert known.plan.hardware.gpu == "cpu"
+    assert same(known.plan.estimate, estimated(known.plan, PROBED))
+    assert known.plan.estimate.verdict == "fits"
+    assert not any("probe" in said for said in known.warnings)
+    # The search's own arrays say what the plan's estimate says.
+    own = next(s for s in known.standings if s.technique == known.plan.technique)
+    assert known.plan.estimate.time
+    assert own.device_bytes == pytest.approx(known.plan.estimate.memory.device_bytes, rel=1e-6)
+    assert own.total_seconds == pytest.approx(known.plan.estimate.time.total_seconds, rel=1e-6)
+    # Several processes share it.
+    shared = recommend(MODEL, gpu="cpu", num_gpus=2, calibration=PROBED, **WISHES)
+    assert shared.plan
+    assert shared.plan.estimate.time is None
+
+
+def test_a_plan_for_a_processor_is_read_with_and_without_its_calibration(tmp_path: Path):
+    found = recommend(MODEL, gpu="cpu", calibration=PROBED, **WISHES)
+    assert found.plan
+    write_plan(found.plan, tmp_path / "plan.yaml")
+    assert read_plan(tmp_path / "plan.yaml", PROBED) == found.plan
+    assert read_plan(tmp_path / "plan.yaml") == found.plan
+    least = {"model": MODEL, "technique": "lora", "hardware": {"gpu": "cpu"}}
+    unknown = complete_plan(draft_of("a plan", least))
+    assert unknown.hardware.gpu == "cpu"
+    assert unknown.estimate.time is None
+    known = complete_plan(draft_of("a plan", least), PROBED)
+    assert known.estimate.gpu == "cpu"
+    assert estimate_on("cpu", unknown, PROBED) == estimate_plan(known, PROBED)
+    assert estimate_on("cpu", unknown) is None
 
 
 SHARED: dict[str, Any] = {"gpu": "l40s", "technique": "full", "num_gpus": 2, "strategy": "fsdp"}

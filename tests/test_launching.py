@@ -111,7 +111,7 @@ def test_a_world_of_another_size_is_refused():
         ), settings("ddp"), HERE, Examples([], [], ()), lambda _: None,
     )  # fmt: skip
     with pytest.raises(InvalidSettingError, match="this is one of 1"):
-        list(preflight.hardware(of, Device("cpu", "cpu", None, "cpu", 1)))
+        list(preflight.hardware(of, Device("cpu", "cpu", 2**34, "cpu", 1)))
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def smollm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     settings = Settings(technique="lora", weights_dtype="fp32")
     place = tmp_path_factory.mktemp("smollm")
-    cpu = Device("cpu", "cpu", None, "cpu", 1)
+    cpu = Device("cpu", "cpu", 2**34, "cpu", 1)
     return Path(unpacked(str(packaged(demo.MODEL)), settings, cpu, place))
 
 

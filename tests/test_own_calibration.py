@@ -9,6 +9,7 @@ from collections import defaultdict
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,10 @@ from ftadvisor.api.calibrating import fitted_for, load_calibration
 from ftadvisor.calibration.cases import Case, repository_cases
 from ftadvisor.calibration.own_fit import Shipped, fit_calibration, log_seconds, machine_of
 from ftadvisor.calibration.time_fit import timed
-from ftadvisor.errors import InvalidSettingError
+from ftadvisor.errors import InvalidSettingError, UnsupportedError
 from ftadvisor.estimation.calibrated import CPU, cpu_of
 from ftadvisor.schema.calibration import Calibration
+from ftadvisor.schema.estimate import Estimate
 from ftadvisor.sources import records
 from ftadvisor.sources.coefficients import (
     memory_coefficients,
@@ -159,18 +161,42 @@ def moved_to(case: Case) -> Case:
 def test_a_processor_is_hardware_once_it_was_probed():
     with pytest.raises(InvalidSettingError, match="has not been probed"):
         estimate("llama-3.2-1b", gpu=CPU)
-    probed = Calibration(cpu=cpu_of(MACHINE))
-    found = estimate("llama-3.2-1b", gpu=CPU, precision="fp32", calibration=probed)
+    found = on_a_processor(1)
     assert found.time
     assert found.cost is None
-    # No launch floor, no context: twice the rates halve the time, memory is what is allocated.
-    fast = {**MACHINE, "copy_bytes_per_second": 2e10, "flops_per_second": {"fp32": 1e11}}
-    faster = estimate(
-        "llama-3.2-1b", gpu=CPU, precision="fp32", calibration=Calibration(cpu=cpu_of(fast))
-    )
-    assert faster.time
-    assert faster.time.step_seconds == pytest.approx(found.time.step_seconds / 2)
+    # No context, and what is freed is given back: memory is what is allocated.
     assert found.memory.device_bytes == pytest.approx(found.memory.allocated_bytes, rel=1e-6)
+    with pytest.raises(UnsupportedError, match="2 processes on one processor"):
+        on_a_processor(1, num_gpus=2)
+
+
+def test_a_processor_computes_and_then_runs_python():
+    own, double, none = (seconds_on(on_a_processor(n)) for n in (1, 2, 1e9))
+    # Twice the rates halve all but Python's share, which nothing overlaps.
+    assert double - none == pytest.approx((own - none) / 2, rel=1e-6)
+    kernels_seconds = none - time_coefficients().step_seconds
+    assert kernels_seconds > 28 * 30 * time_coefficients().launch_seconds["trl-1.16"] / 2
+
+
+def test_few_tokens_on_a_processor_wait_for_the_weights():
+    # 5e10 FLOP/s and 1e10 bytes/s: weights of two bytes take as long to read as five tokens take.
+    one, many = (
+        seconds_on(on_a_processor(1, micro_batch_size=1, mean_length=n, longest_length=n))
+        for n in (5, 495)
+    )
+    none = seconds_on(on_a_processor(1e9))
+    assert (one - none) / (many - none) == pytest.approx(10 / 500, rel=0.1)
+
+
+def on_a_processor(times: float, **given: Any) -> Estimate:
+    rates = {"copy_bytes_per_second": times * 1e10, "flops_per_second": {"fp32": times * 5e10}}
+    probed = Calibration(cpu=cpu_of({**MACHINE, **rates}))
+    return estimate("llama-3.2-1b", gpu=CPU, precision="fp32", calibration=probed, **given)
+
+
+def seconds_on(found: Estimate) -> float:
+    assert found.time
+    return found.time.step_seconds
 
 
 def test_context_and_cache_come_from_rows_with_several_metrics():

@@ -24,7 +24,7 @@ LLAMA = {
     "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 600,
     "max_position_embeddings": 1024,
 }  # fmt: skip
-CPU = Device("cpu", "cpu", None, "cpu", 1)
+CPU = Device("cpu", "cpu", 2**34, "cpu", 1)
 
 NEEDS_STACK = pytest.mark.skipif(find_spec("trl") is None, reason="needs the run extra")
 """What comes after the check of the libraries."""
@@ -197,6 +197,17 @@ def test_a_gpu_that_is_too_small(tmp_path: Path):
     settings = RunSettings(output_dir=str(tmp_path))
     with pytest.raises(InvalidSettingError, match="The run needs"):
         list(preflight.memory(subject(settings, "rtx4090"), small))
+
+
+def test_a_plan_for_the_cpu_and_its_memory(tmp_path: Path):
+    of = subject(RunSettings(output_dir=str(tmp_path)), "cpu")
+    assert [event.what for event in preflight.hardware(of, CPU)] == ["trains on cpu"]
+    needed = of.plan.estimate.memory.allocated_bytes
+    assert not list(preflight.memory(of, CPU._replace(memory_bytes=needed)))
+    for device in (CPU._replace(memory_bytes=needed - 1),
+                   CPU._replace(memory_bytes=2 * needed - 1, world_size=2)):  # fmt: skip
+        with pytest.raises(InvalidSettingError, match="recommend --gpu cpu"):
+            list(preflight.memory(of, device))
 
 
 def test_half_precision_that_a_cpu_only_claims(tmp_path: Path):

@@ -71,14 +71,14 @@ class Run(NamedTuple):
 
     def base(self) -> Any:
         """As it was before training."""
-        from ftadvisor.execution.device import CPU
+        from ftadvisor.execution.device import processor
         from ftadvisor.execution.loading import load_model
         from ftadvisor.sources.models import find_model
 
         torch.manual_seed(99)
         model = self.of.plan.model
         family = find_model(model).spec.family
-        return load_model(model, family, self.of.settings, CPU, self.of.examples.labels)
+        return load_model(model, family, self.of.settings, processor(), self.of.examples.labels)
 
 
 def logits(model: Any, batch: dict[str, Any]) -> Any:

@@ -387,7 +387,7 @@ def test_progress(terminal: bool):
     estimate: Any = SimpleNamespace(time=time, memory=SimpleNamespace(reserved_bytes=2**30))
     text = StringIO()
     console = Console(file=text, force_terminal=terminal, width=200)
-    callback = ProgressCallback(Device("cpu", "cpu", None, "cpu", 1), estimate, console)
+    callback = ProgressCallback(Device("cpu", "cpu", 2**34, "cpu", 1), estimate, console)
     state = SimpleNamespace(
         global_step=0, max_steps=3, num_input_tokens_seen=0, is_world_process_zero=True
     )

@@ -275,8 +275,8 @@ def _run(
 
     r = Rates(*(column(values) for values in zip(*each, strict=True)))
     bounds = Interval(column([i.low for i in found]), column([i.high for i in found]), 0)
-    # What a calibration moves is in the rates.
-    c = question.fitted.time
+    # A GPU with its own numbers is alone in its group.
+    c = _fitted(question, offers[0]).time
     step = step_time_at(question.model, settings, trainer, adapter, r, c, bounds)
     epochs = structure.hyper.num_train_epochs
     workload = replace(question.workload, num_train_epochs=epochs)

@@ -47,7 +47,7 @@ def fitted_for(gpu: Gpu | None, calibration: Calibration | None) -> Fitted:
     if gpu is None or calibration is None:
         return shipped
     if gpu.arch == CPU:
-        time, memory = cpu_time(shipped.time), cpu_memory(shipped.memory)
+        time, memory = cpu_time(shipped.time, gpu), cpu_memory(shipped.memory)
         shipped = shipped._replace(time=time, memory=memory)
     link = calibration.link_of(gpu)
     if link is not None:
@@ -85,6 +85,15 @@ def find_hardware(gpu: str, calibration: Calibration | None) -> GpuMatch:
             ["ftadvisor probe", "no --gpu: memory alone"],
         )
     return GpuMatch(calibration.cpu, None)
+
+
+def is_unmeasured(gpu: Any, num_gpus: int, calibration: Calibration | None) -> bool:
+    """Whether it is this machine's processor, and nothing is known of what it does in a second.
+
+    Several processes share it, and nobody has measured what that costs.
+    """
+    named = isinstance(gpu, str) and gpu.strip().lower() == CPU
+    return named and (num_gpus > 1 or calibration is None or calibration.cpu is None)
 
 
 def load_calibration(path: Path | None = None) -> Calibration | None:

@@ -21,7 +21,7 @@ from ftadvisor.configuration.effects import (
 from ftadvisor.configuration.objectives import objective_of
 from ftadvisor.configuration.options import check_options, check_text
 from ftadvisor.configuration.settings import resolve
-from ftadvisor.errors import FtadvisorError, InvalidSettingError
+from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
 from ftadvisor.estimation.calibrated import CPU
 from ftadvisor.estimation.prediction import (
     MemoryPrediction,
@@ -254,6 +254,12 @@ def predict(subject: Subject, technique: Technique) -> Predicted:
     )
     settings, technique = resolved.settings, resolved.technique
     check_batch(settings)
+    if gpu is not None and gpu.arch == CPU and settings.num_gpus > 1:
+        raise UnsupportedError.of(
+            f"{settings.num_gpus} processes on one processor",
+            "they share it, and nobody has measured how",
+            ["--num-gpus 1", "no --gpu: memory alone"],
+        )
     adapter = adapter_of(model, settings, trainer, technique)
     usable = gpu.usable_bytes if gpu else None
     fitted = fitted_for(gpu, subject.calibration)[:2]

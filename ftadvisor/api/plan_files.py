@@ -15,7 +15,7 @@ from typing import Any
 
 from ftadvisor.advice.hyperparameters import OF_THE_ESTIMATE, Hyperparameters, hyperparameters
 from ftadvisor.advice.question import Question
-from ftadvisor.api.calibrating import find_hardware
+from ftadvisor.api.calibrating import find_hardware, is_unmeasured
 from ftadvisor.api.estimator import Subject, estimate_subject
 from ftadvisor.api.plans import settings_of
 from ftadvisor.api.recommender import situation_of
@@ -31,11 +31,12 @@ from ftadvisor.errors import (
     ModelUnavailableError,
     UnknownNameError,
 )
+from ftadvisor.estimation.calibrated import CPU
 from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.estimate import Estimate
+from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.plan import Plan, PlanHardware
 from ftadvisor.schema.technique import Technique
-from ftadvisor.sources.gpus import match_gpu
 from ftadvisor.sources.models import find_model
 from ftadvisor.sources.plans import PlanDraft, read_draft
 from ftadvisor.sources.techniques import find_task, find_technique
@@ -53,15 +54,15 @@ COMPLETE = frozenset(
 EDITED = "estimated again: the plan's settings are not those that its estimate was made for"
 
 
-def read_plan(path: str | os.PathLike[str]) -> Plan:
+def read_plan(path: str | os.PathLike[str], calibration: Calibration | None = None) -> Plan:
     """The plan of a file, complete. Its estimate is made again where its settings were edited.
 
     Raises DataFileError (file, field, what to write), InvalidSettingError where there is no file.
     """
-    return complete_plan(read_draft(path))
+    return complete_plan(read_draft(path), calibration)
 
 
-def complete_plan(draft: PlanDraft) -> Plan:
+def complete_plan(draft: PlanDraft, calibration: Calibration | None = None) -> Plan:
     """The plan of a draft, with what the rules say for all that it leaves open.
 
     Raises DataFileError (file, field, what to write).
@@ -69,22 +70,44 @@ def complete_plan(draft: PlanDraft) -> Plan:
     technique, objective = _task(draft)
     with located(draft.file, "model"):
         find_model(draft.model)
-    if draft.hardware.gpu is not None:
-        with located(draft.file, "hardware.gpu"):
-            match_gpu(draft.hardware.gpu)
+    with located(draft.file, "hardware.gpu"):
+        _hardware(draft.hardware, calibration)
     given = _checked(draft)
     with located(draft.file, "objective"):
-        question = _question(draft, technique, objective, given)
+        question = _question(draft, technique, objective, given, calibration)
     with located(draft.file, "settings"):
-        return _plan(draft, technique, question, given)
+        return _plan(draft, technique, question, given, calibration)
 
 
-def estimate_plan(plan: Plan) -> Estimate:
+def estimate_plan(plan: Plan, calibration: Calibration | None = None) -> Estimate:
     """The estimate of a plan's settings, for the workload that it states.
 
     Raises InvalidSettingError for settings that exclude each other.
     """
-    return estimate_subject(plan_subject(plan), find_technique(plan.technique))
+    return estimate_subject(plan_subject(plan, calibration), find_technique(plan.technique))
+
+
+def estimate_on(device: str, plan: Plan, calibration: Calibration | None = None) -> Estimate | None:
+    """The plan's estimate for hardware at hand, by the name that its driver has for it, or `cpu`.
+
+    None: nothing is known of it.
+    """
+    count = plan.hardware.num_gpus
+    if is_unmeasured(device, count, calibration):
+        return None
+    try:
+        gpu = find_hardware(device, calibration).gpu.id
+    except FtadvisorError:
+        return None
+    here = replace(plan, hardware=PlanHardware(gpu=gpu, num_gpus=count))
+    return estimate_plan(here, calibration)
+
+
+def _hardware(of: PlanHardware, calibration: Calibration | None) -> Gpu | None:
+    """None: none is named, or a processor that was not measured."""
+    if of.gpu is None or is_unmeasured(of.gpu, of.num_gpus, calibration):
+        return None
+    return find_hardware(of.gpu, calibration).gpu
 
 
 def options_of(plan: Plan) -> dict[str, Any]:
@@ -107,7 +130,7 @@ def plan_subject(plan: Plan, calibration: Calibration | None = None) -> Subject:
         name=plan.model,
         model=model.spec,
         objective=plan.objective,
-        gpu=find_hardware(plan.hardware.gpu, calibration).gpu if plan.hardware.gpu else None,
+        gpu=_hardware(plan.hardware, calibration),
         trainer=find_trainer(options.pop("trainer", usual)),
         workload=plan.workload,
         options=options,
@@ -142,7 +165,11 @@ def _checked(draft: PlanDraft) -> dict[str, Any]:
 
 
 def _question(
-    draft: PlanDraft, technique: Technique, objective: str | None, given: dict[str, Any]
+    draft: PlanDraft,
+    technique: Technique,
+    objective: str | None,
+    given: dict[str, Any],
+    calibration: Calibration | None,
 ) -> Question:
     wishes: dict[str, Any] = {
         k: v for k, v in given.items() if k in OF_THE_ESTIMATE or k == "learning_rate"
@@ -154,13 +181,17 @@ def _question(
     if draft.use_case is not None:
         wishes["use_case"] = draft.use_case
     wishes["num_gpus"] = draft.hardware.num_gpus
-    situation = situation_of(None, draft.hardware.gpu, technique.id, objective, wishes)
+    situation = situation_of(None, draft.hardware.gpu, technique.id, objective, wishes, calibration)
     workload = draft.workload or reference_workload(1.0)
     return question_of(replace(situation, workload=workload), draft.model)
 
 
 def _plan(
-    draft: PlanDraft, technique: Technique, question: Question, given: dict[str, Any]
+    draft: PlanDraft,
+    technique: Technique,
+    question: Question,
+    given: dict[str, Any],
+    calibration: Calibration | None,
 ) -> Plan:
     run = Run(technique, question.objective, question.model.family)
     own = {k: v for k, v in given.items() if k in OF_THE_ESTIMATE}
@@ -182,14 +213,14 @@ def _plan(
         seed=draft.seed,
         estimate=draft.estimate,  # pyright: ignore[reportArgumentType] made below
     )
-    subject = plan_subject(plan)
+    subject = plan_subject(plan, calibration)
     made = estimate_subject(subject, technique, _said(draft))
     training = {k: v for k, v in plan.settings.items() if k not in OF_THE_ESTIMATE}
     training["num_train_epochs"] = epochs
     return replace(
         plan,
         technique=made.technique,
-        hardware=PlanHardware(gpu=made.gpu, num_gpus=made.num_gpus),
+        hardware=PlanHardware(gpu=made.gpu or draft.hardware.gpu, num_gpus=made.num_gpus),
         settings=settings_of(subject, made, training, given),
         estimate=_estimate(draft.estimate, made),
     )
@@ -208,7 +239,9 @@ def _estimate(written: Estimate | None, made: Estimate) -> Estimate:
     if written is None:
         return made
     for name in ("model", "gpu", "num_gpus", "technique", "objective", "trainer", "settings"):
-        if getattr(written, name) != getattr(made, name):
+        # Where its processor was not measured, what is written still knows more.
+        unknown = name == "gpu" and made.gpu is None and written.gpu == CPU
+        if getattr(written, name) != getattr(made, name) and not unknown:
             return replace(made, assumptions=(EDITED, *made.assumptions))
     return written
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 from ftadvisor.api.calibrating import SPREAD_IS_NOISE, load_calibration
-from ftadvisor.api.estimator import estimate_subject
-from ftadvisor.api.plan_files import plan_subject
+from ftadvisor.api.plan_files import estimate_on, estimate_plan
 from ftadvisor.api.run_plans import plan_of
 from ftadvisor.api.running import PlanOptions
 from ftadvisor.api.simulating import settings_of
@@ -22,7 +21,6 @@ from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import model_config
 from ftadvisor.sources.own_rows import Ran, machine_id, row_of
 from ftadvisor.sources.records import append_record, keep_machine, kept_machines
-from ftadvisor.sources.techniques import find_technique
 
 
 def probe_machine() -> dict[str, Any]:
@@ -153,13 +151,10 @@ def _figures(plan: Plan, probed: Plan, device: str) -> dict[str, float]:
 
 def _estimated(plan: Plan, device: str) -> Estimate:
     """The plan's estimate for the hardware at hand, with what is known of it by now."""
-    calibration = load_calibration()
-    try:
-        here = replace(plan, hardware=PlanHardware(gpu=device, num_gpus=1))
-        subject = plan_subject(here, calibration)
-    except FtadvisorError:
-        subject = plan_subject(replace(plan, hardware=PlanHardware(gpu=None, num_gpus=1)), None)
-    return estimate_subject(subject, find_technique(plan.technique))
+    found = estimate_on(device, plan, load_calibration())
+    if found is not None:
+        return found
+    return estimate_plan(replace(plan, hardware=PlanHardware(gpu=None, num_gpus=1)))
 
 
 def _row(

@@ -21,7 +21,6 @@ from ftadvisor.api.alternatives import alternatives
 from ftadvisor.api.plans import dataset_of, first_that_fits
 from ftadvisor.api.remedies import remedies
 from ftadvisor.api.situation import (
-    CPU,
     Situation,
     candidates,
     offers_of,
@@ -31,6 +30,7 @@ from ftadvisor.api.situation import (
 from ftadvisor.api.wishes import read_wishes
 from ftadvisor.configuration.options import check_options
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
+from ftadvisor.estimation.calibrated import CPU
 from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.dataset import DatasetProfile
 from ftadvisor.schema.options import Wishes
@@ -79,8 +79,8 @@ def recommend(
     all while a dataset is read. Raises FtadvisorError for what cannot be
     answered; that nothing fits is an answer, with `plan` None and `remedies`.
     """
-    situation = situation_of(model, gpu, technique, objective, dict(wishes), progress)
-    situation = replace(situation, simulate=simulate, calibration=calibration)
+    situation = situation_of(model, gpu, technique, objective, dict(wishes), calibration, progress)
+    situation = replace(situation, simulate=simulate)
     _something_to_work_on(model, situation)
     answers: list[Answer] = []
     refusals: list[FtadvisorError] = []
@@ -105,6 +105,7 @@ def situation_of(
     technique: str | None,
     objective: str | None,
     options: dict[str, Any],
+    calibration: Calibration | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Situation:
     """Everything but the model, checked and read."""
@@ -119,7 +120,7 @@ def situation_of(
         purpose = "ppo"
     profile = _profile(dataset, model, progress)
     num_gpus = given.pop("num_gpus", None)
-    offers = offers_of(gpu, num_gpus, given.get("price"))
+    offers = offers_of(gpu, num_gpus, given.get("price"), calibration)
     return Situation(
         wish=wish,
         options=given,
@@ -131,6 +132,7 @@ def situation_of(
         offers=offers,
         on_cpu=gpu == CPU,
         assumptions=(),
+        calibration=calibration,
     )
 
 
@@ -251,8 +253,11 @@ def _warnings(situation: Situation, a: Answer, plan: Plan | None) -> Iterable[st
         yield f"The cost may exceed the budget: its 90 % interval ends at {high}."
     if deadline is not None and time is not None and time.total_high_seconds > deadline:
         yield "The run may miss the deadline: the upper end of its 90 % interval is later."
-    if situation.on_cpu:
-        yield "How long it takes on a CPU is not estimated."
+    if situation.on_cpu and not situation.offers:
+        yield (
+            "How long it takes on a CPU, and whether it fits, is not estimated before ftadvisor"
+            " probe has measured what one process does."
+        )
 
 
 def _assumptions(situation: Situation, a: Answer, plan: Plan | None) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from ftadvisor.api.plan_files import complete_plan
 from ftadvisor.configuration.applicable import TAUGHT
 from ftadvisor.errors import InvalidSettingError, near_misses, quoted
+from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.run import RunOptions, RunSettings
 from ftadvisor.sources.plans import PLAN_FILE, PlanDraft, draft_of, plan_parts, read_draft
@@ -24,7 +25,9 @@ _RUN = tuple(RunOptions.__annotations__)
 
 
 def planned(
-    plan: Plan | str | os.PathLike[str] | None, given: dict[str, Any]
+    plan: Plan | str | os.PathLike[str] | None,
+    given: dict[str, Any],
+    calibration: Calibration | None = None,
 ) -> tuple[Plan, RunSettings]:
     """The plan, complete, and how it is run. Raises FtadvisorError."""
     of_run = {name: given.pop(name) for name in _RUN if name in given}
@@ -36,7 +39,7 @@ def planned(
     processes = of_run.pop("num_processes", None)
     # What a reward model has learnt is people's judgement.
     use_case = "alignment" if "reward_model" in of_run else None
-    whole = plan_of(plan, given, processes=processes, use_case=use_case)
+    whole = plan_of(plan, given, processes=processes, use_case=use_case, calibration=calibration)
     plan = _with_teacher(whole, teacher)
     return plan, _run_settings(plan, of_run)
 
@@ -66,6 +69,7 @@ def plan_of(
     needs_data: bool = True,
     processes: int | None = None,
     use_case: str | None = None,
+    calibration: Calibration | None = None,
 ) -> Plan:
     """The plan that a file or options say, complete; not both. `processes`: instead of its own."""
     if plan is not None and given:
@@ -77,12 +81,12 @@ def plan_of(
     if not isinstance(plan, Plan):
         draft = read_draft(plan) if plan is not None else _draft(given, needs_data)
         draft = replace(draft, use_case=use_case)
-        return complete_plan(_with_data(_with_processes(draft, processes)))
+        return complete_plan(_with_data(_with_processes(draft, processes)), calibration)
     if processes is None:
         return plan
     # As its file would have it: lists where a record has tuples.
     content = json.loads(json.dumps(plan_parts(plan)))
-    return complete_plan(_with_processes(draft_of("the plan", content), processes))
+    return complete_plan(_with_processes(draft_of("the plan", content), processes), calibration)
 
 
 def _draft(given: dict[str, Any], needs_data: bool) -> PlanDraft:

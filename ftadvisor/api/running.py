@@ -6,23 +6,24 @@ import json
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
-from ftadvisor.api.plan_files import estimate_plan, options_of, read_plan
+from ftadvisor.api.calibrating import find_hardware
+from ftadvisor.api.plan_files import estimate_on, options_of, read_plan
 from ftadvisor.api.remedies import ways_to_fit
 from ftadvisor.api.run_plans import planned
 from ftadvisor.api.simulating import settings_of
 from ftadvisor.errors import FtadvisorError
+from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.options import Options
-from ftadvisor.schema.plan import Plan, PlanHardware
+from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.preview import Preview
 from ftadvisor.schema.report import Event, Report
 from ftadvisor.schema.run import RunOptions, RunSettings
 from ftadvisor.schema.settings import Settings
-from ftadvisor.sources.gpus import match_gpu
 from ftadvisor.sources.plans import PLAN_FILE, write_plan
 from ftadvisor.sources.text_files import replace_text
 from ftadvisor.sources.yaml_files import dump_yaml
@@ -49,13 +50,15 @@ def run(
     technique: str | None = None,
     objective: str | None = None,
     gpu: str | None = None,
+    calibration: Calibration | None = None,
     **options: Unpack[PlanOptions],
 ) -> Report:
     """Train, and return what came of it; `report.json` of the output directory says the same.
 
     `plan` is a record, a file that `recommend` wrote, or one written by hand. Without it `model`,
     `technique` and `dataset` make the plan, with every setting of `estimate`; rules fill in the
-    others. Without a `gpu` it trains on what is here. Needs the `run` extra.
+    others. Without a `gpu` it trains on what is here; `calibration`: what is predicted of it, as in
+    `estimate`. Needs the `run` extra.
 
     Several processes (`num_processes`, else the plan's num_gpus) are started by torchrun, one a
     GPU, or all on the CPU.
@@ -63,25 +66,31 @@ def run(
     Raises FtadvisorError for what cannot be run, before anything expensive starts.
     """
     named = {"model": model, "technique": technique, "objective": objective, "gpu": gpu}
-    ready = _ready(plan, {**options, **{k: v for k, v in named.items() if v is not None}})
+    ready = _ready(
+        plan, {**options, **{k: v for k, v in named.items() if v is not None}}, calibration
+    )
     from ftadvisor.execution import launching
 
     if ready.plan.hardware.num_gpus > 1 and not launching.is_worker():
-        return _launched(ready)
+        return _launched(ready, [] if calibration else ["--no-calibration"])
     from ftadvisor.execution.run import execute
 
     return execute(*ready)
 
 
 def rehearse(
-    plan: Plan | str | os.PathLike[str] | None = None, *, write: bool = False, **options: Any
+    plan: Plan | str | os.PathLike[str] | None = None,
+    *,
+    write: bool = False,
+    calibration: Calibration | None = None,
+    **options: Any,
 ) -> Rehearsal:
     """Everything that `run` checks before it loads a model, and what it would start.
 
     `write`: leave plan.yaml and accelerate.yaml in the output directory, for another launcher.
     Takes what `run` takes, and raises what it raises.
     """
-    ready = _ready(plan, options)
+    ready = _ready(plan, options, calibration)
     from ftadvisor.execution import launching
     from ftadvisor.execution.journal import Journal
     from ftadvisor.execution.run import check
@@ -140,12 +149,18 @@ class Ready(NamedTuple):
         return self[:4]
 
 
-def _ready(plan: Plan | str | os.PathLike[str] | None, options: dict[str, Any]) -> Ready:
-    plan, of_run = planned(plan, dict(options))
-    return Ready(plan, settings_of(plan.estimate), of_run, _estimate_on(plan), _ways_to_fit(plan))
+def _ready(
+    plan: Plan | str | os.PathLike[str] | None,
+    options: dict[str, Any],
+    calibration: Calibration | None,
+) -> Ready:
+    plan, of_run = planned(plan, dict(options), calibration)
+    estimated = partial(estimate_on, plan=plan, calibration=calibration)
+    ways = _ways_to_fit(plan, calibration)
+    return Ready(plan, settings_of(plan.estimate), of_run, estimated, ways)
 
 
-def _launched(ready: Ready) -> Report:
+def _launched(ready: Ready, besides: list[str]) -> Report:
     """The report of a run in several processes, which this one waits for.
 
     Raises what they fail of before there is a report.
@@ -159,7 +174,8 @@ def _launched(ready: Ready) -> Report:
     report = file.parent / REPORT
     before = _written(report)
     try:
-        launching.start(launching.words_of(file, ready.run), ready.settings.num_gpus)
+        words = [*launching.words_of(file, ready.run), *besides]
+        launching.start(words, ready.settings.num_gpus)
     except (FtadvisorError, KeyboardInterrupt):
         # One that is older is of the attempt that was continued.
         if _written(report) == before:
@@ -183,29 +199,16 @@ def _write(ready: Ready, *, gpu: bool) -> Path:
     return place / PLAN_FILE
 
 
-def _estimate_on(plan: Plan) -> Callable[[str], Estimate | None]:
-    """What estimates the plan for the GPU that a driver calls by a name; None: not known."""
-
-    def estimated(driver_name: str) -> Estimate | None:
-        try:
-            gpu = match_gpu(driver_name).gpu.id
-        except FtadvisorError:
-            return None
-        here = PlanHardware(gpu=gpu, num_gpus=plan.hardware.num_gpus)
-        return estimate_plan(replace(plan, hardware=here))
-
-    return estimated
-
-
-def _ways_to_fit(plan: Plan) -> Callable[[str], list[str]]:
+def _ways_to_fit(plan: Plan, calibration: Calibration | None) -> Callable[[str], list[str]]:
     """What says for the GPU that a driver calls by a name which changes make the run smaller."""
 
     def changes(driver_name: str) -> list[str]:
         options = options_of(plan)
         try:
             found = ways_to_fit(
-                plan.model, gpu=match_gpu(driver_name).gpu.id, technique=plan.technique,
-                objective=plan.objective, **options,
+                plan.model, gpu=find_hardware(driver_name, calibration).gpu.id,
+                technique=plan.technique, objective=plan.objective, calibration=calibration,
+                **options,
             )  # fmt: skip
         except FtadvisorError:
             return []

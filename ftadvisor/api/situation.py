@@ -11,7 +11,7 @@ from typing import Any, cast
 from ftadvisor.advice.engine import holding
 from ftadvisor.advice.facts import size_class, with_dataset, with_gpu, with_model
 from ftadvisor.advice.question import Offer, Question
-from ftadvisor.api.calibrating import ANY, fitted_for
+from ftadvisor.api.calibrating import ANY, find_hardware, fitted_for, is_unmeasured
 from ftadvisor.api.wishes import Wish
 from ftadvisor.configuration.objectives import objective_of
 from ftadvisor.configuration.settings import FOUR_BIT
@@ -24,7 +24,7 @@ from ftadvisor.schema.situation import Facts
 from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.workload import Workload
 from ftadvisor.sources.goals import goal_worths, weighed_techniques
-from ftadvisor.sources.gpus import all_gpus, match_gpu
+from ftadvisor.sources.gpus import all_gpus
 from ftadvisor.sources.models import find_model
 from ftadvisor.sources.prices import cheapest_price
 from ftadvisor.sources.proposals import Proposal, all_proposals, permissive_licenses
@@ -34,7 +34,6 @@ from ftadvisor.sources.workloads import reference_workload
 
 COUNTS = (1, 2, 4, 8)
 """Of GPUs in one machine, where any may be had."""
-CPU = "cpu"
 LENGTHS = tuple(n * 2**power for power in range(6, 17) for n in (2, 3))
 P99_OVER_MEAN = 3.6
 """99th percentile over mean of lognormal lengths with a deviation of 0.7 of the mean
@@ -73,12 +72,15 @@ class Situation:
     calibration: Calibration | None = None
 
 
-def offers_of(gpu: Any, num_gpus: int | None, price: float | None) -> tuple[Offer, ...]:
-    """What can be had: one GPU, a list to choose from, or any that has a price.
+def offers_of(
+    gpu: Any, num_gpus: int | None, price: float | None, calibration: Calibration | None
+) -> tuple[Offer, ...]:
+    """What can be had: one GPU, a list to choose from, any that has a price, or this machine's
+    processor; nothing where that was not measured.
 
     Several GPUs may be used in part: a plan takes no more than it needs.
     """
-    if gpu is None or gpu == CPU:
+    if gpu is None or is_unmeasured(gpu, num_gpus or 1, calibration):
         return ()
     today = date.today()
     if gpu == ANY:
@@ -90,7 +92,7 @@ def offers_of(gpu: Any, num_gpus: int | None, price: float | None) -> tuple[Offe
         raise InvalidSettingError.of("gpu", gpu, "be a GPU's name, several, or any", ["rtx4090"])
     found: list[Offer] = []
     for name in names:
-        one = match_gpu(name).gpu
+        one = find_hardware(name, calibration).gpu
         offered = cheapest_price(one.id, today)
         usd = price if price is not None else offered.usd_per_gpu_hour if offered else None
         found.append(Offer(one, _counts(num_gpus or 1), usd))
@@ -216,9 +218,10 @@ def question_of(situation: Situation, model: str) -> Question:
 
 def _calibrated(situation: Situation) -> Iterator[Offer]:
     """The offers, those that measurements speak of with their own numbers."""
+    shipped = fitted_for(None, None)
     for offer in situation.offers:
         fitted = fitted_for(offer.gpu, situation.calibration)
-        yield offer._replace(calibrated=fitted) if fitted.said else offer
+        yield offer if fitted is shipped else offer._replace(calibrated=fitted)
 
 
 def facts_of(situation: Situation, spec: ModelSpec, modality: str) -> Facts:

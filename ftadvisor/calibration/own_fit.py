@@ -46,7 +46,7 @@ OF_A_MACHINE = 0.1
 1.23 (data/measurements/FORMAT.md)."""
 OF_A_GPU = 0.05
 """Of the host's factor between GPUs: it is the machine's processor that launches."""
-CPU_WIDTHS = (0.5, 0.5, 0.1)
+CPU_WIDTHS = (0.5, 0.5, 0.5)
 """A processor's rates are measured on products and copies alone; what of them a step gets, nobody
 has fitted."""
 
@@ -254,7 +254,7 @@ class _Fit:
 def log_seconds(case: Case, gpu: Gpu, c: TimeCoefficients, factors: np.ndarray) -> float:
     """Logarithm of a case's predicted micro-step, at logarithms of factors."""
     rate, bandwidth, host = (float(v) for v in np.exp(factors))
-    c = cpu_time(c) if gpu.id == CPU else c
+    c = cpu_time(c, gpu) if gpu.id == CPU else c
     s = case.situation
     found = step_time(
         case.model,

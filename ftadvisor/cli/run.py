@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ftadvisor.cli.calibrated import own_calibration
 from ftadvisor.cli.command import Argument, Command, Group, Option
-from ftadvisor.cli.options import JSON, SETTINGS
+from ftadvisor.cli.options import CALIBRATION, JSON, SETTINGS
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import number, text, whole
 from ftadvisor.cli.warned import warnings_to_stderr
@@ -105,11 +106,15 @@ RUN = Group(
 def run(given: dict[str, Any]) -> int:
     """Train and print the report; 0 when it is done, else 1."""
     from ftadvisor import api
+    from ftadvisor.api.calibrating import load_calibration
     from ftadvisor.render.run import ending, run_document
 
-    as_json = given.pop("json", False)
+    as_json, own = given.pop("json", False), given.pop("calibration", True)
     if given.pop("preview", False):
         return _preview(given, as_json)
+    if own:
+        # Of several processes one says what is wrong with it.
+        given["calibration"] = own_calibration() if api.speaks() else load_calibration()
     only_command = given.pop("print_command", False)
     if given.pop("dry_run", False) or only_command:
         return _rehearse(given, only_command, as_json)
@@ -167,7 +172,7 @@ COMMAND = Command(
             "technique, dataset.",
         ),
     ),
-    groups=(RUN, *SETTINGS, FIXED, Group("Output", (JSON,))),
+    groups=(RUN, *SETTINGS, FIXED, Group("Output", (CALIBRATION, JSON))),
     examples=(
         ("ftadvisor run plan.yaml --output-dir out", "train what was recommended"),
         (

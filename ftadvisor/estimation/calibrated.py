@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from ftadvisor.estimation.numerics import HALF_BYTES
 from ftadvisor.estimation.rates import efficiency
 from ftadvisor.schema.calibration import Adjusted, Factors
 from ftadvisor.schema.coefficients import Interval, MemoryCoefficients, TimeCoefficients
 from ftadvisor.schema.hardware import Gpu
+from ftadvisor.units import TERA
 
 CPU = "cpu"
 OF_A_PROCESSOR = {"usable_bytes", "copy_bytes_per_second", "flops_per_second"}
@@ -60,21 +62,21 @@ def calibrated_memory(c: MemoryCoefficients, adjusted: Adjusted) -> MemoryCoeffi
     )
 
 
-def cpu_time(c: TimeCoefficients) -> TimeCoefficients:
-    """Of a processor whose rates were measured: they are achieved already, and nothing is launched.
+def cpu_time(c: TimeCoefficients, cpu: Gpu) -> TimeCoefficients:
+    """Of a processor whose rates were measured: they are achieved already.
 
-    Products of any size and attention run at the matrix rate; what an elementwise operation moves
-    is moved as on a GPU.
+    It launches nothing and waits for nothing: Python's share of each operation, which a GPU's host
+    has too, is added to the work in place of overlapping it. A product reads its weights from
+    memory, so that with h = rate x bytes of a weight / 2 / bandwidth tokens half of its time is
+    that. Elementwise operations move what they move on a GPU, attention reaches the same share.
     """
     return replace(
         c,
         efficiency={"default": 1.0},
-        half_tokens_per_teraflops=0.0,
+        half_tokens_per_teraflops=TERA * HALF_BYTES / 2 / cpu.memory_bandwidth_bytes_per_second,
         bandwidth_share=1.0,
-        attention_share=dict.fromkeys([*c.attention_share, "default"], 1.0),
-        launch_seconds={"default": 0.0},
         kernel_seconds=0.0,
-        step_seconds=0.0,
+        overlap_power=1.0,
     )
 
 

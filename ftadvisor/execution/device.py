@@ -15,8 +15,8 @@ class Device(NamedTuple):
     """cuda or cpu."""
     name: str
     """As the driver calls it; of a CPU: cpu."""
-    memory_bytes: int | None
-    """Of one GPU; None: a CPU."""
+    memory_bytes: int
+    """Of one GPU; of the machine, what nobody has taken."""
     place: str
     """This process's device as torch names it: cuda:0, cpu."""
     world_size: int
@@ -30,14 +30,16 @@ class Device(NamedTuple):
         return self.kind == "cpu"
 
 
-CPU = Device("cpu", "cpu", None, "cpu", 1)
+def processor() -> Device:
+    """The CPU, whatever else is here."""
+    return Device("cpu", "cpu", stack.psutil.virtual_memory().available, "cpu", 1)
 
 
 def find_device() -> Device:
     """What is here. torchrun tells each process its place (RANK, LOCAL_RANK, WORLD_SIZE)."""
     world_size, rank = (int(os.environ.get(n, d)) for n, d in (("WORLD_SIZE", "1"), ("RANK", "0")))
     if not stack.torch.cuda.is_available():
-        return Device("cpu", "cpu", None, "cpu", world_size, rank)
+        return processor()._replace(world_size=world_size, rank=rank)
     index = int(os.environ.get("LOCAL_RANK", "0"))
     found = stack.torch.cuda.get_device_properties(index)
     return Device("cuda", found.name, found.total_memory, f"cuda:{index}", world_size, rank)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ftadvisor.execution import stack
-from ftadvisor.execution.device import CPU
+from ftadvisor.execution.device import processor
 from ftadvisor.execution.loading import QUANTIZED, load_model
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.techniques import find_technique
@@ -49,7 +49,7 @@ def merge_model(
     """
     if find_technique(settings.technique).trains_base:
         return None
-    base = load_model(model, family, settings, CPU, labels)
+    base = load_model(model, family, settings, processor(), labels)
     if settings.quantization in QUANTIZED:
         base = base.dequantize()
         # What it was loaded in still stands on it, and PEFT's IA3 goes by that (peft 0.21.2

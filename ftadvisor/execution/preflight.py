@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
@@ -265,7 +266,7 @@ def data(of: Subject) -> Iterator[Event]:
 def hardware(of: Subject, device: Device) -> Iterator[Event]:
     """The device is the plan's, or the plan names none."""
     wanted, count = of.plan.hardware.gpu, of.plan.hardware.num_gpus
-    if device.is_cpu and wanted is not None and not of.run.force:
+    if device.is_cpu and wanted not in (None, device.name) and not of.run.force:
         raise InvalidSettingError(
             f"The plan is for {count} × {wanted}, and there is no GPU here.",
             ["hardware: {gpu: null} in the plan", "--force, which trains on the CPU"],
@@ -294,18 +295,19 @@ def hardware(of: Subject, device: Device) -> Iterator[Event]:
 
 
 def memory(of: Subject, device: Device) -> Iterator[Event]:
-    """The plan's estimate against the GPU that is here."""
-    if device.memory_bytes is None:
-        return
+    """The plan's estimate against the memory that is here."""
     estimate = of.estimate_on(device.name) or of.plan.estimate
     needed = estimate.memory.device_bytes
-    if estimate.gpu != of.plan.hardware.gpu:
+    if device.is_cpu:
+        # malloc gives back what is freed; all processes share what there is.
+        needed = estimate.memory.allocated_bytes * device.world_size
+    if estimate.gpu not in (None, of.plan.hardware.gpu):
         yield Event("device", 0, f"on {estimate.gpu} it needs {format_bytes(needed)}")
     if needed > device.memory_bytes and not of.run.force:
         raise InvalidSettingError(
             f"The run needs {format_bytes(needed)}, and {device.name} has"
             f" {format_bytes(device.memory_bytes)}.",
-            ["ftadvisor recommend for this GPU", FORCED],
+            [f"ftadvisor recommend --gpu {shlex.quote(device.name)}", FORCED],
         )
 
 

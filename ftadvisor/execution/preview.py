@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution import stack
-from ftadvisor.execution.device import Device
+from ftadvisor.execution.device import processor
 from ftadvisor.execution.examples import Row, check_objective, read_examples
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.tokenizing import load_tokenizer
@@ -60,7 +60,7 @@ def preview(plan: Plan, settings: Settings, run: RunSettings) -> Preview:
     with tempfile.TemporaryDirectory() as place:
         of = Training(
             plan, alone, replace(run, output_dir=place, report_to=()),
-            Device("cpu", "cpu", None, "cpu", 1), few, tokenizing,
+            processor(), few, tokenizing,
             _stand_in(plan, tokenizing.tokenizer), [], Journal(),
         )  # fmt: skip
         trainer = BUILDERS[plan.objective](of)

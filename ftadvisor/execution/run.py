@@ -50,6 +50,9 @@ LIBRARIES = (
     "tokenizers", "safetensors",
 )  # fmt: skip
 
+OF_A_GPU = ("reserved_", "device_")
+"""Memory that a CPU's allocator does not count apart."""
+
 EstimateOn = Callable[[str], Estimate | None]
 
 
@@ -141,7 +144,7 @@ def check(
         device = device._replace(world_size=settings.num_gpus)
     for check in preflight.LATE:
         journal.events += check(subject, device)
-    estimate = None if device.is_cpu else estimate_on(device.name)
+    estimate = estimate_on(device.name)
     plan = replace(plan, estimate=estimate) if estimate else plan
     return Start(plan, settings, run, device, examples)
 
@@ -238,7 +241,11 @@ def report_of(start: Start, journal: Journal, outcome: Outcome) -> Report:
         status=journal.status,
         plan=start.plan,
         output_dir=start.run.output_dir,
-        predicted={k: v for k, v in predicted.items() if isinstance(v, int | float)},
+        predicted={
+            k: v
+            for k, v in predicted.items()
+            if isinstance(v, int | float) and not (start.device.is_cpu and k.startswith(OF_A_GPU))
+        },
         measured=journal.measured,
         losses=tuple(journal.losses),
         metrics=compared(outcome.before, outcome.after, start.plan.seed),

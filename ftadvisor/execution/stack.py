@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     bitsandbytes: Any
     datasets: Any
     numpy: Any
+    psutil: Any
     PIL_Image: Any
     liger: Any
 
-LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "numpy")
+LIBRARIES = (
+    "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "numpy",
+    "psutil",
+)  # fmt: skip
 MODULES = dict.fromkeys(LIBRARIES) | {
     "PIL_Image": "PIL.Image", "liger": "liger_kernel.transformers.monkey_patch",
 }  # fmt: skip

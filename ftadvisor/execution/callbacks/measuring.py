@@ -6,7 +6,6 @@ import resource
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from ftadvisor.execution import stack
@@ -77,12 +76,8 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
 
 
 def resident_bytes() -> int:
-    """Of this process, now; where the system does not say, the most so far."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_BYTES
-    return pages * resource.getpagesize()
+    """Of this process, now."""
+    return stack.psutil.Process().memory_info().rss
 
 
 def peak_host_bytes() -> int:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ftadvisor.execution import stack
-from ftadvisor.execution.callbacks.measuring import peak_host_bytes
+from ftadvisor.execution.callbacks.measuring import peak_host_bytes, resident_bytes
 from ftadvisor.execution.device import Device
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.units import format_bytes, format_duration
@@ -20,8 +18,6 @@ EVERY = 10.0
 """Seconds between two lines where there is no terminal."""
 REFRESH = 0.25
 """Seconds between two looks of the bar."""
-PAGES = Path("/proc/self/statm")
-"""Linux: the second field is the resident set in pages (proc(5))."""
 
 
 class ProgressCallback(stack.transformers.TrainerCallback):
@@ -90,7 +86,7 @@ class ProgressCallback(stack.transformers.TrainerCallback):
 
     def _memory(self) -> str:
         if self._device.is_cpu:
-            now, peak, predicted = _resident_bytes(), peak_host_bytes(), None
+            now, peak, predicted = resident_bytes(), peak_host_bytes(), None
         else:
             cuda = stack.torch.cuda
             now = cuda.memory_reserved(self._device.place)
@@ -98,13 +94,4 @@ class ProgressCallback(stack.transformers.TrainerCallback):
             predicted = self._predicted.memory.reserved_bytes
         parts = [f"peak {format_bytes(peak)}"]
         parts += [f"predicted {format_bytes(predicted)}"] if predicted else []
-        return f"memory {format_bytes(now or peak)} ({', '.join(parts)})"
-
-
-def _resident_bytes() -> int | None:
-    """None: no Linux."""
-    try:
-        pages = int(PAGES.read_text(encoding="ascii").split()[1])
-    except OSError:
-        return None
-    return pages * resource.getpagesize()
+        return f"memory {format_bytes(now)} ({', '.join(parts)})"

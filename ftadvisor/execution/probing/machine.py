@@ -249,9 +249,12 @@ def processor() -> str:
 def _memory(device: Device) -> dict[str, Any]:
     """What is usable, what others use already, and a GPU's context [bytes]."""
     if device.is_cpu:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        return {"usable_bytes": total, "used_bytes_at_start": total - free}
+        found = stack.psutil.virtual_memory()
+        # Beside the system, and beside this process with its libraries, as a run has them.
+        return {
+            "usable_bytes": found.available,
+            "used_bytes_at_start": found.total - found.available,
+        }
     cuda = stack.torch.cuda
     stack.torch.zeros(1, device=device.place)
     free, total = cuda.mem_get_info(device.place)
