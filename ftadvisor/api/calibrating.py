@@ -13,6 +13,7 @@ from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.calibrated import (
     CPU,
     OF_A_PROCESSOR,
+    UNSEEN,
     Fitted,
     calibrated_memory,
     calibrated_time,
@@ -22,6 +23,7 @@ from ftadvisor.estimation.calibrated import (
     linked_time,
 )
 from ftadvisor.schema.calibration import Adjusted, Calibration
+from ftadvisor.schema.coefficients import Interval
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.sources.coefficients import (
     memory_coefficients,
@@ -47,8 +49,12 @@ def fitted_for(gpu: Gpu | None, calibration: Calibration | None) -> Fitted:
     if gpu is None or calibration is None:
         return shipped
     if gpu.arch == CPU:
-        time, memory = cpu_time(shipped.time, gpu), cpu_memory(shipped.memory)
-        shipped = shipped._replace(time=time, memory=memory)
+        shipped = shipped._replace(
+            time=cpu_time(shipped.time, gpu),
+            memory=cpu_memory(shipped.memory),
+            time_intervals={"time": Interval(1 / UNSEEN, UNSEEN, 0)},
+            said="of this processor products and copies were measured, no training step",
+        )
     link = calibration.link_of(gpu)
     if link is not None:
         time = linked_time(shipped.time, gpu, link)

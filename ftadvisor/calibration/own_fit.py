@@ -17,7 +17,7 @@ import numpy as np
 
 from ftadvisor.calibration.cases import Case
 from ftadvisor.calibration.quantiles import residual_interval
-from ftadvisor.estimation.calibrated import CPU, calibrated_time, cpu_time, linked_time
+from ftadvisor.estimation.calibrated import CPU, CPU_SPREAD, calibrated_time, cpu_time, linked_time
 from ftadvisor.estimation.ladder import ladder
 from ftadvisor.estimation.time import step_time, time_kind
 from ftadvisor.estimation.uncertainty import interval
@@ -46,9 +46,6 @@ OF_A_MACHINE = 0.1
 1.23 (data/measurements/FORMAT.md)."""
 OF_A_GPU = 0.05
 """Of the host's factor between GPUs: it is the machine's processor that launches."""
-CPU_WIDTHS = (0.5, 0.5, 0.5)
-"""A processor's rates are measured on products and copies alone; what of them a step gets, nobody
-has fitted."""
 
 
 class Shipped(NamedTuple):
@@ -141,7 +138,7 @@ class _Fit:
             i for r, path in zip(rows, self.paths, strict=True) for i in path[2:] if r.gpu.id == CPU
         }
         for (level, _), index in self.nodes.items():
-            of_node = CPU_WIDTHS if index in on_cpu else widths[level]
+            of_node = (CPU_SPREAD,) * 3 if index in on_cpu else widths[level]
             precision += [1 / w**2 for w in of_node]
         self.precision = np.array(precision)
         self.values = np.zeros(len(precision))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,6 +15,9 @@ from ftadvisor.schema.hardware import Gpu
 from ftadvisor.units import TERA
 
 CPU = "cpu"
+CPU_SPREAD = 0.5
+"""Of logarithms of a processor's factors: its rates are measured on products and copies alone, and
+what of them a step gets, nobody has fitted."""
 OF_A_PROCESSOR = {"usable_bytes", "copy_bytes_per_second", "flops_per_second"}
 """What a probed machine says of its processor."""
 
@@ -29,6 +33,10 @@ class Fitted(NamedTuple):
     """Of the machine's CPU, where it was measured."""
     said: str = ""
     """What they rest on; empty: on what is shipped."""
+
+
+UNSEEN = math.exp(1.645 * CPU_SPREAD)
+"""The 90 % interval's half-width, as a factor, before a step was measured."""
 
 
 def calibrated_time(c: TimeCoefficients, gpu: Gpu, factors: Factors) -> TimeCoefficients:
