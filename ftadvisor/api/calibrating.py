@@ -12,6 +12,7 @@ from typing import Any
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.calibrated import (
     CPU,
+    CPU_MEMORY,
     OF_A_PROCESSOR,
     UNSEEN,
     Fitted,
@@ -39,6 +40,7 @@ LINK = "link_bytes_per_second"
 """Of a probed machine's record: what its GPUs exchange."""
 ANY = "any"
 """In place of a GPU's name: whichever has a price."""
+METRICS = ("allocated", "reserved", "device", "needed")
 SPREAD_IS_NOISE = 0.1
 """Steps that differ by more: another process, a laptop on battery, a hot GPU."""
 
@@ -52,6 +54,7 @@ def fitted_for(gpu: Gpu | None, calibration: Calibration | None) -> Fitted:
         shipped = shipped._replace(
             time=cpu_time(shipped.time, gpu),
             memory=cpu_memory(shipped.memory),
+            memory_intervals=dict.fromkeys(METRICS, CPU_MEMORY),
             time_intervals={"time": Interval(1 / UNSEEN, UNSEEN, 0)},
             said="of this processor products and copies were measured, no training step",
         )

@@ -18,6 +18,11 @@ CPU = "cpu"
 CPU_SPREAD = 0.5
 """Of logarithms of a processor's factors: its rates are measured on products and copies alone, and
 what of them a step gets, nobody has fitted."""
+CPU_MEMORY = Interval(0.9, 1.6, 12)
+"""What a CPU's step allocates over what the closed form says of a GPU's. Its kernels keep what a
+GPU's fuse: dropout's masks in the type of what they mask, attention's scores where there is dropout
+in it, another copy of a chunked head's logits. scripts/probe_accuracy.py prints 12 models: 0.98 to
+1.40; longer rows with dropout in attention take more."""
 OF_A_PROCESSOR = {"usable_bytes", "copy_bytes_per_second", "flops_per_second"}
 """What a probed machine says of its processor."""
 
