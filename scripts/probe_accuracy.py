@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import statistics
 import sys
@@ -267,6 +268,8 @@ def main() -> int:
     probed = statistics.median(abs(row["time_error"]) for row in rows)
     holds = holds and 2 * probed <= alone
     print(f"time by one measured matmul rate: median {alone:.1%}; a probe at least halves it")
+    spread = statistics.fmean(math.log1p(row["one_rate_error"]) ** 2 for row in rows) ** 0.5
+    print(f"root mean square of the logarithms by one rate: {spread:.2f}")
     if given.json:
         Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")
     return 0 if holds else 1
