@@ -124,9 +124,16 @@ def test_the_commands(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "0123" in json.loads(capsys.readouterr().out)["machines"]
     shared = tmp_path / "rows.jsonl"
     assert main(["calibration", "export", str(shared)]) == 0
+    assert "1 measurement exported" in capsys.readouterr().err
     assert main(["calibration", "reset"]) == 0
     assert read_records().rows == ()
+    capsys.readouterr()
+    assert main(["calibration", "show", str(shared), "--json"]) == 0
+    assert "0123" in json.loads(capsys.readouterr().out)["machines"]
+    assert main(["calibration", "show", str(tmp_path / "none.jsonl")]) == 2
+    capsys.readouterr()
     assert main(["calibration", "import", str(shared)]) == 0
+    assert "1 measurement imported" in capsys.readouterr().out
     assert main(["calibration", "import", str(shared)]) == 0
     assert [r["id"] for r in read_records().rows] == ["a"]
     assert main(["calibration", "forget"]) == 2

@@ -70,3 +70,14 @@ def keep_fit(of: str, fit: Calibration) -> None:
     with suppress(OSError):
         path: Path = data_home() / FILE
         replace_text(path, json.dumps({"origin": of, "calibration": fit.as_dict()}) + "\n")
+
+
+def drop_fit() -> Path | None:
+    """Remove what was kept: it is made again when it is asked for. None: nothing was."""
+    path = data_home() / FILE
+    try:
+        path.unlink()
+    except OSError:
+        # Without what it follows from it counts for nothing.
+        return None
+    return path
