@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,8 @@ from ftadvisor.execution import stack
 from ftadvisor.execution.arguments import as_given
 from ftadvisor.execution.probing.collectives import collectives, link_bytes_per_second
 from ftadvisor.execution.probing.extrapolation import extrapolated
+from ftadvisor.render.probe import probe_document
+from ftadvisor.render.terminal import print_document
 from ftadvisor.schema.probe import Slice
 from ftadvisor.schema.settings import Settings
 
@@ -37,6 +40,12 @@ def test_the_fullest_part_changes_with_depth():
     assert deep.peak_phase == "optimizer"
     assert deep.allocated_bytes == 240
     assert deep.step_seconds == pytest.approx(3.5)
+
+
+def test_one_slice_is_the_whole_model():
+    found = extrapolated((part(2, 1.0, loss=100),), 2)
+    assert (found.step_seconds, found.allocated_bytes) == (1.0, 100)
+    assert found.layer_seconds is None
 
 
 def test_slices_that_ran_out_of_memory_do_not_count():
@@ -72,6 +81,34 @@ def test_the_slower_collective_at_the_largest_size_is_the_link():
         {"what": "all_gather", "mib": 256, "bytes_per_second": 2.0},
     ]
     assert link_bytes_per_second(rows) == 2.0
+
+
+def test_processes_that_were_started_end_where_one_cannot_be(monkeypatch: pytest.MonkeyPatch):
+    started: list[Any] = []
+    real = subprocess.Popen
+
+    def popen(words: list[str], **how: Any) -> Any:
+        if started:
+            raise OSError("no more processes")
+        started.append(real([sys.executable, "-c", "import time; time.sleep(60)"], **how))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    try:
+        with pytest.raises(OSError, match="no more processes"):
+            collectives(2)
+        assert started[0].poll() is not None
+    finally:
+        started[0].kill()
+        started[0].wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", ["execution", "simulation"])
+def test_bitsandbytes_says_nothing_as_it_is_imported(room: str):
+    words = f"from ftadvisor.{room} import stack; stack.bitsandbytes"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert "gemm_4bit_forward" not in done.stderr
 
 
 @pytest.mark.slow
@@ -307,7 +344,6 @@ def test_what_settings_cannot_say_is_not_guessed(given: dict[str, Any]):
 def test_techniques_side_by_side(script: Any, models: dict[str, Path], tmp_path: Path):
     from ftadvisor.api.benchmarking import benchmark
     from ftadvisor.render.benchmark import benchmark_document
-    from ftadvisor.render.terminal import print_document
 
     data = tmp_path / "rows.jsonl"
     data.write_text('{"prompt": "Why?", "completion": "Because."}\n' * 16)
@@ -330,7 +366,10 @@ def test_techniques_side_by_side(script: Any, models: dict[str, Path], tmp_path:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_out_of_memory_is_recorded_and_less_is_tried(
-    script: Any, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    script: Any,
+    models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     from ftadvisor.api.probing import probe
     from ftadvisor.sources.records import read_records
@@ -344,7 +383,7 @@ def test_out_of_memory_is_recorded_and_less_is_tried(
 
     monkeypatch.setattr(script.slices, "measured", measured)
     monkeypatch.setattr(script.slices, "transformers_config", lambda _: made)
-    for room[0], tried in ((4, [2, 4]), (2, [2, 4, 1, 2])):
+    for room[0], tried in ((4, [2, 4]), (2, [2, 4, 1])):
         found = probe(model=str(models["decoder"]), technique="lora", max_length=32)
         assert [s.layers for s in found.slices] == tried
     # One layer alone tells nothing of the others.
@@ -352,3 +391,11 @@ def test_out_of_memory_is_recorded_and_less_is_tried(
     with pytest.raises(UnsupportedError, match="two layers run out of memory"):
         probe(model=str(models["decoder"]), technique="lora", max_length=32)
     assert read_records().rows[-1]["oom"] is True
+    # Of two layers both slices would be the model: one is.
+    room[0] = 4
+    made = script.slices.with_layers(made, 2)
+    found = probe(model=str(models["decoder"]), technique="lora", max_length=32)
+    assert [s.layers for s in found.slices] == [2]
+    assert found.whole.step_seconds == found.slices[0].step_seconds
+    print_document(probe_document(found))
+    assert "2 layers, measured whole" in capsys.readouterr().out

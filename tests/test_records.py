@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from ftadvisor import estimate
+from ftadvisor.api.calibrating import load_calibration
 from ftadvisor.calibration.cases import read_cases
 from ftadvisor.calibration.own_fit import Shipped, fit_calibration
 from ftadvisor.cli.entry import main
@@ -138,6 +139,14 @@ def test_the_commands(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert [r["id"] for r in read_records().rows] == ["a"]
     assert main(["calibration", "forget"]) == 2
     assert main(["validate", str(shared)]) == 0
+
+
+def test_noisy_measurements_are_counted():
+    for id_, said in (("a", "1 measurement has steps"), ("b", "2 measurements have steps")):
+        append_record(row(id_, step_seconds_spread=0.5))
+        found = load_calibration()
+        assert found is not None
+        assert any(warning.startswith(said) for warning in found.warnings)
 
 
 def test_a_file_of_questions_is_calibrated_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

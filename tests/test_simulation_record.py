@@ -434,6 +434,9 @@ def test_a_selfcheck_knows_its_architectures():
     assert len(MODELS) * len(SETTINGS) >= 200
     with pytest.raises(UnknownNameError):
         selfcheck(["lama"])
+    with pytest.raises(UnknownNameError) as raised:
+        selfcheck(["nope"])
+    assert raised.value.suggestions == tuple(MODELS)
 
 
 def test_unknown_multiprocessors_are_those_of_the_largest_of_the_kind():
