@@ -15,6 +15,8 @@ def _no_measurements(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
     """Each test starts without measurements, and writes none into the user's own."""
     place = tmp_path_factory.getbasetemp() / "data" / str(next(_HOMES))
     monkeypatch.setenv("XDG_DATA_HOME", str(place))
+    # It outranks the other.
+    monkeypatch.delenv("FTADVISOR_HOME", raising=False)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,6 +24,7 @@ def _no_measurements_of_fixtures(tmp_path_factory: pytest.TempPathFactory):
     """What a fixture of a module or of the session runs writes none there either."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "data" / "session"))
+        patch.delenv("FTADVISOR_HOME", raising=False)
         yield
 
 

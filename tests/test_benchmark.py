@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import xml.dom.minidom
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from ftadvisor import estimate
+from ftadvisor.api import benchmarking
 from ftadvisor.api.probing import figures
+from ftadvisor.cli.entry import main
+from ftadvisor.errors import InvalidSettingError
 from ftadvisor.estimation.calibrated import CPU, cpu_of
 from ftadvisor.render.benchmark import benchmark_document, benchmark_picture
 from ftadvisor.render.picture import write_picture
@@ -123,3 +128,72 @@ def test_a_processor_costs_what_its_owner_says():
     usd = figures(found)["total_usd"]
     assert usd == pytest.approx(0.25 * found.time.total_seconds / HOUR)
     assert "total_usd" not in figures(free)
+
+
+class Stubbed:
+    """Probes and runs that take no time: which were made, and how runs end by technique."""
+
+    def __init__(self) -> None:
+        self.probed: list[str] = []
+        self.ends: dict[str, Any] = {}
+
+    def probe(self, plan: Any) -> Probe:
+        self.probed.append(plan.technique)
+        return probed(0.5, 12.0, 1.25)
+
+    def run(self, plan: Any, **_: Any) -> Report:
+        end = self.ends.get(plan.technique, "done")
+        if isinstance(end, Exception):
+            raise end
+        return replace(trained(), status=end)
+
+
+def of_technique(name: str) -> SimpleNamespace:
+    return SimpleNamespace(technique=name, estimate=SimpleNamespace(settings={}))
+
+
+@pytest.fixture
+def stubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stubbed:
+    made = Stubbed()
+    monkeypatch.setattr(benchmarking, "probe", made.probe)
+    monkeypatch.setattr(benchmarking, "run", made.run)
+    monkeypatch.setattr(benchmarking, "plan_of", lambda _, given: of_technique(given["technique"]))
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+BENCHMARK = [
+    "benchmark", "--model", "gpt2", "--dataset", "d.jsonl", "--techniques", "lora,full",
+]  # fmt: skip
+
+
+def test_what_cannot_be_written_is_said_before_a_probe(
+    stubbed: Stubbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "benchmark" / "full").mkdir(parents=True)
+    (tmp_path / "benchmark" / "full" / "plan.yaml").write_text("")
+    (tmp_path / "file").write_text("")
+    for words, said in (
+        (["--train"], "full' holds other files"),
+        (["--train-minutes", "1", "-o", "file"], "is a file"),
+        (["--plot", "b.pdf"], "must end in"),
+        (["--plot", "no/b.svg"], "there is no directory 'no'"),
+    ):
+        assert main([*BENCHMARK, *words]) == 2
+        assert said in capsys.readouterr().err.replace("\n", " ")
+    assert stubbed.probed == []
+    # Where nothing is trained, nothing is written there.
+    assert main(BENCHMARK) == 0
+    assert stubbed.probed == ["lora", "full"]
+
+
+@pytest.mark.parametrize("end", ["out_of_memory", "diverged", InvalidSettingError("no rows.")])
+def test_a_training_that_did_not_end_is_an_exit_code(
+    stubbed: Stubbed, capsys: pytest.CaptureFixture[str], end: Any
+):
+    assert main([*BENCHMARK, "--train"]) == 0
+    stubbed.ends["full"] = end
+    assert main([*BENCHMARK, "--train", "-o", "other"]) == 1
+    said = capsys.readouterr().out
+    assert f"full: {'no rows' if isinstance(end, Exception) else 'its training ended: '}" in said
+    assert main(BENCHMARK) == 0

@@ -35,7 +35,7 @@ from ftadvisor.schema.coefficients import Interval
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.settings import Settings
-from ftadvisor.sources import records
+from ftadvisor.sources import kept_fit, records
 from ftadvisor.sources.coefficients import memory_coefficients, time_coefficients, time_intervals
 from ftadvisor.sources.kept_fit import FILE
 from ftadvisor.sources.measurements import measurements_of
@@ -337,6 +337,18 @@ def test_a_fit_is_kept_until_what_it_follows_from_changes(measured: Path, tmp_pa
     # What is broken is fitted anew.
     (measured / FILE).write_text((measured / FILE).read_text()[:-9])
     assert loaded(measured) == more
+
+
+def test_other_code_fits_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A checkout changes without its version."""
+    (tmp_path / "part").mkdir()
+    code = tmp_path / "part" / "code.py"
+    code.write_text("FACTOR = 1\n")
+    monkeypatch.setattr(kept_fit, "ROOMS", (*kept_fit.ROOMS, str(tmp_path)))
+    before = kept_fit.origin()
+    assert kept_fit.origin() == before
+    code.write_text("FACTOR = 2.0\n")
+    assert kept_fit.origin() != before
 
 
 def test_other_libraries_fit_anew(measured: Path, tmp_path: Path):

@@ -85,3 +85,26 @@ def test_what_was_put_aside_stays(home: Path):
         drop_records()
     assert (home / "measurements.old.jsonl").read_text() == "first\n"
     assert (home / "measurements.old-2.jsonl").read_text() == "second\n"
+
+
+def test_reset_starts_over_and_says_what_it_moved(home: Path, capsys: pytest.CaptureFixture[str]):
+    """What a machine's probe measured calibrates too: its rates, its link."""
+    (home / "measurements.jsonl").write_text(json.dumps(ROW) + "\n")
+    (home / "machines.json").write_text('{"x": {"id": "x"}}')
+    assert load_calibration() is not None
+    assert (home / "calibration.json").exists()
+    assert main(["calibration", "reset", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    aside = [home / "measurements.old.jsonl", home / "machines.old.json"]
+    assert said == {"aside": list(map(str, aside)), "removed": str(home / "calibration.json")}
+    assert sorted(home.iterdir()) == sorted(aside)
+    assert aside[1].read_text() == '{"x": {"id": "x"}}'
+    assert load_calibration() is None
+    # Both get the same number, and nothing is overwritten.
+    (home / "machines.json").write_text("{}")
+    assert main(["calibration", "reset"]) == 0
+    assert "machines.old-2.json" in capsys.readouterr().out.replace("\n", "")
+    assert aside[1].read_text() == '{"x": {"id": "x"}}'
+    assert main(["calibration", "reset"]) == 0
+    assert "no measurements" in capsys.readouterr().out
+    assert main(["calibration", "reset", "rows.jsonl"]) == 2

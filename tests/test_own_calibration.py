@@ -89,6 +89,37 @@ def test_one_bad_outlier_among_ten_moves_nothing():
         for a, b in zip(found.machines["here"].factors, without, strict=True):
             assert abs(a / b - 1) < 0.05
         assert len(found.outliers) == 1
+        for table in (found.machines, found.gpus, found.families):
+            assert [adjusted.rows for adjusted in table.values()] == [9]
+
+
+def of_ratios(*ratios: float) -> Calibration:
+    """The fit of rows of one machine that took so many times the prediction."""
+    rows = groups()["l40s peft+transformers (custom loop)"]
+    pairs = zip(rows, ratios, strict=False)
+    return fit_calibration([moved(row, ratio) for row, ratio in pairs], shipped(), {})
+
+
+@pytest.mark.parametrize(
+    "ratios",
+    [(1.0, 4.0), (1.0, 2.4), (0.25, 1.0, 4.0), (1.0, 1.0, 4.0, 4.0), (0.1, 0.5, 2.0, 10.0)],
+)
+def test_without_a_majority_nothing_is_rejected(ratios: tuple[float, ...]):
+    found = of_ratios(*ratios)
+    assert not found.outliers
+    assert found.machines["here"].rows == len(ratios)
+    # The others do not agree that the machine is slower: it is what they say together.
+    between = found.machines["here"].factors.rate
+    assert 1 / ratios[-1] < between < 1 / ratios[0]
+
+
+@pytest.mark.parametrize("ratios", [(1.3, 1.3, 10.0), (1.3, 1.3, 1.3, 0.1)])
+def test_a_majority_of_three_or_four_rejects_the_other(ratios: tuple[float, ...]):
+    found = of_ratios(*ratios)
+    assert len(found.outliers) == 1
+    assert found.machines["here"].rows == len(ratios) - 1
+    alone = of_ratios(*ratios[:-1]).machines["here"].factors
+    assert found.machines["here"].factors == pytest.approx(alone, rel=0.01)
 
 
 def test_a_slower_machine_is_seen_and_its_interval_is_its_own():

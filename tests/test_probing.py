@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +15,15 @@ from typing import Any
 import pytest
 
 from ftadvisor.cli.entry import main
+from ftadvisor.errors import UnsupportedError
 from ftadvisor.execution import stack
+from ftadvisor.execution.arguments import as_given
 from ftadvisor.execution.probing.collectives import collectives, link_bytes_per_second
 from ftadvisor.execution.probing.extrapolation import extrapolated
+from ftadvisor.render.probe import probe_document
+from ftadvisor.render.terminal import print_document
 from ftadvisor.schema.probe import Slice
+from ftadvisor.schema.settings import Settings
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "probe_accuracy.py"
 SLICES = Path(__file__).parent.parent / "data" / "measurements" / "slices" / "h100.jsonl"
@@ -33,6 +40,12 @@ def test_the_fullest_part_changes_with_depth():
     assert deep.peak_phase == "optimizer"
     assert deep.allocated_bytes == 240
     assert deep.step_seconds == pytest.approx(3.5)
+
+
+def test_one_slice_is_the_whole_model():
+    found = extrapolated((part(2, 1.0, loss=100),), 2)
+    assert (found.step_seconds, found.allocated_bytes) == (1.0, 100)
+    assert found.layer_seconds is None
 
 
 def test_slices_that_ran_out_of_memory_do_not_count():
@@ -68,6 +81,34 @@ def test_the_slower_collective_at_the_largest_size_is_the_link():
         {"what": "all_gather", "mib": 256, "bytes_per_second": 2.0},
     ]
     assert link_bytes_per_second(rows) == 2.0
+
+
+def test_processes_that_were_started_end_where_one_cannot_be(monkeypatch: pytest.MonkeyPatch):
+    started: list[Any] = []
+    real = subprocess.Popen
+
+    def popen(words: list[str], **how: Any) -> Any:
+        if started:
+            raise OSError("no more processes")
+        started.append(real([sys.executable, "-c", "import time; time.sleep(60)"], **how))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    try:
+        with pytest.raises(OSError, match="no more processes"):
+            collectives(2)
+        assert started[0].poll() is not None
+    finally:
+        started[0].kill()
+        started[0].wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", ["execution", "simulation"])
+def test_bitsandbytes_says_nothing_as_it_is_imported(room: str):
+    words = f"from ftadvisor.{room} import stack; stack.bitsandbytes"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert "gemm_4bit_forward" not in done.stderr
 
 
 @pytest.mark.slow
@@ -213,12 +254,89 @@ def test_runs_and_other_peoples_trainers_are_recorded(
     assert "ftadvisor: step_seconds" in capsys.readouterr().err
     assert read_records().rows[-1]["method"] == "callback"
     assert read_records().rows[-1]["predicted"]["allocated_bytes"] == found.memory.allocated_bytes
-    # A trainer of two processes with the estimate of one.
-    two = SimpleNamespace(world_size=2, deepspeed_plugin=None, fsdp=False, fsdp_config=None)
-    callback.on_train_end(two, SimpleNamespace(is_world_process_zero=True), None)
+    # A trainer of two processes, and of other batches, with the estimate of one.
+    other = arguments(trainer.args, world_size=2, per_device_train_batch_size=4)
+    state = SimpleNamespace(is_world_process_zero=True)
+    callback.on_train_begin(other, state, None)
+    assert callback.predicted() == {}
+    for _ in range(3):
+        callback.on_step_begin(other, state, None)
+        callback.on_step_end(other, state, None)
+    callback.on_train_end(other, state, None)
     last = read_records().rows[-1]
     assert (last["num_gpus"], last["strategy"], last["predicted"]) == (2, "ddp", {})
-    assert "the estimate is of 1 GPU, this ran on 2 GPUs with ddp" in capsys.readouterr().err
+    assert last["micro_batch_size"] == 4
+    said = capsys.readouterr().err
+    assert "micro_batch_size 4 (estimated: 2), num_gpus 2 (estimated: 1), strategy ddp" in said
+    # Of rows that another limit cuts nobody knows the lengths.
+    count = len(read_records().rows)
+    callback.on_train_begin(arguments(other, max_length=64), state, None)
+    callback.on_step_begin(other, state, None)
+    callback.on_step_end(other, state, None)
+    callback.on_train_end(other, state, None)
+    assert len(read_records().rows) == count
+    assert "not recorded, nothing predicted: max_length 64" in capsys.readouterr().err
+
+
+ARGUMENTS = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "world_size", "n_gpu", "optim",
+    "bf16", "fp16", "gradient_checkpointing", "gradient_checkpointing_kwargs", "fsdp",
+    "fsdp_config", "deepspeed_plugin", "max_grad_norm", "use_liger_kernel", "max_length",
+    "packing", "auto_find_batch_size",
+)  # fmt: skip
+
+
+def arguments(of: Any, **other: Any) -> SimpleNamespace:
+    """A trainer's arguments with some of them changed; world_size is a property of theirs."""
+    found = {name: getattr(of, name) for name in ARGUMENTS if hasattr(of, name)}
+    return SimpleNamespace(**{**found, **other})
+
+
+PLANNED = Settings(
+    technique="lora", micro_batch_size=2, max_length=32, mean_length=10.0, longest_length=20,
+    optim="paged_adamw", autocast="bf16", gradient_checkpointing="full",
+)  # fmt: skip
+AS_PLANNED = SimpleNamespace(
+    per_device_train_batch_size=2, gradient_accumulation_steps=1, world_size=1, n_gpu=1, fsdp=None,
+    optim="paged_adamw_32bit", bf16=True, fp16=False, gradient_checkpointing=True, fsdp_config={},
+    gradient_checkpointing_kwargs=None, max_grad_norm=1.0, use_liger_kernel=False,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "changed"),
+    [
+        ({}, {}),
+        ({"per_device_train_batch_size": 8}, {"micro_batch_size": 8}),
+        ({"gradient_accumulation_steps": 4}, {"gradient_accumulation_steps": 4}),
+        ({"gradient_checkpointing": False}, {"gradient_checkpointing": "none"}),
+        (
+            {"gradient_checkpointing_kwargs": {"selective": True}},
+            {"gradient_checkpointing": "selective"},
+        ),
+        ({"bf16": False, "fp16": True}, {"autocast": "fp16"}),
+        ({"bf16": False}, {"autocast": "none"}),
+        ({"optim": "adamw_torch"}, {"optim": "adamw_torch"}),
+        ({"max_grad_norm": None}, {"max_grad_norm": 0.0}),
+        ({"use_liger_kernel": True}, {"fused_norm": True, "fused_mlp": True}),
+        # The longest row has 20 tokens: nothing is cut.
+        ({"max_length": 24, "packing": False}, {"max_length": 24}),
+        (
+            {"max_length": 64, "packing": True},
+            {"max_length": 64, "packing": True, "mean_length": 64, "mean_padded_length": 64,
+             "longest_length": 64},
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_trainer_was_given_counts(given: dict[str, Any], changed: dict[str, Any]):
+    args = SimpleNamespace(**{**vars(AS_PLANNED), **given})
+    assert as_given(PLANNED, args) == replace(PLANNED, **changed)
+
+
+@pytest.mark.parametrize("given", [{"max_length": 16}, {"n_gpu": 2}])
+def test_what_settings_cannot_say_is_not_guessed(given: dict[str, Any]):
+    with pytest.raises(UnsupportedError):
+        as_given(PLANNED, SimpleNamespace(**{**vars(AS_PLANNED), **given}))
 
 
 @pytest.mark.slow
@@ -226,7 +344,6 @@ def test_runs_and_other_peoples_trainers_are_recorded(
 def test_techniques_side_by_side(script: Any, models: dict[str, Path], tmp_path: Path):
     from ftadvisor.api.benchmarking import benchmark
     from ftadvisor.render.benchmark import benchmark_document
-    from ftadvisor.render.terminal import print_document
 
     data = tmp_path / "rows.jsonl"
     data.write_text('{"prompt": "Why?", "completion": "Because."}\n' * 16)
@@ -249,10 +366,12 @@ def test_techniques_side_by_side(script: Any, models: dict[str, Path], tmp_path:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_out_of_memory_is_recorded_and_less_is_tried(
-    script: Any, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    script: Any,
+    models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     from ftadvisor.api.probing import probe
-    from ftadvisor.errors import UnsupportedError
     from ftadvisor.sources.records import read_records
 
     made = script.slices.transformers_config({**script.llama(6, 64)})
@@ -264,7 +383,7 @@ def test_out_of_memory_is_recorded_and_less_is_tried(
 
     monkeypatch.setattr(script.slices, "measured", measured)
     monkeypatch.setattr(script.slices, "transformers_config", lambda _: made)
-    for room[0], tried in ((4, [2, 4]), (2, [2, 4, 1, 2])):
+    for room[0], tried in ((4, [2, 4]), (2, [2, 4, 1])):
         found = probe(model=str(models["decoder"]), technique="lora", max_length=32)
         assert [s.layers for s in found.slices] == tried
     # One layer alone tells nothing of the others.
@@ -272,3 +391,11 @@ def test_out_of_memory_is_recorded_and_less_is_tried(
     with pytest.raises(UnsupportedError, match="two layers run out of memory"):
         probe(model=str(models["decoder"]), technique="lora", max_length=32)
     assert read_records().rows[-1]["oom"] is True
+    # Of two layers both slices would be the model: one is.
+    room[0] = 4
+    made = script.slices.with_layers(made, 2)
+    found = probe(model=str(models["decoder"]), technique="lora", max_length=32)
+    assert [s.layers for s in found.slices] == [2]
+    assert found.whole.step_seconds == found.slices[0].step_seconds
+    print_document(probe_document(found))
+    assert "2 layers, measured whole" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from ftadvisor import estimate
+from ftadvisor.api.calibrating import load_calibration
 from ftadvisor.calibration.cases import read_cases
 from ftadvisor.calibration.own_fit import Shipped, fit_calibration
 from ftadvisor.cli.entry import main
@@ -124,13 +125,28 @@ def test_the_commands(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "0123" in json.loads(capsys.readouterr().out)["machines"]
     shared = tmp_path / "rows.jsonl"
     assert main(["calibration", "export", str(shared)]) == 0
+    assert "1 measurement exported" in capsys.readouterr().err
     assert main(["calibration", "reset"]) == 0
     assert read_records().rows == ()
+    capsys.readouterr()
+    assert main(["calibration", "show", str(shared), "--json"]) == 0
+    assert "0123" in json.loads(capsys.readouterr().out)["machines"]
+    assert main(["calibration", "show", str(tmp_path / "none.jsonl")]) == 2
+    capsys.readouterr()
     assert main(["calibration", "import", str(shared)]) == 0
+    assert "1 measurement imported" in capsys.readouterr().out
     assert main(["calibration", "import", str(shared)]) == 0
     assert [r["id"] for r in read_records().rows] == ["a"]
     assert main(["calibration", "forget"]) == 2
     assert main(["validate", str(shared)]) == 0
+
+
+def test_noisy_measurements_are_counted():
+    for id_, said in (("a", "1 measurement has steps"), ("b", "2 measurements have steps")):
+        append_record(row(id_, step_seconds_spread=0.5))
+        found = load_calibration()
+        assert found is not None
+        assert any(warning.startswith(said) for warning in found.warnings)
 
 
 def test_a_file_of_questions_is_calibrated_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

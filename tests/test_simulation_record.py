@@ -25,7 +25,7 @@ from ftadvisor.errors import (
     UnsupportedError,
 )
 from ftadvisor.render import timeline
-from ftadvisor.render.picture import check_format, write_picture
+from ftadvisor.render.picture import check_target, write_picture
 from ftadvisor.schema.selfcheck import Checked, SelfCheck
 from ftadvisor.schema.simulation import (
     Consumer,
@@ -388,13 +388,13 @@ def test_a_picture_of_nothing_is_one():
 @pytest.mark.parametrize("name", ["step.pdf", "step", "svg", ""])
 def test_a_picture_has_a_format(name: str):
     with pytest.raises(InvalidSettingError, match="must end in"):
-        check_format(name)
+        check_target(name)
 
 
 def test_a_png_needs_matplotlib(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InvalidSettingError, match="matplotlib") as raised:
-        check_format("step.png")
+        check_target("step.png")
     assert "--plot FILE.svg" in raised.value.suggestions
 
 
@@ -409,6 +409,12 @@ def test_a_png_is_drawn(tmp_path: Path):
 def test_a_picture_that_cannot_be_written(tmp_path: Path):
     with pytest.raises(InvalidSettingError, match="cannot be written"):
         write_picture(str(tmp_path / "no" / "step.svg"), timeline.picture(STEP, "title"))
+    # Known before anything is drawn.
+    with pytest.raises(InvalidSettingError, match="there is no directory"):
+        check_target(str(tmp_path / "no" / "step.svg"))
+    (tmp_path / "step.svg").mkdir()
+    with pytest.raises(InvalidSettingError, match="is a directory"):
+        check_target(str(tmp_path / "step.svg"))
 
 
 def checked(analytic: int, simulated: int | None) -> Checked:
@@ -428,6 +434,9 @@ def test_a_selfcheck_knows_its_architectures():
     assert len(MODELS) * len(SETTINGS) >= 200
     with pytest.raises(UnknownNameError):
         selfcheck(["lama"])
+    with pytest.raises(UnknownNameError) as raised:
+        selfcheck(["nope"])
+    assert raised.value.suggestions == tuple(MODELS)
 
 
 def test_unknown_multiprocessors_are_those_of_the_largest_of_the_kind():

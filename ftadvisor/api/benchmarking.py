@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ from typing import Any
 from ftadvisor.api.probing import probe
 from ftadvisor.api.run_plans import plan_of
 from ftadvisor.api.running import run
-from ftadvisor.errors import FtadvisorError, InvalidSettingError
+from ftadvisor.errors import FtadvisorError, InvalidSettingError, quoted
 from ftadvisor.schema.benchmark import Benched, Benchmark
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.probe import Probe
 from ftadvisor.schema.report import Report
 from ftadvisor.sources.techniques import find_task
 from ftadvisor.units import MINUTE
+
+ANOTHER = ("--output-dir with another name",)
 
 
 def benchmark(
@@ -45,16 +48,20 @@ def benchmark(
     of_all = {**options, "model": model, "dataset": os.fspath(dataset)}
     place = Path(output_dir) if output_dir is not None else Path("benchmark")
     train = train or train_tokens is not None or train_minutes is not None
+    if train:
+        _check_places(place, techniques)
     seconds = None if train_minutes is None else MINUTE * train_minutes
     rows: list[Benched] = []
-    for technique in techniques:
+    for technique in dict.fromkeys(techniques):
         row = Benched(technique=technique, probe=None, report=None)
         try:
             plan = plan_of(None, {**of_all, "technique": technique})
             row = replace(row, probe=probe(plan))
             if train and row.probe:
                 steps = _steps(plan, row.probe, train_tokens, seconds)
-                row = replace(row, report=_trained(plan, steps, place / technique))
+                report = _trained(plan, steps, place / technique)
+                ended = None if report.status == "done" else f"its training ended: {report.status}"
+                row = replace(row, report=report, problem=ended)
         except FtadvisorError as error:
             row = replace(row, problem=error.message)
         rows.append(row)
@@ -75,6 +82,28 @@ def _check_budget(tokens: int | None, minutes: float | None) -> None:
     for name, value in (("train_tokens", tokens), ("train_minutes", minutes)):
         if value is not None and not value > 0:
             raise InvalidSettingError.of(name, value, "be a number above 0")
+
+
+def _check_places(place: Path, techniques: Iterable[str]) -> None:
+    """Where runs go is new or empty and can be written: else one would learn it after the probe."""
+    for technique in techniques:
+        problem = _problem_of(place / technique)
+        if problem:
+            raise InvalidSettingError(f"output_dir {quoted(str(place))}: {problem}.", ANOTHER)
+
+
+def _problem_of(place: Path) -> str | None:
+    """Why no run can be put there."""
+    try:
+        there = next(path for path in (place, *place.absolute().parents) if path.exists())
+        name = quoted(str(there))
+        if not there.is_dir():
+            return f"{name} is a file"
+        if there == place and any(there.iterdir()):
+            return f"{name} holds other files, and nothing is overwritten"
+        return None if os.access(there, os.W_OK) else f"{name} cannot be written"
+    except OSError as error:
+        return f"{quoted(str(place))} cannot be read: {error.strerror or error}"
 
 
 def _trained(plan: Plan, steps: int | None, place: Path) -> Report:

@@ -159,7 +159,8 @@ def calibration_of(records: Records) -> Calibration:
     noisy = [r["id"] for r in rows if (r.get("step_seconds_spread") or 0) > SPREAD_IS_NOISE]
     if noisy:
         said.append(
-            f"{len(noisy)} measurements have steps that differ by over {SPREAD_IS_NOISE:.0%}"
+            f"{len(noisy)} measurement{'s have' if len(noisy) > 1 else ' has'} steps that differ"
+            f" by over {SPREAD_IS_NOISE:.0%}"
             " (other processes, or a machine on battery)"
         )
     left_out = [f"{id_} cannot be predicted: {why}" for id_, why in reasons.items()]

@@ -82,7 +82,10 @@ def selfcheck(
     names = tuple(architectures or MODELS)
     for name in names:
         if name not in MODELS:
-            raise UnknownNameError("architecture", name, MODELS)
+            error = UnknownNameError("architecture", name, MODELS)
+            # No command lists them.
+            error.suggestions = error.suggestions or tuple(MODELS)
+            raise error
     return SelfCheck(tuple(_rows(names, progress)))
 
 

@@ -3,7 +3,8 @@
 Factors are logarithms with normal priors, in three levels: a machine's lie around its GPU type's,
 those around the family's, those around what is shipped. One fit finds all of them, so that a row
 counts once. Rows weigh by how far they lie from the others of their machine (Tukey's biweight), so
-that a mistaken one decides nothing. Without rows there is nothing to fit and no calibration.
+that a mistaken one decides nothing; where most of them disagree nobody knows which is mistaken, and
+each counts for something. Without rows there is nothing to fit and no calibration.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ SPREAD = 0.1
 """Relative error of a row, as in `time_fit`: reruns of one experiment differ by that much."""
 BIWEIGHT = 4.685
 """Spreads beyond which a row counts for nothing (Beaton and Tukey 1974: 95 % efficiency)."""
+FEWEST_TO_REJECT = 3
+"""Rows of a machine: two that disagree do not say which of them is mistaken."""
 PARAMETERS = ("rate", "bandwidth", "host")
 ITERATIONS = 12
 STEP = 0.02
@@ -173,15 +176,16 @@ class _Fit:
         self.residuals = np.array([r.measured for r in self.rows]) - found
 
     def _weigh(self, residuals: np.ndarray, *, soft: bool) -> np.ndarray:
-        """Full weight near the machine's median; softly at first, from where all begins."""
+        """Full weight near the machine's median; softly (Huber's) at first, from where all begins,
+        and where its rows agree on no middle: only a majority can reject the others."""
         weights = np.ones(len(residuals))
         for machine in {r.machine for r in self.rows}:
             own = np.array([i for i, r in enumerate(self.rows) if r.machine == machine])
             away = np.abs(residuals[own] - np.median(residuals[own])) / SPREAD
-            if soft:
-                weights[own] = 1 / np.maximum(away, 1.0)
-            else:
-                weights[own] = np.maximum(1 - (away / BIWEIGHT) ** 2, 0.0) ** 2
+            found = np.maximum(1 - (away / BIWEIGHT) ** 2, 0.0) ** 2
+            if soft or len(own) < FEWEST_TO_REJECT or found.sum() <= len(own) / 2:
+                found = 1 / np.maximum(away, 1.0)
+            weights[own] = found
         return weights
 
     def factors(self, path: Sequence[int]) -> np.ndarray:
@@ -219,7 +223,8 @@ class _Fit:
         # What hosts were measured to take is part of the rows' own prediction.
         slowness = statistics.median(self.rows[i].case.situation.host_slowness for i in own)
         factors = Factors(rate, bandwidth, host * slowness, cache)
-        return Adjusted(factors, context, self._interval(own), len(own))
+        counted = int(np.count_nonzero(self.weights[own]))
+        return Adjusted(factors, context, self._interval(own), counted)
 
     def _interval(self, own: list[int]) -> Interval:
         """From residuals as each row's would be if it had not been in the fit."""

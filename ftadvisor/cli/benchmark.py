@@ -33,14 +33,15 @@ WHICH = Group(
 
 
 def run(given: dict[str, Any]) -> int:
-    """Print the table; 1 when no technique could be measured."""
+    """Print the table; 1 when no technique could be measured, or one was to be trained and was
+    not, or not to its end."""
     from ftadvisor.api.benchmarking import benchmark
     from ftadvisor.render.benchmark import benchmark_document, benchmark_picture
-    from ftadvisor.render.picture import check_format, write_picture
+    from ftadvisor.render.picture import check_target, write_picture
 
     as_json, plot = given.pop("json", False), given.pop("plot", None)
     if plot is not None:
-        check_format(plot)
+        check_target(plot)
     for name, example in (
         ("model", "--model llama3.2-1b"),
         ("dataset", "--dataset train.jsonl"),
@@ -48,6 +49,7 @@ def run(given: dict[str, Any]) -> int:
     ):
         if name not in given:
             raise InvalidSettingError(f"--{name} is missing.", [example])
+    asked = any(given.get(name) for name in ("train", "train_tokens", "train_minutes"))
     words = [w for name in given.pop("techniques") for w in name.split(",") if w]
     with warnings_to_stderr():
         found = benchmark(given.pop("model"), given.pop("dataset"), words, **given)
@@ -58,7 +60,8 @@ def run(given: dict[str, Any]) -> int:
             write_picture(plot, benchmark_picture(found))
         said = f"the picture is in {plot}" if measured else f"nothing written to {plot}"
         print(f"ftadvisor: {said}.", file=sys.stderr)
-    return 0 if measured else 1
+    done = not asked or all(row.report and row.report.status == "done" for row in found.rows)
+    return 0 if measured and done else 1
 
 
 COMMAND = Command(
@@ -83,5 +86,6 @@ COMMAND = Command(
     run=run,
     details="Each technique is probed with two and four of the model's layers and random weights. "
     "With a budget each is then trained, with the model's own weights, for the same tokens or the "
-    "same time. The cost is the whole run's, by --price or the dated price list.",
+    "same time. The cost is the whole run's, by --price or the dated price list. "
+    "The exit code is 1 when a technique that was to be trained did not get to its end.",
 )

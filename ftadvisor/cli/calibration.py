@@ -10,7 +10,7 @@ from typing import Any
 from ftadvisor.cli.command import Argument, Command, Group
 from ftadvisor.cli.options import JSON
 from ftadvisor.cli.printing import print_answer
-from ftadvisor.errors import InvalidSettingError
+from ftadvisor.errors import InvalidSettingError, quoted
 
 ACTIONS = ("show", "reset", "export", "import")
 
@@ -22,40 +22,66 @@ def run(given: dict[str, Any]) -> int:
     if action not in ACTIONS:
         raise InvalidSettingError.of("action", action, f"be one of {', '.join(ACTIONS)}")
     if action == "show":
-        return _show(as_json)
+        return _show(file, as_json)
     if action == "reset":
-        from ftadvisor.sources.records import drop_records
-
-        aside = drop_records()
-        said = f"Put aside as {aside}." if aside else "There were no measurements."
-        return _say({"aside": str(aside) if aside else None}, said, as_json)
+        if file is not None:
+            raise InvalidSettingError(
+                f"reset takes no file: {quoted(file)}.",
+                ["ftadvisor calibration reset", f"ftadvisor calibration export {file}"],
+            )
+        return _reset(as_json)
     if action == "export":
         return _export(file)
     if file is None:
         raise InvalidSettingError("import needs a file.", ["ftadvisor calibration import F.jsonl"])
-    from ftadvisor.sources.measurement_rows import read_rows
     from ftadvisor.sources.records import append_record, read_records
+
+    known = {row.get("id") for row in read_records().rows}
+    rows = [row for row in _rows_of(file) if row["id"] not in known]
+    for row in rows:
+        append_record(row)
+    return _say({"imported": len(rows)}, f"{_counted(len(rows))} imported.", as_json)
+
+
+def _rows_of(file: str) -> list[dict[str, Any]]:
+    from ftadvisor.sources.measurement_rows import read_rows
 
     try:
         text = Path(file).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InvalidSettingError(f"{file!r} cannot be read: {reason}.") from error
-    known = {row.get("id") for row in read_records().rows}
-    rows = [row for row in read_rows(file, text) if row["id"] not in known]
-    for row in rows:
-        append_record(row)
-    return _say({"imported": len(rows)}, f"{len(rows)} measurements imported.", as_json)
+    return read_rows(file, text)
 
 
-def _show(as_json: bool) -> int:
-    from ftadvisor.api.calibrating import load_calibration
+def _counted(rows: int) -> str:
+    return f"{rows} measurement{'s' * (rows != 1)}"
+
+
+def _show(file: str | None, as_json: bool) -> int:
+    from ftadvisor.api.calibrating import calibration_of, load_calibration
     from ftadvisor.render.probe import calibration_document
+    from ftadvisor.sources.records import Records
 
-    found = load_calibration()
+    if file is None:
+        found = load_calibration()
+    else:
+        found = calibration_of(Records(Path(file), tuple(_rows_of(file)), ()))
     answer: dict[str, Any] = found.as_dict() if found else {}
     print_answer(answer, lambda: calibration_document(found), as_json=as_json)
     return 0
+
+
+def _reset(as_json: bool) -> int:
+    from ftadvisor.sources.kept_fit import drop_fit
+    from ftadvisor.sources.records import drop_records
+
+    aside, fit = drop_records(), drop_fit()
+    said = [f"Put aside as {path}." for path in aside] or ["There were no measurements."]
+    if fit:
+        said.append(f"Removed {fit}, which follows from them.")
+    record = {"aside": [str(path) for path in aside], "removed": str(fit) if fit else None}
+    return _say(record, " ".join(said), as_json)
 
 
 def _export(file: str | None) -> int:
@@ -72,7 +98,7 @@ def _export(file: str | None) -> int:
         except OSError as error:
             raise InvalidSettingError(f"{file!r} cannot be written: {error.strerror}.") from error
     left = f"; {local} of models on your own disk left out" if local else ""
-    print(f"ftadvisor: {len(rows)} measurements exported{left}.", file=sys.stderr)
+    print(f"ftadvisor: {_counted(len(rows))} exported{left}.", file=sys.stderr)
     return 0
 
 
@@ -89,14 +115,15 @@ COMMAND = Command(
     usage="calibration [show|reset|export|import] [FILE.jsonl]",
     arguments=(
         Argument("action", "ACTION", "What to do (default: show).", choices=ACTIONS),
-        Argument("file", "FILE.jsonl", "Where to export to (default: standard output), or what to "
-                 "import."),
+        Argument("file", "FILE.jsonl", "Where to export to (default: standard output), what to "
+                 "import, or whose measurements to show instead of your own."),
     ),
     groups=(Group("Output", (JSON,)),),
     examples=(
         ("ftadvisor calibration", "which factors hold for this machine?"),
+        ("ftadvisor calibration show rows.jsonl", "what would follow from these measurements?"),
         ("ftadvisor calibration export rows.jsonl", "measurements to share"),
-        ("ftadvisor calibration reset", "start over; the measurements are put aside"),
+        ("ftadvisor calibration reset", "start over; what was measured is put aside"),
     ),
     run=run,
     details="An export holds settings, figures and versions: no path, no host's name, no data. It "

@@ -41,12 +41,12 @@ def run(given: dict[str, Any]) -> int:
         )
     trusted = {"trust_remote_code": given.pop("trust_remote_code", False)}
     from ftadvisor import api
-    from ftadvisor.render.picture import check_format, write_picture
+    from ftadvisor.render.picture import check_target, write_picture
     from ftadvisor.render.simulation import simulation_document, title_of
     from ftadvisor.render.timeline import picture
 
     if plot is not None:
-        check_format(plot)
+        check_target(plot)
     calibration = own_calibration([gpu]) if own and gpu else None
     with warnings_to_stderr():
         found = api.simulate(**given, **trusted, calibration=calibration)

@@ -1,4 +1,5 @@
-"""The plan's settings as keyword arguments of TrainingArguments and of TRL's configurations.
+"""The plan's settings as keyword arguments of TrainingArguments and of TRL's configurations, and
+the other way round.
 
 TRL's own defaults differ (bf16 where it can, gradient checkpointing, logging every 10 steps, other
 learning rates: trl 1.16 trainer/base_config.py), so that all of them are said.
@@ -7,15 +8,17 @@ learning rates: trl 1.16 trainer/base_config.py), so that all of them are said.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from ftadvisor.errors import UnsupportedError
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.kernels import liger_options
-from ftadvisor.execution.launching import strategy_arguments
+from ftadvisor.execution.launching import strategy_arguments, strategy_of
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.run import RunSettings
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import Autocast, Checkpointing, Settings
 
 CHECKPOINTS = "checkpoints"
 OPTIMIZERS = {
@@ -99,3 +102,73 @@ def total_steps(plan: Plan, settings: Settings, run: RunSettings, num_examples: 
     batches = math.ceil(num_examples / (settings.micro_batch_size * settings.num_gpus))
     a_pass = math.ceil(batches / settings.gradient_accumulation_steps)
     return max(1, math.ceil(a_pass * float(plan.settings["num_train_epochs"])))
+
+
+def as_given(planned: Settings, args: Any) -> Settings:
+    """What a trainer with these arguments really does; what they do not say is as planned.
+
+    Raises UnsupportedError for what settings cannot say.
+    """
+    if args.n_gpu > 1:
+        raise UnsupportedError.of(
+            f"{args.n_gpu} GPUs in one process", "it is not what DDP does",
+            [f"torchrun --nproc-per-node {args.n_gpu}", "CUDA_VISIBLE_DEVICES=0"],
+        )  # fmt: skip
+    optim = str(getattr(args.optim, "value", args.optim))
+    liger = bool(args.use_liger_kernel)
+    fused = dict.fromkeys(("fused_norm", "fused_mlp"), liger)
+    # Of TRL's online trainers alone; None: its default, which depends on others.
+    online = {n: getattr(args, n, None) for n in ("num_generations", "max_completion_length")}
+    return replace(
+        planned,
+        micro_batch_size=args.per_device_train_batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        num_gpus=args.world_size,
+        strategy=strategy_of(args),
+        gradient_checkpointing=_checkpointing_of(args),
+        autocast=_autocast_of(args),
+        optim=planned.optim if optim == OPTIMIZERS.get(planned.optim, planned.optim) else optim,
+        max_grad_norm=float(args.max_grad_norm or 0.0),
+        **({} if liger == bool(liger_options(planned)) else fused),
+        **{name: value for name, value in online.items() if value is not None},
+        **_lengths_of(args, planned),
+    )
+
+
+def _autocast_of(args: Any) -> Autocast:
+    return "bf16" if args.bf16 else "fp16" if args.fp16 else "none"
+
+
+def _checkpointing_of(args: Any) -> Checkpointing:
+    # The old names mirror the new ones, and older releases have no others.
+    sharded = cast("dict[str, Any]", args.fsdp_config or {})
+    if not (args.gradient_checkpointing or (args.fsdp and sharded.get("activation_checkpointing"))):
+        return "none"
+    how = cast("dict[str, Any]", args.gradient_checkpointing_kwargs or {})
+    return "selective" if how.get("selective") else "full"
+
+
+def _lengths_of(args: Any, planned: Settings) -> dict[str, Any]:
+    """TRL's lengths; Transformers' own arguments have none.
+
+    Raises UnsupportedError where nobody knows what rows become that were cut or packed otherwise.
+    """
+    longest = planned.longest_length or planned.max_length
+    limit = getattr(args, "max_length", None) or planned.max_length
+    packing = bool(getattr(args, "packing", planned.packing))
+    found: dict[str, Any] = {"max_length": limit, "packing": packing}
+    if (limit, packing) == (planned.max_length, planned.packing):
+        return found
+    if packing == planned.packing and longest < planned.max_length and longest <= limit:
+        # Neither of them cuts a row.
+        return found
+    full = longest == planned.mean_length and limit < longest
+    if packing or (full and not planned.packing):
+        names = ("mean_length", "mean_padded_length", "longest_length")
+        return found | dict.fromkeys(names, limit) | {"typical_length": 0}
+    raise UnsupportedError.of(
+        f"max_length {limit}, packing {packing} beside the estimate of max_length"
+        f" {planned.max_length}, packing {planned.packing}",
+        "how long the rows are is not known",
+        [f"estimate(..., max_length={limit}, packing={packing})"],
+    )

@@ -33,6 +33,9 @@ MODULES = dict.fromkeys(LIBRARIES) | {
     "PIL_Image": "PIL.Image", "liger": "liger_kernel.transformers.monkey_patch",
 }  # fmt: skip
 """Names here, and what is imported for them where that is called otherwise."""
+# bitsandbytes 0.50 asks there for a faster kernel as it is imported, perhaps by another library,
+# and says so where there is none.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def torchrun() -> tuple[Any, Any, Any]:

@@ -27,7 +27,7 @@ def benchmark_document(found: Benchmark) -> Document:
         blocks.append(_bars(found))
     problems = tuple(f"{row.technique}: {row.problem}" for row in found.rows if row.problem)
     if problems:
-        blocks.append(Bullets("Not measured", problems, "bad"))
+        blocks.append(Bullets("Not done", problems, "bad"))
     return tuple(blocks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from html import escape
 from importlib import import_module
@@ -23,14 +24,25 @@ class Picture(NamedTuple):
     """The same as a figure of matplotlib, from its module pyplot."""
 
 
-def check_format(file: str) -> None:
-    """Raise InvalidSettingError for a name that says no format which can be drawn here."""
+def check_target(file: str) -> None:
+    """Raise InvalidSettingError for a name that says no format which can be drawn here, or a place
+    that cannot be written: whoever waits for what is drawn learns it before."""
     suffix = Path(file).suffix.lower()
     if suffix not in FORMATS:
         must = "end in .svg, .html or .png"
         raise InvalidSettingError.of("plot", file, must, [f"{Path(file).stem or 'step'}.svg"])
     if suffix == ".png":
         _matplotlib()
+    place = Path(file).parent
+    if Path(file).is_dir():
+        raise InvalidSettingError(f"{quoted(file)} is a directory.", ["a file's name"])
+    if not place.is_dir():
+        raise InvalidSettingError(
+            f"{quoted(file)} cannot be written: there is no directory {quoted(str(place))}.",
+            [f"mkdir -p {place}"],
+        )
+    if not os.access(Path(file) if Path(file).exists() else place, os.W_OK):
+        raise InvalidSettingError(f"{quoted(file)} cannot be written: permission denied.")
 
 
 def write_picture(file: str, picture: Picture) -> None:
@@ -38,7 +50,7 @@ def write_picture(file: str, picture: Picture) -> None:
 
     Raises InvalidSettingError where that cannot be done.
     """
-    check_format(file)
+    check_target(file)
     suffix = Path(file).suffix.lower()
     try:
         if suffix == ".png":

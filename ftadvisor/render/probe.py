@@ -69,7 +69,7 @@ def probe_document(found: Probe) -> Document:
     table = Table(
         (Column("the whole model"), *(Column(head, right=True) for head in heads)),
         rows,
-        f"{whole.layers} layers, from the slices",
+        _title(found),
     )
     run: list[Block] = []
     if "total_seconds" in found.calibrated:
@@ -82,6 +82,13 @@ def probe_document(found: Probe) -> Document:
             )
         )
     return (slices, table, *run, *_warnings(found.warnings))
+
+
+def _title(found: Probe) -> str:
+    layers = found.whole.layers
+    counted = f"{layers} layer{'s' * (layers != 1)}"
+    whole = any(s.layers == layers and s.status == "done" for s in found.slices)
+    return f"{counted}, measured whole" if whole else f"{counted}, from the slices"
 
 
 def calibration_document(found: Calibration | None) -> Document:

@@ -33,6 +33,7 @@ class Adjusted(NamedTuple):
     time: Interval
     """Measured over predicted seconds, once calibrated."""
     rows: int
+    """Measurements that count for something: outliers are not among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,8 @@ class Extrapolated(NamedTuple):
     layers: int
     step_seconds: float
     cpu_seconds: float
-    layer_seconds: float
+    layer_seconds: float | None
+    """What a layer adds; None: the whole model was the only slice."""
     allocated_bytes: int
     reserved_bytes: int | None
     device_bytes: int | None

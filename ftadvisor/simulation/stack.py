@@ -6,11 +6,16 @@ of what is used here has none.
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from typing import Any
 
 from ftadvisor.errors import MissingExtraError
+
+# bitsandbytes 0.50 asks there for a faster kernel as it is imported, and says so where there is
+# none; nothing is computed here.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _library(name: str) -> Any:

@@ -25,11 +25,13 @@ from ftadvisor.sources.records import MACHINES, NAME
 FILE = "calibration.json"
 RECORDS = (".dist-info", ".egg-info")
 SHIPPED = ("coefficients/memory.json", "coefficients/time.json")
+ROOMS = ("api", "calibration", "configuration", "estimation", "schema", "sources")
+"""Of the package, whose code a fit runs."""
 
 
 def origin() -> str:
     """A digest of all that a fit follows from: the measurements, the machines that were probed,
-    the shipped numbers, ftadvisor's version, this machine, and what is installed on it."""
+    the shipped numbers, ftadvisor's version and code, this machine, and what is installed on it."""
     digest = sha256()
     own = [data_home() / name for name in (NAME, MACHINES)]
     for path in (*own, *(data_dir() / name for name in SHIPPED)):
@@ -39,7 +41,7 @@ def origin() -> str:
         digest.update(b"%d:" % len(content) + content)
     here = (platform.node(), platform.machine(), os.cpu_count())
     version = str(import_module("ftadvisor").__version__)
-    digest.update(json.dumps([version, here, list(_installed())]).encode())
+    digest.update(json.dumps([version, here, list(_installed()), sorted(_program())]).encode())
     return digest.hexdigest()
 
 
@@ -50,6 +52,21 @@ def _installed() -> Iterator[str]:
         with suppress(OSError):
             names = os.listdir(place) if place else []
             yield from sorted(name for name in names if name.endswith(RECORDS))
+
+
+def _program() -> Iterator[tuple[str, int, int]]:
+    """The code and the catalogues by size and date, for they change between versions: to read them
+    costs ten times as much."""
+    package = Path(__file__).parent.parent
+    places = [str(data_dir()), *(str(package / room) for room in ROOMS)]
+    while places:
+        with suppress(OSError), os.scandir(places.pop()) as entries:
+            for entry in entries:
+                if entry.name.endswith((".py", ".json")):
+                    state = entry.stat()
+                    yield entry.path, state.st_size, state.st_mtime_ns
+                elif entry.name != "__pycache__" and entry.is_dir():
+                    places.append(entry.path)
 
 
 def kept_fit(of: str) -> Calibration | None:
@@ -70,3 +87,14 @@ def keep_fit(of: str, fit: Calibration) -> None:
     with suppress(OSError):
         path: Path = data_home() / FILE
         replace_text(path, json.dumps({"origin": of, "calibration": fit.as_dict()}) + "\n")
+
+
+def drop_fit() -> Path | None:
+    """Remove what was kept: it is made again when it is asked for. None: nothing was."""
+    path = data_home() / FILE
+    try:
+        path.unlink()
+    except OSError:
+        # Without what it follows from it counts for nothing.
+        return None
+    return path

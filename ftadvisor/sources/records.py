@@ -82,21 +82,25 @@ def read_records(path: Path | None = None) -> Records:
     return Records(path, tuple(rows), tuple(problems))
 
 
-def drop_records() -> Path | None:
-    """Put the file aside under another name, which is returned; None: there is none."""
-    path = data_home() / NAME
-    aside = path.with_suffix(".old.jsonl")
+def drop_records() -> tuple[Path, ...]:
+    """Put measurements and probed machines aside under other names, which are returned; none: there
+    are neither. Raises DataFileError where they cannot be moved."""
+    there = [path for name in (NAME, MACHINES) if (path := data_home() / name).exists()]
     number = 1
-    while aside.exists():
+    while any(_aside(path, number).exists() for path in there):
         number += 1
-        aside = path.with_suffix(f".old-{number}.jsonl")
-    try:
-        os.replace(path, aside)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    return aside
+    moved: list[Path] = []
+    for path in there:
+        try:
+            os.replace(path, _aside(path, number))
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        moved.append(_aside(path, number))
+    return tuple(moved)
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_suffix(f".old{f'-{number}' * (number > 1)}{path.suffix}")
 
 
 def keep_machine(machine: Mapping[str, Any]) -> None:

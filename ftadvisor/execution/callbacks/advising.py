@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from typing import Any
 
 from ftadvisor.errors import FtadvisorError
 from ftadvisor.execution import stack
+from ftadvisor.execution.arguments import as_given
 from ftadvisor.execution.device import find_device
-from ftadvisor.execution.launching import strategy_of
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.own_rows import Ran, row_of
@@ -20,14 +21,17 @@ from ftadvisor.units import format_bytes, format_duration
 
 SAID_AFTER = 5
 """Steps: the first warms up."""
+ASKED = ("max_length", "max_completion_length")
+"""Lengths that a person sets."""
 
 
 class FtadvisorCallback(stack.transformers.TrainerCallback):
     """Prints what was predicted and what a step takes, and records the measurement at the end.
 
     `estimate` is what `ftadvisor.estimate` answers for the run, with the settings that the trainer
-    was given; without it only what is measured is printed, and nothing is recorded, for the row
-    would not say what was run.
+    was given; where the trainer's arguments say otherwise they count, which is said, and nothing is
+    predicted. Without an estimate only what is measured is printed, and nothing is recorded, for
+    the row would not say what was run.
     """
 
     def __init__(self, estimate: Estimate | None = None, *, record: bool = True) -> None:
@@ -36,10 +40,18 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
         self._steps: list[float] = []
         self._start = 0.0
         self._device = find_device()
+        self._planned: Settings | None = None
+        if estimate is not None:
+            given: dict[str, Any] = {"objective": estimate.objective, **estimate.settings}
+            self._planned = Settings(technique=estimate.technique, **given)
+        self._ran = self._planned
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """From here on peaks count."""
         self._steps = []
+        said = self._compared(args, state)
+        if said and state.is_world_process_zero:
+            _print(said)
         if not self._device.is_cpu:
             stack.torch.cuda.reset_peak_memory_stats(self._device.place)
 
@@ -63,22 +75,13 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
             self._say()
         if not self._record or len(self._steps) < 3:
             return
-        assert self._estimate is not None
-        e = self._estimate
-        given: dict[str, Any] = {"objective": e.objective, **e.settings}
-        planned = Settings(technique=e.technique, **given)
-        settings = replace(planned, num_gpus=args.world_size, strategy=strategy_of(args))
-        predicted = self.predicted()
-        if settings != planned:
-            predicted = {}
-            _print(
-                f"the estimate is of {_shared(planned)}, this ran on {_shared(settings)}: recorded"
-                " without what was predicted"
-            )
+        if self._ran is None or self._estimate is None:
+            return
+        e, measured = self._estimate, self.measured()
         row = row_of(
             Ran(
-                e.model, e.trainer, settings, self._device.name, "callback", "done",
-                self.measured(), predicted,
+                e.model, e.trainer, self._ran, self._device.name, "callback", "done", measured,
+                self.predicted(),
             )
         )  # fmt: skip
         try:
@@ -101,8 +104,8 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
         return found
 
     def predicted(self) -> dict[str, float]:
-        """The estimate's figures by the same names."""
-        if self._estimate is None:
+        """The estimate's figures by the same names; none where it is of another run."""
+        if self._estimate is None or self._ran != self._planned:
             return {}
         memory, t = self._estimate.memory, self._estimate.time
         found = {
@@ -111,6 +114,24 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
             "device_bytes": float(memory.device_bytes),
         }
         return found | ({"step_seconds": t.step_seconds} if t else {})
+
+    def _compared(self, args: Any, state: Any) -> str:
+        """Take from the arguments what really runs; how the estimate differs, or nothing."""
+        if self._planned is None:
+            return ""
+        try:
+            ran = as_given(self._planned, args)
+        except FtadvisorError as error:
+            self._ran = None
+            return f"not recorded, nothing predicted: {error}"
+        if args.auto_find_batch_size:
+            # What was found stands in the state alone.
+            ran = replace(ran, micro_batch_size=state.train_batch_size)
+        self._ran = ran
+        if ran == self._planned:
+            return ""
+        said = ", ".join(_differences(self._planned, ran))
+        return f"this runs with {said}: recorded so, and without what was predicted"
 
     def _say(self) -> None:
         predicted = self.predicted()
@@ -122,9 +143,12 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
             _print(f"{name} {form(value)}{said}")
 
 
-def _shared(settings: Settings) -> str:
-    gpus = f"{int(settings.num_gpus)} GPU{'s' * (settings.num_gpus != 1)}"
-    return gpus if settings.strategy == "none" else f"{gpus} with {settings.strategy}"
+def _differences(planned: Settings, ran: Settings) -> Iterator[str]:
+    for field in fields(Settings):
+        before, now = getattr(planned, field.name), getattr(ran, field.name)
+        # The other lengths follow from max_length and packing.
+        if before != now and not (field.name.endswith("_length") and field.name not in ASKED):
+            yield f"{field.name} {now} (estimated: {before})"
 
 
 def _print(said: str) -> None:

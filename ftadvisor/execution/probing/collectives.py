@@ -40,16 +40,16 @@ def collectives(
     with TemporaryDirectory() as folder:
         words = [sys.executable, "-m", __name__, backend, str(world), str(Path(folder) / "store")]
         sizes = [str(mib) for mib in sizes_mib]
-        started = [
-            subprocess.Popen(
-                [*words, str(rank), *sizes],
-                stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-            for rank in range(world)
-        ]  # fmt: skip
+        started: list[subprocess.Popen[str]] = []
         try:
+            for rank in range(world):
+                one = subprocess.Popen(
+                    [*words, str(rank), *sizes],
+                    stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                )
+                started.append(one)
             first = started[0].communicate(timeout=PATIENCE_SECONDS)[0]
             failed = [one for one in started if one.wait(timeout=PATIENCE_SECONDS)]
         finally:

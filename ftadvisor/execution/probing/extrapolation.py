@@ -14,7 +14,8 @@ MIDDLE = " inner layers"
 
 
 def extrapolated(slices: tuple[Slice, ...], layers: int) -> Extrapolated:
-    """The step of `layers` layers from the shallowest and the deepest slice that ran."""
+    """The step of `layers` layers from the shallowest and the deepest slice that ran; one alone is
+    the whole model."""
     done = sorted((s for s in slices if s.status == "done"), key=lambda s: s.layers)
     few, more = done[0], done[-1]
 
@@ -36,7 +37,9 @@ def extrapolated(slices: tuple[Slice, ...], layers: int) -> Extrapolated:
         step_seconds=line(few.step_seconds or 0.0, more.step_seconds or 0.0),
         cpu_seconds=line(few.cpu_seconds or 0.0, more.cpu_seconds or 0.0),
         layer_seconds=((more.step_seconds or 0.0) - (few.step_seconds or 0.0))
-        / max(more.layers - few.layers, 1),
+        / (more.layers - few.layers)
+        if more.layers > few.layers
+        else None,
         allocated_bytes=round(allocated),
         reserved_bytes=_above(few, more, allocated, "reserved_bytes"),
         device_bytes=_above(few, more, allocated, "device_bytes"),

@@ -41,21 +41,23 @@ LABELS = ("no", "yes")
 def probe_slices(
     plan: Plan, config: Mapping[str, Any], settings: Settings, device: Device
 ) -> tuple[Slice, ...]:
-    """Slices of a plan's model; the out-of-memory ones among them.
+    """Slices of a plan's model, each depth once; the out-of-memory ones among them. One alone where
+    the model has no more layers than it: the whole model was measured.
 
     Raises UnsupportedError where not even two layers fit.
     """
     made = transformers_config(config)
     full = depth(made)
-    found: list[Slice] = []
+    found: dict[int, Slice] = {}
     for counts in (LAYERS, SMALLER):
-        ran = [measured(plan, made, settings, device, min(n, full)) for n in sorted(counts)]
-        found += ran
-        if all(one.status == "done" for one in ran):
-            return tuple(found)
-    ran_at = {one.layers for one in found if one.status == "done"}
+        wanted = sorted({min(n, full) for n in counts})
+        for n in wanted:
+            found[n] = found.get(n) or measured(plan, made, settings, device, n)
+        if all(found[n].status == "done" for n in wanted):
+            return tuple(found.values())
+    ran_at = {one.layers for one in found.values() if one.status == "done"}
     if len(ran_at) > 1 or full in ran_at:
-        return tuple(found)
+        return tuple(found.values())
     # One depth alone does not tell a layer from the rest.
     raise UnsupportedError.of(
         "this plan on this machine", "two layers run out of memory", ["a smaller batch"]
