@@ -96,7 +96,7 @@ def _renderable(block: Block, console: Console) -> RenderableType:
 
 def _wrapped(text: Text, width: int) -> RichTable:
     grid = RichTable.grid()
-    grid.add_column(max_width=width)
+    grid.add_column(max_width=width, overflow="fold")
     grid.add_row(text)
     return grid
 
@@ -106,7 +106,7 @@ def _bullets(block: Bullets, width: int) -> RichTable:
     grid.title = Text(block.title, style=STYLES[block.tone] or "bold") if block.title else None
     grid.title_justify = "left"
     grid.add_column(width=1)
-    grid.add_column(max_width=width - 2)
+    grid.add_column(max_width=width - 2, overflow="fold")
     for item in block.items:
         grid.add_row("-", _words(words_of(item), one_line=False))
     return grid
