@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ftadvisor.configuration.peft_config import AS_SETTINGS
 from ftadvisor.errors import UnsupportedError, first_line
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import ALL_LINEAR, Settings
 from ftadvisor.sources.techniques import (
     default_target_modules,
     expert_modules,
@@ -26,7 +26,6 @@ SWITCHES = {"dora": {"use_dora": True}, "rslora": {"use_rslora": True}}
 TASKS = {"seq_cls": "SEQ_CLS", "reward": "SEQ_CLS", "token_cls": "TOKEN_CLS"}
 NO_TARGETS = frozenset({"prompt_tuning", "prefix_tuning", "p_tuning", "adaption_prompt"})
 NOT_PEFT = frozenset({"full", "galore", "llamapro", "adapter", "adapter_v2"})
-ALL_LINEAR = "all-linear"
 TRAINED_HEADS = ("classifier", "score")
 """What PEFT trains whole beside a classifier's adapter, by the end of its name (peft_model.py,
 classifier_module_names)."""

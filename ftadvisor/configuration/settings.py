@@ -19,7 +19,7 @@ from ftadvisor.estimation.numerics import BITSANDBYTES, quantizes_nothing
 from ftadvisor.estimation.sharding import CHUNKED
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
-from ftadvisor.schema.settings import MAX_TARGET_LENGTH, Settings
+from ftadvisor.schema.settings import ALL_LINEAR, MAX_TARGET_LENGTH, Settings
 from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.schema.workload import Workload
@@ -127,7 +127,7 @@ def _kbit_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) -> li
 def _experts_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) -> list[str]:
     """What `all-linear` is of a mixture of experts."""
     names = chosen.get("lora_target_modules") or ()
-    apart = trainer.grouped_experts and "all-linear" in names and model.num_bare_weights
+    apart = trainer.grouped_experts and ALL_LINEAR in names and model.num_bare_weights
     if not apart or not expert_modules(chosen["technique"], model.model_type):
         return []
     return [

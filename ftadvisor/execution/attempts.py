@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
-from ftadvisor.errors import FtadvisorError
+from ftadvisor.errors import FtadvisorError, first_line
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.journal import EndedError, Journal
 from ftadvisor.execution.out_of_memory import free_memory, halved, is_out_of_memory
@@ -37,7 +37,7 @@ def until_it_fits(
             if not is_out_of_memory(error):
                 raise
             step, smaller = journal.step, halved(settings)
-            said = _first_line(error)
+            said = first_line(error)
         # Only here, without the error, are the tensors of its frames free.
         free_memory()
         # Processes cannot agree on a smaller batch: the others wait in the middle of their step.
@@ -73,7 +73,7 @@ def told(journal: Journal, has_begun: Callable[[], bool]) -> Generator[None]:
             traceback.print_exc()
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{os.path.basename(frame.filename)} line {frame.lineno}"
-        what = f"{type(error).__name__}: {_first_line(error)} ({place})"
+        what = f"{type(error).__name__}: {first_line(error)} ({place})"
         if isinstance(error, OSError) and error.filename:
             what = f"{error.filename} cannot be used: {error.strerror}"
         journal.end("failed", "failed", what, journal.step)
@@ -83,7 +83,3 @@ def _what_would_fit(settings: Settings, device: Device, said: str, ways: WaysToF
     changes = ON_A_CPU if device.is_cpu else ways(device.name)
     how = f"; what needs less: {', '.join(changes)}" if changes else ""
     return f"out of memory with micro_batch_size {settings.micro_batch_size} ({said}){how}"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200].rstrip(".") or "no reason given"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftadvisor.configuration.adapter_config import TRAINED_HEADS
-from ftadvisor.errors import ModelUnavailableError, UnsupportedError, quoted
+from ftadvisor.errors import ModelUnavailableError, UnsupportedError, first_line, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.kernels import QUANTIZED_BEFORE
@@ -149,14 +149,14 @@ def _loaded(cls: Any, model: str, options: dict[str, Any]) -> Any:
     try:
         return cls.from_pretrained(model, **options)
     except (OSError, ImportError) as error:
-        what = str(error).strip().partition("\n")[0][:200].rstrip(".")
+        what = first_line(error)
         package = re.search(r"pip install ([\w-]+)|requires the (\w+) library", str(error))
         ways = ["a directory with the model's files", "a hub id that can be reached"]
         if isinstance(error, ImportError) and package:
             ways = [f"pip install {(package[1] or package[2]).lower()}"]
         raise ModelUnavailableError(f"{quoted(model)} cannot be loaded: {what}.", ways) from error
     except ValueError as error:
-        what = str(error).strip().partition("\n")[0][:200].rstrip(".")
+        what = first_line(error)
         raise UnsupportedError.of(f"{cls.__name__} of {quoted(model)}", what) from error
 
 

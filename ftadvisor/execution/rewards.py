@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from ftadvisor.errors import InvalidSettingError, UnsupportedError, quoted
+from ftadvisor.errors import InvalidSettingError, UnsupportedError, first_line, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.loading import DTYPES, pretrained
@@ -170,7 +170,7 @@ def load_reward_model(place: str, settings: Settings, device: Device) -> tuple[A
         try:
             model = stack.peft.PeftModel.from_pretrained(model, str(folder))
         except (ValueError, RuntimeError) as error:
-            what = str(error).strip().partition("\n")[0][:200].rstrip(".")
+            what = first_line(error)
             raise UnsupportedError.of(f"reward_model {quoted(place)}", what, [MADE_BY]) from error
     model.requires_grad_(False)
     return model.to(device.place).eval(), tokenizer

@@ -6,7 +6,6 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +40,7 @@ from ftadvisor.schema.report import Report
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import find_model
+from ftadvisor.sources.own_rows import versions
 from ftadvisor.sources.plans import PLAN_FILE, write_plan
 from ftadvisor.sources.text_files import replace_text
 
@@ -250,23 +250,12 @@ def report_of(start: Start, journal: Journal, outcome: Outcome) -> Report:
         losses=tuple(journal.losses),
         metrics=compared(outcome.before, outcome.after, start.plan.seed),
         events=tuple(dict.fromkeys(journal.events)),
-        versions=versions(),
+        versions={"python": platform.python_version(), **versions(LIBRARIES)},
         seed=start.plan.seed,
         answers=side_by_side(outcome.before, outcome.after),
         memory=tuple(journal.memory),
         labels=start.examples.labels,
     )
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of each library that took part."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _callbacks(start: Start, journal: Journal, *, resumed: bool) -> list[Any]:

@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ftadvisor.errors import ModelUnavailableError, quoted
+from ftadvisor.errors import ModelUnavailableError, first_line, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.loading import DTYPES
@@ -51,7 +51,7 @@ def _unpack(file: Path, dtype: Any, folder: Path) -> None:
             )
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(file.parent), **place)
     except (ImportError, OSError, ValueError) as error:
-        what = str(error).strip().partition("\n")[0][:200].rstrip(".")
+        what = first_line(error)
         raise ModelUnavailableError(
             f"{quoted(str(file))} cannot be unpacked: {what}.", ["pip install 'ftadvisor[run]'"]
         ) from error

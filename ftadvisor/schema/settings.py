@@ -16,6 +16,8 @@ Precision = Literal["bf16", "fp16", "amp-bf16", "amp-fp16", "fp32", "fp8"]
 Quantization = Literal["none", "nf4", "nf4-dq", "int8", "gptq-int4", "gptq-int8", "awq-int4"]
 Checkpointing = Literal["none", "full", "selective"]
 AttnImplementation = Literal["eager", "sdpa", "flash_attention_2"]
+ALL_LINEAR = "all-linear"
+"""In the place of the names of adapted modules: every linear layer but the head (PEFT's word)."""
 Strategy = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"]
 Objective = Literal[
     "sft", "clm", "cpt", "seq_cls", "token_cls", "seq2seq", "distillation",

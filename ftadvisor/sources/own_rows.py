@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -136,10 +136,10 @@ def framework_of(trainer: str) -> str:
     return str(published[0]["framework"]) if published else trainer
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that are installed."""
+def versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str]:
+    """Of those that are installed."""
     found: dict[str, str] = {}
-    for name in LIBRARIES:
+    for name in libraries:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -8,7 +8,7 @@ from ftadvisor.estimation.adapters.cost import Cost, Run
 from ftadvisor.estimation.adapters.traffic import Matrix
 from ftadvisor.estimation.numerics import FP32_BYTES
 from ftadvisor.schema.model import Block
-from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.settings import ALL_LINEAR, Number, Settings
 
 _NAMES = {
     "q": "q", "k": "k", "v": "v", "proj": "proj", "projection": "proj", "mlp": "mlp",
@@ -64,7 +64,7 @@ def _apart(block: Block, names: frozenset[str]) -> list[tuple[int, int]]:
 def switches(settings: Settings) -> frozenset[str]:
     """Which matrices are adapted, in litgpt's words. Raises InvalidSettingError for others."""
     asked = settings.lora_target_modules or _DEFAULT
-    if "all-linear" in asked:
+    if ALL_LINEAR in asked:
         return frozenset(_NAMES.values()) - {"head"}
     unknown = [name for name in asked if name not in _NAMES]
     if unknown:

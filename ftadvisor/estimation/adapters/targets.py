@@ -8,12 +8,9 @@ from ftadvisor.errors import InvalidSettingError, UnsupportedError
 from ftadvisor.estimation.activations import is_padded
 from ftadvisor.estimation.adapters.cost import Target
 from ftadvisor.schema.model import Block, Linear, ModelSpec
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import ALL_LINEAR, Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.sources.techniques import default_target_modules, expert_modules
-
-ALL_LINEAR = "all-linear"
-"""PEFT's word for every linear layer but the head."""
 
 # litgpt names its switches lora_query, lora_key, lora_value, lora_projection, lora_mlp, lora_head.
 LITGPT_PROJECTION = frozenset({"proj", "projection"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from ftadvisor.errors import first_line
 from ftadvisor.execution.classes import CLASSIFYING
 from ftadvisor.execution.evaluation import answers, forgetting, metrics
 from ftadvisor.execution.evaluation.intervals import interval
@@ -43,7 +44,7 @@ def measure(trainer: Any, of: Training, *, base: bool) -> Measured:
             given = answers.answers(trainer, of, asked, base=base)
         except (RuntimeError, ValueError, NotImplementedError) as error:
             # What was trained stands without them, and is not to be lost for them.
-            what = str(error).strip().partition("\n")[0][:200]
+            what = first_line(error)
             _say_once(of, f"no answers: the model cannot generate here ({what})")
             asked = []
         found |= _said(trainer, of, asked, given, base)

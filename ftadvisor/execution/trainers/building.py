@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftadvisor.errors import InvalidSettingError, UnsupportedError
+from ftadvisor.errors import InvalidSettingError, UnsupportedError, first_line
 from ftadvisor.execution import stack
 from ftadvisor.execution.adapting import peft_config
 from ftadvisor.execution.arguments import total_steps
@@ -26,7 +26,7 @@ def built(of: Training, trainer: Any, **options: Any) -> Any:
             model=of.model, processing_class=of.tokenizer, callbacks=of.callbacks, **options
         )
     except (ValueError, TypeError, NotImplementedError) as error:
-        what = str(error).strip().partition("\n")[0][:200].rstrip(".")
+        what = first_line(error)
         raise UnsupportedError.of(
             f"{technique.name} with objective {of.plan.objective}",
             f"{trainer.__name__} says {what}",

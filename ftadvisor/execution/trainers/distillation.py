@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftadvisor.errors import InvalidSettingError, UnsupportedError
+from ftadvisor.errors import InvalidSettingError, UnsupportedError, first_line
 from ftadvisor.execution import arguments, stack
 from ftadvisor.execution.examples import Row
 from ftadvisor.execution.teachers import load_teacher
@@ -55,7 +55,7 @@ def build(of: Training) -> Any:
             callbacks=of.callbacks,
         )
     except ValueError as error:
-        what = str(error).strip().partition("\n")[0][:200].rstrip(".")
+        what = first_line(error)
         raise UnsupportedError.of("This distillation", f"TRL refuses it ({what})") from error
     trainer.lmbda = settings.get("lmbda", 1.0)
     return trainer
