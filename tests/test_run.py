@@ -69,7 +69,9 @@ def test_trains_and_leaves_everything(
     written = json.loads((out / "report.json").read_text())
     assert written.keys() >= KEYS
     assert written["measured"].keys() >= {"step_seconds", "tokens_per_second", "total_seconds"}
-    assert written["predicted"].keys() >= {"allocated_bytes", "reserved_bytes", "device_bytes"}
+    assert "allocated_bytes" in written["predicted"]
+    # A CPU has no CUDA context, and its allocator counts nothing else.
+    assert not {"reserved_bytes", "device_bytes"} & written["predicted"].keys()
     assert len(written["losses"]) == SMALL["max_steps"]
     saved = "model.safetensors" if technique == "full" else "adapter_model.safetensors"
     assert {saved, "tokenizer.json", "plan.yaml"} <= {path.name for path in out.iterdir()}
