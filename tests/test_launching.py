@@ -79,6 +79,19 @@ def test_fsdp_on_a_cpu_is_refused():
         list(launching.check_strategy(settings("fsdp", quantization="int8"), cpu=False))
 
 
+def test_a_plan_of_fsdp_stops_on_a_cpu():
+    """The refusal is asked for among the checks."""
+    draft = {"model": "llama3.2-1b", "technique": "lora", "settings": {"strategy": "fsdp"},
+             "hardware": {"gpu": "rtx4090", "num_gpus": 2}}  # fmt: skip
+    plan = complete_plan(draft_of("a plan", draft))
+    of = preflight.Subject(
+        plan, settings_of(plan.estimate), replace(HERE, force=True), Examples([], [], ()),
+        lambda _: None,
+    )  # fmt: skip
+    with pytest.raises(UnsupportedError, match="fsdp on a CPU"):
+        list(preflight.hardware(of, Device("cpu", "cpu", None, "cpu", 2)))
+
+
 def test_deepspeed_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(preflight, "find_spec", lambda _: None)
     content = {"model": "llama3.2-1b", "technique": "lora", "settings": {"strategy": "zero2"},
@@ -182,6 +195,23 @@ def test_two_processes_learn_as_one_does(
     assert recorded == [(1, "none"), (2, "ddp")]
     logged = (work / "two/log.jsonl").read_text().splitlines()
     assert len([row for row in logged if '"loss"' in row]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_trainer_of_another_world_does_not_train(
+    models: dict[str, Path], work: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from types import SimpleNamespace
+
+    from ftadvisor.execution.trainers import BUILDERS
+
+    other = SimpleNamespace(
+        args=SimpleNamespace(world_size=3), is_fsdp_enabled=False, is_deepspeed_enabled=False
+    )
+    monkeypatch.setitem(BUILDERS, "sft", lambda _: other)
+    with pytest.raises(UnsupportedError, match=r"the libraries started 3\. Try"):
+        ftadvisor.run(write(work, models["decoder"]), output_dir=work / "out", max_steps=2)
 
 
 @pytest.mark.slow

@@ -135,19 +135,31 @@ def test_adapters_of_four_bits_keep_the_dtype_of_the_plan(models: dict[str, Path
 
 
 def test_packed_samples_do_not_see_each_other(models: dict[str, Path], tmp_path: Path):
-    """A token of the first sample changes nothing in the second (study 2.6)."""
+    """A token of the first sample changes nothing in the second (study 2.6): with a cache or a mask
+    of ones it would, and training and evaluation give the model neither."""
+    from transformers.models.llama.modeling_llama import LlamaModel
+
     from ftadvisor.execution.trainers import BUILDERS, supervised
 
     found: list[Any] = []
+    given: list[tuple[bool, Any, bool]] = []
+    real = LlamaModel.forward
 
     def kept(of: Any) -> Any:
         found.append(supervised.build(of))
         return found[-1]
 
+    def forward(self: Any, *args: Any, **inputs: Any) -> Any:
+        packed = self.training and "position_ids" in inputs
+        given.append((packed, inputs.get("use_cache"), inputs.get("attention_mask") is None))
+        return real(self, *args, **inputs)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUILDERS, "sft", kept)
+        patch.setattr(LlamaModel, "forward", forward)
         train(models, tmp_path, "lora", packing=True, max_length=256, attn_implementation="sdpa")
     (trainer,) = found
+    assert [row for row in given if row[0]] == [(True, False, True)] * SMALL["max_steps"]
     batch = next(iter(trainer.get_train_dataloader()))
     assert "attention_mask" not in batch
     # Saving sets it again; what matters is what the forward pass is given.

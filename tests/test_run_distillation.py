@@ -125,6 +125,64 @@ def test_the_student_gets_closer_to_its_teacher(
         assert divergence(out, teacher) < without
 
 
+def answers(count: int, seed: int, odds: list[int]) -> list[dict[str, Any]]:
+    """The same questions, each answered by these odds."""
+    drawn, words, found = random.Random(seed), ("red", "green", "blue", "black"), picks(count, seed)
+    for row in found:
+        row["messages"][1]["content"] = f"I take {drawn.choices(words, odds)[0]}"
+    return found
+
+
+@pytest.fixture(scope="session")
+def unbiased(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What both begin as: it takes each colour as often."""
+    place = tmp_path_factory.mktemp("unbiased")
+    return learnt(models["decoder"], place, answers(256, 9, [1, 1, 1, 1]), 80)
+
+
+@pytest.fixture(scope="session")
+def fond(unbiased: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher that has learnt to like one colour."""
+    place = tmp_path_factory.mktemp("fond")
+    return learnt(unbiased, place, answers(256, 100, [12, 2, 1, 1]), 40)
+
+
+def distance(folder: Path, teacher: Path) -> float:
+    """KL of the teacher's odds of a colour from the student's."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    text = tokenizer.apply_chat_template(
+        picks(1, 0)[0]["messages"][:1], add_generation_prompt=True, tokenize=False
+    )
+    ids = tokenizer(f"{text}I take", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        own, other = (
+            AutoModelForCausalLM.from_pretrained(path).eval()(ids).logits[0, -1].log_softmax(-1)
+            for path in (folder, teacher)
+        )
+    return torch.nn.functional.kl_div(own, other, reduction="sum", log_target=True).item()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_lora_student_learns_its_teachers_odds(
+    unbiased: Path, fond: Path, tmp_path: Path, seed: int
+):
+    """From the base that the teacher began as, on the data's answers, its own, and both. The data
+    shows none of the odds. Frozen heads of random models put other odds into few directions: an
+    adapter that is trained to the end leaves 0.6 of the distance."""
+    options: dict[str, Any] = {
+        "seed": seed, "max_steps": 40, "lora_r": 16, "lora_dropout": 0.0,
+        "lora_target_modules": "all-linear",
+        "dataset": write_rows(tmp_path / "picks.jsonl", answers(16, seed, [1, 1, 1, 1])),
+    }  # fmt: skip
+    before = distance(unbiased, fond)
+    for lmbda in (0.0, 0.5, 1.0):
+        out = tmp_path / str(lmbda)
+        distilled(unbiased, fond, tmp_path, lmbda=lmbda, output_dir=out, **options)
+        assert distance(out, fond) < 0.8 * before
+
+
 @pytest.mark.parametrize("technique", ["qlora", "adalora"])
 def test_an_adapter_follows_too(student: Path, teacher: Path, tmp_path: Path, technique: str):
     """A quantised base, and AdaLoRA's regularisation, which TRL's loss leaves out; the teacher is

@@ -22,6 +22,7 @@ from ftadvisor.cli import main
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution import checkpoints, resuming
 from ftadvisor.execution.journal import Journal
+from ftadvisor.sources.records import read_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch")
@@ -205,6 +206,46 @@ def test_out_of_memory_halves_the_micro_batch(
     assert "micro_batch_size 1 and gradient_accumulation_steps 4" in events[-1].what
     for mine, theirs in zip(losses(report), losses(small), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_resumed_run_tells_what_happened_before_it(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In order, and once: of three processes the second ends as the first one did."""
+    from transformers.models.llama.modeling_llama import LlamaModel
+
+    real = LlamaModel.forward
+
+    def forward(self: Any, *args: Any, **given: Any) -> Any:
+        if self.training and len(given["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(self, *args, **given)
+
+    def fail() -> None:
+        raise RuntimeError("a cable was pulled")
+
+    with monkeypatch.context() as patch:
+        with_callback(patch, raising(5, fail))
+        with patch.context() as short:
+            short.setattr(LlamaModel, "forward", forward)
+            ftadvisor.run(**options)
+        broken = ftadvisor.run(resume=True, output_dir=tmp_path / "out")
+    assert (broken.status, broken.events[-1].kind) == ("failed", "failed")
+    recorded = len(read_records().rows)
+    resumed = ftadvisor.run(resume=True, output_dir=tmp_path / "out")
+    # The figures are this process's, which has halved nothing.
+    assert len(read_records().rows) == recorded + 1
+    happened = ("out_of_memory", "failed", "resumed")
+    kinds = [event.kind for event in resumed.events if event.kind in happened]
+    assert kinds == ["out_of_memory", "failed", "resumed", "failed", "resumed"]
+    others = [event for event in resumed.events if event.kind not in happened]
+    assert len({*others}) == len(others)
+    assert resumed.events[: len(broken.events)] == broken.events
+    # A report of another form is no reason to lose the run.
+    (tmp_path / "out/report.json").write_text('{"events": [{"kind": "failed"}]}')
+    journal = Journal()
+    resuming.last_checkpoint(tmp_path / "out", journal)
+    assert journal.earlier == []
 
 
 def test_nothing_left_to_halve(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch):

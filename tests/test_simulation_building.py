@@ -192,3 +192,10 @@ def test_an_untested_version_warns_once(monkeypatch: pytest.MonkeyPatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warn_of_untested(said)
+
+
+@pytest.mark.parametrize("model_type", ["phimoe", "granitemoe"])
+def test_mixtures_that_count_their_experts_otherwise_have_their_router_s_loss(model_type: str):
+    """TRL's preference trainers add it, and ask for `num_experts`."""
+    found = recorded(configuration(model_type), "trl-1.16", objective="dpo", technique="lora")
+    assert found.num_trainable_params > 0

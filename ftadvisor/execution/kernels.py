@@ -13,7 +13,7 @@ from ftadvisor.errors import InvalidSettingError, UnsupportedError
 from ftadvisor.execution import stack
 from ftadvisor.schema.report import Event
 from ftadvisor.schema.settings import Settings
-from ftadvisor.sources.models import model_config
+from ftadvisor.sources.models import find_model, model_config
 
 if TYPE_CHECKING:
     from ftadvisor.execution.preflight import Subject
@@ -24,6 +24,12 @@ LOADED_BY = {"gptq": ("gptqmodel", "optimum"), "awq": ("gptqmodel",)}
 """transformers 5.23 quantizers/quantizer_gptq.py line 58, quantizer_awq.py line 46."""
 MADE_ON_LOADING = {"load_in_4bit": ("nf4", "nf4-dq"), "load_in_8bit": ("int8",)}
 """bitsandbytes' own checkpoints, and the settings that they are."""
+NO_FUSED_HEAD = ("reward", "orpo", "seq_cls", "token_cls", "seq2seq")
+"""Objectives whose trainers call the model itself; the others' call its body and read its head
+(trl 1.16 trainer/utils.py line 1616, trainer/distillation_trainer.py line 1523)."""
+WITHOUT_A_BODY = ("llama4", "llama4_text")
+"""Types whose `base_model` is the whole model, head included (transformers 5.23
+models/llama4/modeling_llama4.py line 570: a prefix that no part is called by)."""
 
 
 def packages(of: Subject) -> Iterator[Event]:
@@ -64,6 +70,25 @@ def checkpoint(of: Subject) -> Iterator[Event]:
             [f"--quantization {name}" for name in known] or ["the original checkpoint"],
         )
     yield from ()
+
+
+def head(of: Subject) -> Iterator[Event]:
+    """TRL's own head needs the model's body, which a few types do not name."""
+    model_type = find_model(of.plan.model).spec.model_type
+    if of.plan.objective not in NO_FUSED_HEAD and model_type in WITHOUT_A_BODY:
+        raise UnsupportedError.of(
+            f"Running {of.plan.objective} of {model_type}",
+            "TRL 1.16 calls the model without its head, and Transformers 5.23 has no name for that"
+            " part of it", ["a model of another type: ftadvisor list models"],
+        )  # fmt: skip
+    yield from ()
+
+
+def attention(of: Subject) -> Iterator[Event]:
+    """Some models have eager attention only, and the estimate counts with it."""
+    spec = find_model(of.plan.model).spec
+    if of.settings.attn_implementation == "sdpa" and not spec.supports_sdpa:
+        yield Event("attention", 0, f"eager: Transformers has no SDPA for {spec.model_type}")
 
 
 def liger_options(settings: Settings) -> dict[str, Any]:

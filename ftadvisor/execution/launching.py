@@ -228,9 +228,10 @@ def check_trainer(trainer: Any, settings: Settings) -> None:
     shared = {"fsdp": trainer.is_fsdp_enabled, "zero": trainer.is_deepspeed_enabled}
     lost = [name for name, is_on in shared.items() if settings.strategy.startswith(name) != is_on]
     if world != settings.num_gpus or (settings.num_gpus > 1 and lost):
+        kind = f", and {lost[0]} is not as planned" if lost else ""
         raise UnsupportedError.of(
             f"{settings.num_gpus} processes with strategy {settings.strategy}",
-            f"the libraries started {world}, {lost[0] if lost else 'and'} is not as planned",
+            f"the libraries started {world}{kind}",
             ["ftadvisor run, which starts torchrun itself"],
         )
 

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ftadvisor.configuration.adapter_config import TRAINED_HEADS
+from ftadvisor.configuration.experts import name_experts
 from ftadvisor.errors import ModelUnavailableError, UnsupportedError, first_line, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.kernels import QUANTIZED_BEFORE
+from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.gguf import gguf_file
+from ftadvisor.sources.models import find_model
 
 CLASSES = {
     "seq_cls": "AutoModelForSequenceClassification",
@@ -43,18 +46,29 @@ def load_model(
     ModelUnavailableError where the weights are not at hand and cannot be fetched.
     """
     cls = model_class(family, settings.objective)
-    return _ready(pretrained(cls, model, **_options(settings, device, labels)))
+    options = {**_options(settings, device, labels), **attention(find_model(model).spec, settings)}
+    return _ready(pretrained(cls, model, **options))
+
+
+def attention(spec: ModelSpec, settings: Settings) -> dict[str, str]:
+    """The attention that runs, as the estimate has it: eager where the model has no SDPA.
+
+    Transformers falls back to eager attention unasked, and refuses where SDPA is asked for.
+    """
+    asked = settings.attn_implementation
+    lacks = asked == "sdpa" and not spec.supports_sdpa
+    return {"attn_implementation": "eager" if lacks else asked}
 
 
 def blank_model(
-    config: Any, family: str, settings: Settings, device: Device, labels: Sequence[str] = ()
+    config: Any, spec: ModelSpec, settings: Settings, device: Device, labels: Sequence[str] = ()
 ) -> Any:
     """The same of a configuration, with random weights: nothing is read or fetched.
 
     A quantised base takes the loader's own road, which quantises a state dict as it would a file.
     """
-    cls = model_class(family, settings.objective)
-    options = _options(settings, device, labels)
+    cls = model_class(spec.family, settings.objective)
+    options = {**_options(settings, device, labels), **attention(spec, settings)}
     torch = stack.torch
     for name in ("num_labels", "id2label", "label2id"):
         if name in options:
@@ -81,7 +95,6 @@ def model_class(family: str, objective: str) -> Any:
 def _options(settings: Settings, device: Device, labels: Sequence[str]) -> dict[str, Any]:
     options: dict[str, Any] = {
         "dtype": getattr(stack.torch, DTYPES[settings.weights_dtype]),
-        "attn_implementation": settings.attn_implementation,
     }
     if labels:
         options |= _head(labels)
@@ -99,6 +112,7 @@ def _options(settings: Settings, device: Device, labels: Sequence[str]) -> dict[
 
 def _ready(found: Any) -> Any:
     _keep_gradients(found)
+    name_experts(found.config)
     # Of no use in training, and packed samples see each other with it (study 2.6).
     found.config.use_cache = False
     return found

@@ -22,7 +22,7 @@ from ftadvisor.errors import InvalidSettingError, MissingExtraError, Unsupported
 from ftadvisor.execution.checkpoints import KEPT
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
-from ftadvisor.execution.kernels import check_liger, checkpoint, packages
+from ftadvisor.execution.kernels import attention, check_liger, checkpoint, head, packages
 from ftadvisor.execution.launching import CONFIGURATION, ZERO, check_strategy
 from ftadvisor.execution.merging import refusal
 from ftadvisor.execution.resuming import ANOTHER, REPORT, check_same, resume_command
@@ -312,8 +312,8 @@ def memory(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, packages, checkpoint, technique, merging, teacher, images, classes,
-    output_dir, disk, data,
+    libraries, settings, packages, head, attention, checkpoint, technique, merging, teacher, images,
+    classes, output_dir, disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory)
 

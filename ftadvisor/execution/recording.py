@@ -25,7 +25,7 @@ def record_run(settings: Settings, device: Device, report: Report, journal: Jour
     if os.environ.get("RANK", "0") != "0":
         return
     # Less memory was asked for on the way: the figures are of several settings.
-    halved = any(event.kind == "out_of_memory" for event in report.events)
+    halved = any(event.kind == "out_of_memory" for event in journal.events)
     if halved and report.status != "out_of_memory":
         return
     measured = dict(report.measured)

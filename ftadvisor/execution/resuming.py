@@ -14,6 +14,7 @@ from ftadvisor.execution import checkpoints
 from ftadvisor.execution.examples import Examples
 from ftadvisor.execution.journal import Journal
 from ftadvisor.schema.plan import Plan
+from ftadvisor.schema.report import Event
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.sources.text_files import replace_text
 
@@ -65,7 +66,9 @@ def resume_command(output_dir: str | Path) -> str:
 
 
 def last_checkpoint(output_dir: Path, journal: Journal) -> Path | None:
-    """Where the run goes on; the log and the journal forget what came after it.
+    """Where the run goes on; the log and the journal forget the losses that came after it.
+
+    What an earlier process told in its report stays told.
 
     None: from the start.
     """
@@ -77,6 +80,7 @@ def last_checkpoint(output_dir: Path, journal: Journal) -> Path | None:
     found = checkpoints.finished(folder)
     last = found[-1] if found else None
     rows = [row for row in read_log(output_dir / LOG) if last and _is_kept(row, last)]
+    journal.earlier[:] = _events(_read(output_dir / REPORT).get("events"))
     journal.losses[:] = [
         {name: value for name, value in row.items() if name != "seconds"}
         for row in rows
@@ -105,6 +109,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def _is_kept(row: dict[str, Any], checkpoint: Path) -> bool:
     # What ends a run is said again when it ends again.
     return row["step"] <= checkpoints.step_of(checkpoint) and "train_loss" not in row
+
+
+def _events(rows: Any) -> list[Event]:
+    """Of a report; none of one that is damaged."""
+    try:
+        return [Event(**row) for row in rows or ()]
+    except TypeError:
+        return []
 
 
 def _identity(plan: Plan, run: RunSettings, examples: Examples) -> dict[str, Any]:

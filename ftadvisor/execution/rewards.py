@@ -14,11 +14,12 @@ from typing import Any, cast
 from ftadvisor.errors import InvalidSettingError, UnsupportedError, first_line, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
-from ftadvisor.execution.loading import DTYPES, pretrained
+from ftadvisor.execution.loading import DTYPES, attention, pretrained
 from ftadvisor.execution.preferences import POLICY
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.models import find_model
 from ftadvisor.sources.techniques import find_technique
 
 WAYS = ["--reward-model DIR", "--reward-function rewards.py:score"]
@@ -162,7 +163,7 @@ def load_reward_model(place: str, settings: Settings, device: Device) -> tuple[A
     model = pretrained(
         stack.transformers.AutoModelForSequenceClassification, base, num_labels=1,
         dtype=getattr(stack.torch, DTYPES[settings.weights_dtype]),
-        attn_implementation=settings.attn_implementation,
+        **attention(find_model(base).spec, settings),
     )  # fmt: skip
     # The score is read at the last token that does not pad.
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

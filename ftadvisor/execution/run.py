@@ -19,7 +19,7 @@ from ftadvisor.execution.conversation import is_conversational
 from ftadvisor.execution.device import Device, find_device
 from ftadvisor.execution.evaluation.comparison import Measured, compared, measure, side_by_side
 from ftadvisor.execution.examples import Examples, check_objective, read_examples
-from ftadvisor.execution.journal import Journal
+from ftadvisor.execution.journal import RESUMED, Journal
 from ftadvisor.execution.launching import check_trainer, evaluates_first, is_worker, share
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.merging import merge_model
@@ -176,7 +176,7 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
             outcome.before = measure(trainer, of, base=True)
     share(trainer, start.settings)
     if last is not None:
-        journal.say("resumed", f"goes on from {last.name}", step_of(last))
+        journal.say(RESUMED, f"goes on from {last.name}", step_of(last))
     try:
         # The Trainer would train one step too many where none is left.
         if last is not None and is_last(last):
@@ -249,7 +249,7 @@ def report_of(start: Start, journal: Journal, outcome: Outcome) -> Report:
         measured=journal.measured,
         losses=tuple(journal.losses),
         metrics=compared(outcome.before, outcome.after, start.plan.seed),
-        events=tuple(dict.fromkeys(journal.events)),
+        events=journal.told(),
         versions={"python": platform.python_version(), **versions(LIBRARIES)},
         seed=start.plan.seed,
         answers=side_by_side(outcome.before, outcome.after),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ftadvisor.errors import InvalidSettingError, UnsupportedError, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
-from ftadvisor.execution.loading import pretrained
+from ftadvisor.execution.loading import attention, pretrained
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.report import Event
 from ftadvisor.schema.settings import Settings
@@ -66,9 +66,7 @@ def load_teacher(name: str, settings: Settings, device: Device, tokenizer: Any) 
             ["a teacher of the student's own family, with its tokenizer"],
         )
     model = pretrained(
-        stack.transformers.AutoModelForCausalLM,
-        place,
-        attn_implementation=settings.attn_implementation,
+        stack.transformers.AutoModelForCausalLM, place, **attention(found.spec, settings)
     )
     model.config.use_cache = False
     return model.requires_grad_(False).eval().to(device.place)

@@ -115,7 +115,7 @@ def trainer_of(
     spec = find_model(plan.model).spec
     length = int(settings.longest_length or settings.max_length)
     labels = LABELS if plan.objective in ("seq_cls", "token_cls") else ()
-    model = blank_model(config, spec.family, settings, device, labels)
+    model = blank_model(config, spec, settings, device, labels)
     model = adapt(model, settings, MOST_STEPS)
     a_step = int(settings.micro_batch_size) * int(settings.gradient_accumulation_steps)
     row = ROWS[plan.objective](length, int(settings.max_target_length))

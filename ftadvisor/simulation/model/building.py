@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ftadvisor.configuration.depths import text_config, with_layers
+from ftadvisor.configuration.experts import name_experts
 from ftadvisor.errors import UnsupportedError, first_line, quoted
 from ftadvisor.schema.model import Family
 from ftadvisor.schema.settings import Settings
@@ -82,6 +83,7 @@ def build_model(config: dict[str, Any], settings: Settings, trainer: Trainer, la
         except NotImplementedError as error:
             raise _unbuildable(made, error) from error
     _name_special_tokens(made)
+    name_experts(made)
     if settings.objective == "reward":
         made.num_labels = 1  # reward_trainer.py: one score a sequence
     remote = bool(config.get(CODE))
