@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,9 @@ def test_two_processes_learn_as_one_does(
     one = ftadvisor.run(plan, output_dir=work / "one", **options)
     words = ["--max-steps", "4", "--eval-share", "0.2", "--num-processes", "2", "--json"]
     capfd.readouterr()
+    handler = signal.getsignal(signal.SIGINT)
     assert main(["run", str(plan), "--output-dir", str(work / "two"), *words]) == 0
+    assert signal.getsignal(signal.SIGINT) == handler
     two = json.loads(capfd.readouterr().out)
     assert two["plan"]["hardware"]["num_gpus"] == 2
     assert two["plan"]["settings"]["gradient_accumulation_steps"] == 1

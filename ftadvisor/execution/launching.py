@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -176,7 +178,8 @@ def start(words: list[str], processes: int) -> None:
     # It tells of each process what the error says below.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
-        torchrun([*_options(processes), "-m", "ftadvisor", *words])
+        with _signals_kept():
+            torchrun([*_options(processes), "-m", "ftadvisor", *words])
     except failed as error:
         rank, failure = error.get_first_failure()
         said = cast("dict[str, Any] | str", failure.message)
@@ -186,11 +189,26 @@ def start(words: list[str], processes: int) -> None:
             f"Process {rank} ended with exit code {failure.exitcode}.",
             ["FTADVISOR_DEBUG=1, which shows where"],
         ) from None
-    except signalled as signal:
+    except signalled as told:
         # The processes have been told, and have ended.
-        raise KeyboardInterrupt(str(signal)) from None
+        raise KeyboardInterrupt(str(told)) from None
     finally:
         del os.environ[LAUNCHED]
+
+
+@contextmanager
+def _signals_kept() -> Generator[None]:
+    """torchrun leaves handlers of its own behind, and Ctrl-C would no longer be a person's.
+
+    (torch 2.13 distributed/elastic/multiprocessing/api.py, PContext.start: in the main thread.)
+    """
+    own = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in own.items():
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
 
 
 def hand_over(error: FtadvisorError) -> bool:
