@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from ftadvisor import estimate
 from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
-from ftadvisor.estimation.adapters import adapter_bytes
+from ftadvisor.estimation.adapters import adapter_bytes, classifier_params
 from ftadvisor.estimation.adapters.dense import factors
 from ftadvisor.estimation.adapters.rotations import nearest_divisor
 from ftadvisor.estimation.numerics import numerics
@@ -60,7 +61,6 @@ UNSAID = {
     "peft-mmqa-lora--llama-3.2-3B-rank32-lorafa@51c2ff666": "LoRA-FA is an optimizer: it freezes A",
     "peft-mmqa-osf--llama-3.2-3B-rank128@51c2ff666": "rank_pattern is missing",
     "swift-tuner-24": "the rank is missing",
-    "17-roberta-large-lora-16x256": "PEFT also trains the new classifier",
     "44-llama-3.2-1b-adalora-4x1024": "adapted on the GPU, AdaLoRA's counters of ranks train too",
 }
 
@@ -416,3 +416,40 @@ def test_keeps_what_autograd_keeps(regime: str, cls: str, technique: str, option
     # Autocast's copies of trained weights, which the phases count for all techniques alike.
     casts = 2 * a.num_trainable_params if autocast else 0
     assert expected - 0.01 * abs(fixed) - 512 <= fixed <= 1.01 * expected + casts + 512
+
+
+ADAPTED = dict.fromkeys(
+    ("bert", "roberta", "xlm-roberta", "camembert", "electra", "albert"), "query"
+) | {
+    "distilbert": "q_lin", "mpnet": "q", "deberta-v2": "query_proj", "modernbert": "Wqkv",
+    "llama": "q_proj", "gpt2": "c_attn",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["seq_cls", "token_cls"])
+@pytest.mark.parametrize("model_type", ADAPTED)
+@pytest.mark.filterwarnings("ignore")
+def test_the_head_of_a_classifier_trains_too(model_type: str, objective: str):
+    peft, transformers = pytest.importorskip("peft"), import_module("transformers")
+    small = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "intermediate_size": 128, "vocab_size": 128, "pad_token_id": 0}  # fmt: skip
+    config = transformers.AutoConfig.for_model(model_type, **small)
+    name = {"seq_cls": "Sequence", "token_cls": "Token"}[objective]
+    cls = getattr(transformers, f"AutoModelFor{name}Classification")
+    lora = peft.LoraConfig(r=8, target_modules=[ADAPTED[model_type]], task_type=objective.upper())
+    made = peft.get_peft_model(cls.from_config(config), lora)
+    spec = read_model({**config.to_dict(), "model_type": model_type}, model_type)[0]
+    settings = Settings(technique="lora", objective=objective)  # pyright: ignore[reportArgumentType]
+    trained = {name: p.numel() for name, p in made.named_parameters() if p.requires_grad}
+    head = sum(size for name, size in trained.items() if "lora_" not in name)
+    assert classifier_params(spec, settings) == head > 0
+
+
+def test_the_published_count_of_a_classifier():
+    """huggingface.co/docs/peft, image and text classification: `trainable params: 887,042`."""
+    found = estimate("roberta-base", technique="lora", objective="seq_cls", lora_r=8)
+    assert found.num_trainable_params == 887_042
+    reward = estimate("llama-3.2-1b", technique="lora", objective="reward", lora_r=8)
+    plain = estimate("llama-3.2-1b", technique="lora", lora_r=8)
+    assert reward.num_trainable_params == plain.num_trainable_params + 2048

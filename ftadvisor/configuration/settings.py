@@ -43,6 +43,8 @@ OBJECTIVE_SAYS: dict[str, tuple[str, ...]] = {
         "the teacher is as large as the student, frozen, on the same GPU in half precision",
         "the student generates max_completion_length tokens, as TRL's DistillationTrainer does",
     ),
+    "seq_cls": ("two classes: each further one adds a row to the classifier",),
+    "token_cls": ("two classes: each further one adds a row to the classifier",),
     "dpo": ("a sample is two sequences; without an adapter a second model is the reference",),
     "reward": ("a sample is two sequences",),
     "kto": ("a second, mismatched batch passes without gradients",),

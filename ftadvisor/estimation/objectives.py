@@ -50,6 +50,8 @@ _TABLE: dict[Objective, ObjectiveCost] = {
     "ppo": ObjectiveCost(1, 3, 3.0, False, True, True),
 }
 CLASSIFYING = frozenset(name for name, cost in _TABLE.items() if cost.classifies)
+NUM_LABELS = 2
+"""Classes of a classifier whose data are not known (transformers 5.23 configuration_utils.py)."""
 ANSWERS_IN_GROUPS = frozenset({"grpo", "rloo"})
 """Objectives that answer a prompt `num_generations` times."""
 SWITCHES_ADAPTER_OFF = frozenset({"dpo", "kto", "grpo", "rloo"})

@@ -52,6 +52,8 @@ class AdapterBytes(NamedTuple):
     """Kept by the matrix that backward begins with [bytes per token]."""
     num_unreached_params: Number = 0
     """Of the trainable ones, those of a vision tower that sees no image: no gradient, no states."""
+    num_head_params: Number = 0
+    """Of the trainable ones, a classifier's new head: it keeps the base's dtype."""
 
 
 class Layer(NamedTuple):
@@ -122,6 +124,7 @@ def terms(
         model = replace(model, tie_word_embeddings=True, lm_head_bias=False)
         settings = replace(settings, loss_kernel="torch")
     a = adapter or NO_ADAPTER
+    trainable_bytes = trainable_dtype_bytes(settings, n, trainer)
     w = weight_bytes(model, settings, n, trainer)
     completion = settings.max_completion_length if objective.generates else 0
     length = settings.longest_length + completion + a.virtual_tokens
@@ -145,8 +148,8 @@ def terms(
         layers=layers,
         trainable_params=_with_gradients(model, settings)
         if trains_base
-        else a.num_trainable_params - a.num_unreached_params,
-        trainable_bytes=trainable_dtype_bytes(settings, n, trainer),
+        else _in_adapter_dtype(a, n.weight, trainable_bytes),
+        trainable_bytes=trainable_bytes,
         tokens=sequences * text,
         scored=sequences * (completion or text),
         length=text,
@@ -177,6 +180,12 @@ def _unsplit(last: Layer, settings: Settings, n: Numerics) -> Unsplit:
         weights=unsplit_weights(block, element, scale, stream),
         activations=part * unsplit_share(wide, stream) + (1 - part) * unsplit_share(stream, stream),
     )
+
+
+def _in_adapter_dtype(a: AdapterBytes, weight: float, trained: float) -> Number:
+    """Adapter parameters with a gradient; a head's are as many as have its bytes."""
+    narrower = 1 - min(1.0, weight / trained)
+    return a.num_trainable_params - a.num_unreached_params - narrower * a.num_head_params
 
 
 def _with_gradients(model: ModelSpec, settings: Settings) -> Number:

@@ -277,6 +277,8 @@ class ModelSpec:
     supports_sdpa: bool = True
     """False: Transformers runs the type eagerly unless flash attention is asked for."""
     supports_flash_attention: bool = True
+    dense_classifier: bool = False
+    """A classifier of sequences has a square matrix of the hidden size before its scores."""
     remote_code: bool = False
     """The modelling code is the publisher's own, not Transformers'."""
     kernels: LayerKernels = LLAMA_KERNELS

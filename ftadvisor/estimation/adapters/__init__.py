@@ -24,6 +24,7 @@ from ftadvisor.estimation.adapters.targets import targets
 from ftadvisor.estimation.adapters.traffic import Matrix, traffic, with_traffic
 from ftadvisor.estimation.arithmetic import largest, select
 from ftadvisor.estimation.numerics import Numerics
+from ftadvisor.estimation.objectives import CLASSIFYING, NUM_LABELS
 from ftadvisor.estimation.terms import AdapterBytes
 from ftadvisor.schema.model import Block, ModelSpec
 from ftadvisor.schema.settings import Number, Settings
@@ -109,6 +110,17 @@ def adapter_bytes(
     modules that the model does not have.
     """
     run = Run(model, settings, trainer, n, tokens)
+    found = _of_technique(run)
+    head = classifier_params(model, settings)
+    if not head:
+        return found
+    return found._replace(
+        num_trainable_params=found.num_trainable_params + head, num_head_params=head
+    )
+
+
+def _of_technique(run: Run) -> AdapterBytes:
+    model, settings, trainer = run.model, run.settings, run.trainer
     technique = settings.technique
     if technique in _ONCE:
         return _once(run)
@@ -125,6 +137,22 @@ def adapter_bytes(
             each = _with_shared(each, _SHARED[technique](found, run))
         return with_traffic(each, [Matrix(t.block, t.rows, t.columns) for t in found], run)
     raise UnsupportedError.of(f"technique {technique}", "its memory is not described", ("lora",))
+
+
+def classifier_params(model: ModelSpec, settings: Settings) -> int:
+    """Of a classifier's new head, which trains beside its adapter; 0 where there is none.
+
+    PEFT 0.21 trains what is called `classifier` or `score` (peft_model.py, classifier_module_names;
+    DistilBERT's `pre_classifier` ends so too). A decoder scores sequences without a bias
+    (transformers 5.23 modeling_layers.py). Of NUM_LABELS classes; a reward model has one score.
+    """
+    if model.family == "encdec" or settings.objective not in CLASSIFYING:
+        return 0
+    h = model.hidden_size
+    labels = 1 if settings.objective == "reward" else NUM_LABELS
+    tokens, sequences = settings.objective == "token_cls", model.family == "encoder"
+    dense = 0 if tokens or not model.dense_classifier else h * h + h
+    return dense + labels * (h + 1 if tokens or sequences else h)
 
 
 def _once(run: Run) -> AdapterBytes:

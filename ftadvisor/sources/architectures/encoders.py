@@ -48,6 +48,7 @@ def encoder(c: Config, id: str) -> ModelSpec:
         embedding_norm=True,
         supports_sdpa=row.get("sdpa", True),
         supports_flash_attention=row.get("flash", True),
+        dense_classifier=row.get("dense_classifier", False),
         remote_code=row.get("remote_code", False),
     )
 

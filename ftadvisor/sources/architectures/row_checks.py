@@ -91,7 +91,7 @@ _SWITCHES: Final = (
     "own_keys", "gated", "views_alive", "causal", "mla", "sinks", "first_layer_lacks_norm", "sdpa",
     "flash", "remote_code", "embedding_scale", "embedding_norm", "embedding_norm_after_projection",
     "embedding_projection_bias", "token_types", "pooler", "shared_layers", "head_of_checkpoint",
-    "alone", "image_newline", "bias",
+    "dense_classifier", "alone", "image_newline", "bias",
 )  # fmt: skip
 _CONDITIONS: Final = (
     "qkv_bias", "o_bias", "mlp_bias", "head_bias", "norm_bias", "alibi_if", "qk_norm_if",
