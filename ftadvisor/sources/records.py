@@ -158,14 +158,13 @@ def _is_machine(row: Any) -> bool:
 
 
 KEPT = (
-    "id", "source", "grade", "framework", "model", "technique", "gpu", "gpu_as_published", "precision",
-    "objective",
-    "quantization", "quantization_group_size", "optimizer", "micro_batch_size",
-    "gradient_accumulation_steps", "num_gpus", "max_length", "max_target_length", "sequence_fill",
-    "longest_sequence_tokens", "mean_tokens_per_sample", "gradient_checkpointing",
-    "attn_implementation", "strategy", "cpu_offload", "lora_r", "lora_alpha", "lora_dropout",
-    "lora_target_modules", "peft_config", "packing", "memory_gib", "memory_metric",
-    "memory_gib_reserved", "memory_gib_device", "oom", "micro_step_seconds",
+    "id", "source", "grade", "framework", "model", "technique", "gpu", "gpu_as_published",
+    "precision", "objective", "quantization", "quantization_group_size", "optimizer",
+    "micro_batch_size", "gradient_accumulation_steps", "num_gpus", "max_length",
+    "max_target_length", "sequence_fill", "longest_sequence_tokens", "mean_tokens_per_sample",
+    "gradient_checkpointing", "attn_implementation", "strategy", "cpu_offload", "lora_r",
+    "lora_alpha", "lora_dropout", "lora_target_modules", "peft_config", "packing", "memory_gib",
+    "memory_metric", "memory_gib_reserved", "memory_gib_device", "oom", "micro_step_seconds",
     "step_seconds_spread", "host_launch_seconds", "versions", "method", "status", "machine",
     "num_hidden_layers", "date",
 )  # fmt: skip
