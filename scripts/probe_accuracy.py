@@ -222,7 +222,7 @@ def compared(
     found = whole.cpu_seconds if clock == "cpu" else whole.step_seconds
     return {
         "name": name, "predicted_seconds": found, "measured_seconds": seconds,
-        "time_error": found / seconds - 1,
+        "time_error": found / seconds - 1 if found else -1.0,
         "one_rate_error": by_one_rate(plan, settings, cpu) / seconds - 1 if cpu else None,
         "repeated": repeated,
         "predicted_bytes": whole.allocated_bytes, "measured_bytes": peak,

@@ -14,7 +14,7 @@ from ftadvisor import estimate
 from ftadvisor.api import benchmarking
 from ftadvisor.api.probing import figures
 from ftadvisor.cli.entry import main
-from ftadvisor.errors import InvalidSettingError
+from ftadvisor.errors import InvalidSettingError, UnsupportedError
 from ftadvisor.estimation.calibrated import CPU, cpu_of
 from ftadvisor.render.benchmark import benchmark_document, benchmark_picture
 from ftadvisor.render.picture import write_picture
@@ -34,6 +34,18 @@ def probed(step_seconds: float, gib: float, usd: float | None) -> Probe:
     return Probe(
         machine="here", slices=(), whole=whole, predicted={}, calibrated=after, warnings=()
     )
+
+
+def test_a_budget_of_time_without_a_measured_step():
+    """Where fewer layers took longer, the calibrated estimate's step counts, else nothing can."""
+    found = probed(2.0, 1.0, None)
+    noisy = replace(found, whole=found.whole._replace(step_seconds=None))
+    steps = benchmarking._steps  # pyright: ignore[reportPrivateUsage]
+    plan = cast("Any", SimpleNamespace(estimate=SimpleNamespace(settings={})))
+    assert steps(plan, found, None, 60.0) == 30
+    assert steps(plan, replace(noisy, calibrated={"step_seconds": 3.0}), None, 60.0) == 20
+    with pytest.raises(UnsupportedError, match="measured no step"):
+        steps(plan, noisy, None, 60.0)
 
 
 def trained(**metrics: Metric) -> Report:

@@ -113,6 +113,19 @@ def test_without_a_majority_nothing_is_rejected(ratios: tuple[float, ...]):
     assert 1 / ratios[-1] < between < 1 / ratios[0]
 
 
+def test_a_row_whose_steps_lay_far_apart_says_little():
+    (case,) = groups()["l40s peft+transformers (custom loop)"][:1]
+    said: list[float] = []
+    for spread in (0.05, 5.0):
+        slow = moved(case, 5.0)
+        row = {**slow.measurement.row, "step_seconds_spread": spread}
+        slow = replace(slow, measurement=replace(slow.measurement, row=row))
+        factors = fit_calibration([slow], shipped(), {}).machines["here"].factors
+        said.append(max(abs(math.log(factor)) for factor in factors))
+    assert said[0] > 0.2
+    assert said[1] < 0.02
+
+
 @pytest.mark.parametrize("ratios", [(1.3, 1.3, 10.0), (1.3, 1.3, 1.3, 0.1)])
 def test_a_majority_of_three_or_four_rejects_the_other(ratios: tuple[float, ...]):
     found = of_ratios(*ratios)

@@ -48,6 +48,14 @@ def test_one_slice_is_the_whole_model():
     assert found.layer_seconds is None
 
 
+def test_no_time_follows_where_fewer_layers_took_longer():
+    """Other processes: on a line through both a deep model's step would be negative."""
+    found = extrapolated((part(2, 3.4, loss=100), part(4, 0.7, loss=110)), 8)
+    assert found.step_seconds is None
+    assert found.layer_seconds is None
+    assert found.allocated_bytes == 130
+
+
 def test_slices_that_ran_out_of_memory_do_not_count():
     slices = (Slice(4, 1, 8, "oom"), part(1, 1.0, loss=10), part(2, 2.0, loss=15))
     assert extrapolated(slices, 8).allocated_bytes == 45
@@ -246,6 +254,7 @@ def test_runs_and_other_peoples_trainers_are_recorded(
     found = ftadvisor.estimate(model, gradient_accumulation_steps=1, **asked)
     callback = ftadvisor.FtadvisorCallback(found)
     config = script.slices.transformers_config(script.model_config(model))
+    config.name_or_path = model
     settings = script.settings_of(found)
     trainer = script.slices.trainer_of(
         report.plan, config, settings, find_device(), str(tmp_path / "own"), callback
@@ -254,6 +263,14 @@ def test_runs_and_other_peoples_trainers_are_recorded(
     assert "ftadvisor: step_seconds" in capsys.readouterr().err
     assert read_records().rows[-1]["method"] == "callback"
     assert read_records().rows[-1]["predicted"]["allocated_bytes"] == found.memory.allocated_bytes
+    # A directory is recorded where it is, for an estimate knows its last part only.
+    assert read_records().rows[-1]["model"] == model
+    assert read_records().rows[-1]["local_model"] is True
+    elsewhere = ftadvisor.estimate(model, gradient_accumulation_steps=1, gpu="l40s", **asked)
+    of_a_gpu = ftadvisor.FtadvisorCallback(elsewhere, record=False)
+    of_a_gpu.on_train_begin(trainer.args, SimpleNamespace(is_world_process_zero=True), None)
+    assert of_a_gpu.predicted() == {}
+    assert "gpu cpu (estimated: l40s)" in capsys.readouterr().err
     # A trainer of two processes, and of other batches, with the estimate of one.
     other = arguments(trainer.args, world_size=2, per_device_train_batch_size=4)
     state = SimpleNamespace(is_world_process_zero=True)
@@ -276,6 +293,48 @@ def test_runs_and_other_peoples_trainers_are_recorded(
     callback.on_train_end(other, state, None)
     assert len(read_records().rows) == count
     assert "not recorded, nothing predicted: max_length 64" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_noisy_probe_says_no_time(
+    script: Any, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    from ftadvisor.api.probing import probe
+    from ftadvisor.sources.records import read_records
+
+    made = script.slices.transformers_config(script.llama(6, 64))
+    monkeypatch.setattr(script.slices, "transformers_config", lambda _: made)
+    monkeypatch.setattr(
+        script.slices, "measured", lambda *of: part(of[-1], 1 / of[-1], loss=10 * of[-1])
+    )
+    found = probe(model=str(models["decoder"]), technique="lora", max_length=32)
+    assert any("fewer layers took longer" in said for said in found.warnings)
+    (row,) = read_records().rows
+    assert "micro_step_seconds" not in row
+    assert row["memory_gib"] > 0
+    print_document(probe_document(found))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("objective", ["dpo", "sft"])
+def test_only_what_ran_out_of_memory_is_recorded_so(
+    script: Any, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, objective: str
+):
+    from ftadvisor.api.probing import probe
+    from ftadvisor.sources.records import read_records
+
+    def built(*_: Any) -> Any:
+        # What a CPU's allocator raises.
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    if objective == "sft":
+        monkeypatch.setattr(script.slices, "blank_model", built)
+    with pytest.raises(UnsupportedError) as said:
+        probe(model=str(models["decoder"]), technique="lora", objective=objective, max_length=32)
+    assert ("run out of memory" in str(said.value)) == (objective == "sft")
+    assert [row["oom"] for row in read_records().rows] == [True] * (objective == "sft")
 
 
 ARGUMENTS = (

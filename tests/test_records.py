@@ -20,7 +20,7 @@ from ftadvisor.sources import records
 from ftadvisor.sources.coefficients import memory_coefficients, time_coefficients, time_intervals
 from ftadvisor.sources.measurement_rows import checked_rows
 from ftadvisor.sources.measurements import measurements_of, situation
-from ftadvisor.sources.own_rows import Ran, row_of
+from ftadvisor.sources.own_rows import Ran, machine_id, row_of
 from ftadvisor.sources.records import append_record, exported, read_records
 
 
@@ -95,6 +95,34 @@ def test_an_export_names_no_place_and_nobody():
     assert shared[0]["micro_step_seconds"] == 0.2
 
 
+def test_an_export_leaves_out_what_a_person_wrote():
+    """PEFT's options hold texts and places; a directory is known by its last part only."""
+    options = {
+        "prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "alice", "num_virtual_tokens": 8,
+        "tokenizer_name_or_path": "alice", "init_lora_weights": "models/alice",
+    }  # fmt: skip
+    (shared,), left_out = exported([row("a", peft_config=options), row("b", model="alice")])
+    assert shared["peft_config"] == {"prompt_tuning_init": "TEXT", "num_virtual_tokens": 8}
+    assert left_out == 1
+    assert exported([row("c", model="llama-3.2-1b")])[1] == 0
+
+
+def test_what_was_exported_comes_back_as_this_machines(tmp_path: Path):
+    """The driver's name of the GPU is part of the machine's id, and tells boards apart."""
+    device = "NVIDIA L40S"
+    append_record(row("a", machine=machine_id(device), gpu_as_published=device))
+    before = load_calibration()
+    shared = tmp_path / "rows.jsonl"
+    assert main(["calibration", "export", str(shared)]) == 0
+    assert main(["calibration", "reset"]) == 0
+    assert main(["calibration", "import", str(shared)]) == 0
+    after = load_calibration()
+    assert before is not None
+    assert after is not None
+    assert after.here == before.here
+    assert "l40s" in after.here
+
+
 def test_damage_and_unknown_models_leave_an_estimate(
     home: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -126,6 +154,9 @@ def test_the_commands(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     shared = tmp_path / "rows.jsonl"
     assert main(["calibration", "export", str(shared)]) == 0
     assert "1 measurement exported" in capsys.readouterr().err
+    assert main(["calibration", "export", str(shared), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"exported": 1, "left_out": 0, "file": str(shared)}
     assert main(["calibration", "reset"]) == 0
     assert read_records().rows == ()
     capsys.readouterr()

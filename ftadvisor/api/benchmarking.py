@@ -12,7 +12,7 @@ from typing import Any
 from ftadvisor.api.probing import probe
 from ftadvisor.api.run_plans import plan_of
 from ftadvisor.api.running import run
-from ftadvisor.errors import FtadvisorError, InvalidSettingError, quoted
+from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError, quoted
 from ftadvisor.schema.benchmark import Benched, Benchmark
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.probe import Probe
@@ -120,5 +120,10 @@ def _steps(plan: Plan, probed: Probe, tokens: int | None, seconds: float | None)
         each = rows * s["mean_length"]
         return max(1, math.ceil(tokens / each))
     if seconds is not None:
-        return max(1, int(seconds / probed.whole.step_seconds))
+        of_a_step = probed.whole.step_seconds or probed.calibrated.get("step_seconds")
+        if not of_a_step:
+            raise UnsupportedError.of(
+                "a budget of time", "the probe measured no step", ["--train-tokens"]
+            )
+        return max(1, int(seconds / of_a_step))
     return None

@@ -12,7 +12,7 @@ from ftadvisor.api.plan_files import estimate_on, estimate_plan
 from ftadvisor.api.run_plans import plan_of
 from ftadvisor.api.running import PlanOptions
 from ftadvisor.api.simulating import settings_of
-from ftadvisor.errors import FtadvisorError, UnsupportedError
+from ftadvisor.errors import FtadvisorError
 from ftadvisor.estimation.calibrated import CPU
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan, PlanHardware
@@ -60,8 +60,8 @@ def probe(
     made = _on_one_gpu(plan, given | {"objective": objective}, said)
     _quiet_profiler()
     from ftadvisor.execution.device import find_device
+    from ftadvisor.execution.probing import slices as probing
     from ftadvisor.execution.probing.extrapolation import extrapolated
-    from ftadvisor.execution.probing.slices import depth, probe_slices, transformers_config
     from ftadvisor.execution.stack import quieten
 
     device = find_device().name
@@ -72,11 +72,11 @@ def probe(
         # Nothing is known of a processor's speed before.
         said += probe_machine()["warnings"]
     try:
-        slices = probe_slices(made, config, settings, find_device())
-    except UnsupportedError as error:
+        slices = probing.probe_slices(made, config, settings, find_device())
+    except probing.TooLargeError as error:
         _record(_row(made, settings, device, "oom", {}, {}, ()), said)
         raise error
-    whole = extrapolated(slices, depth(transformers_config(config)))
+    whole = extrapolated(slices, probing.depth(probing.transformers_config(config)))
     # Every row of a slice has one length, whatever the plan's have.
     lengths = dict.fromkeys(("max_length", "mean_length", "longest_length"), slices[0].max_length)
     settings = replace(settings, **lengths)
@@ -90,7 +90,7 @@ def probe(
         whole=whole,
         predicted=before,
         calibrated=_figures(made, probed, device),
-        warnings=(*said, *_doubts(slices)),
+        warnings=(*said, *_doubts(whole, slices)),
     )
 
 
@@ -117,7 +117,7 @@ def _measured(whole: Extrapolated, slices: tuple[Slice, ...]) -> dict[str, float
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def _doubts(slices: tuple[Slice, ...]) -> list[str]:
+def _doubts(whole: Extrapolated, slices: tuple[Slice, ...]) -> list[str]:
     """Why the figures may be off."""
     said: list[str] = []
     spread = max(s.spread or 0.0 for s in slices)
@@ -125,6 +125,8 @@ def _doubts(slices: tuple[Slice, ...]) -> list[str]:
         said.append(f"steps differ by {spread:.0%}: other processes, or a machine on battery?")
     if any(s.status == "oom" for s in slices):
         said.append("a slice ran out of memory: smaller ones were measured")
+    if whole.step_seconds is None:
+        said.append("fewer layers took longer than more: no time follows, other processes run")
     return said
 
 

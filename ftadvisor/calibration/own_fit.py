@@ -68,6 +68,11 @@ class _Row(NamedTuple):
     time: TimeCoefficients
     """As shipped, with the machine's own link where that was measured."""
 
+    @property
+    def spread(self) -> float:
+        """Of its logarithm: where its own steps lay further apart than reruns do, theirs."""
+        return max(SPREAD, float(self.case.measurement.row.get("step_seconds_spread") or 0.0))
+
 
 def fit_calibration(
     cases: Iterable[Case],
@@ -146,6 +151,7 @@ class _Fit:
         self.precision = np.array(precision)
         self.values = np.zeros(len(precision))
         self.weights = np.ones(len(rows))
+        self.variances = np.array([r.spread**2 for r in rows])
         self.leverage = np.zeros(len(rows))
         self.residuals = np.zeros(len(rows))
         self._solve()
@@ -163,7 +169,7 @@ class _Fit:
             for i, path in enumerate(self.paths):
                 for node in path:
                     design[i, node * size : (node + 1) * size] = slopes[i]
-            scaled = design * (self.weights / SPREAD**2)[:, None]
+            scaled = design * (self.weights / self.variances)[:, None]
             normal = scaled.T @ design + np.diag(self.precision)
             moved = scaled.T @ self.residuals - self.precision * self.values
             step = np.linalg.solve(normal, moved)

@@ -31,7 +31,7 @@ def run(given: dict[str, Any]) -> int:
             )
         return _reset(as_json)
     if action == "export":
-        return _export(file)
+        return _export(file, as_json)
     if file is None:
         raise InvalidSettingError("import needs a file.", ["ftadvisor calibration import F.jsonl"])
     from ftadvisor.sources.records import append_record, read_records
@@ -84,7 +84,7 @@ def _reset(as_json: bool) -> int:
     return _say(record, " ".join(said), as_json)
 
 
-def _export(file: str | None) -> int:
+def _export(file: str | None, as_json: bool) -> int:
     from ftadvisor.sources.records import exported, read_records
     from ftadvisor.sources.text_files import replace_text
 
@@ -97,6 +97,8 @@ def _export(file: str | None) -> int:
             replace_text(Path(file).expanduser().absolute(), text)
         except OSError as error:
             raise InvalidSettingError(f"{file!r} cannot be written: {error.strerror}.") from error
+    if as_json and file is not None:
+        return _say({"exported": len(rows), "left_out": local, "file": file}, "", as_json)
     left = f"; {local} of models on your own disk left out" if local else ""
     print(f"ftadvisor: {_counted(len(rows))} exported{left}.", file=sys.stderr)
     return 0

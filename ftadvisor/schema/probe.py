@@ -39,10 +39,11 @@ class Extrapolated(NamedTuple):
     """The whole model, from its slices."""
 
     layers: int
-    step_seconds: float
+    step_seconds: float | None
+    """None: fewer layers took longer than more, and nothing follows from that."""
     cpu_seconds: float
     layer_seconds: float | None
-    """What a layer adds; None: the whole model was the only slice."""
+    """What a layer adds; None: the whole model was the only slice, or fewer layers took longer."""
     allocated_bytes: int
     reserved_bytes: int | None
     device_bytes: int | None

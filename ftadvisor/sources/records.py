@@ -158,13 +158,13 @@ def _is_machine(row: Any) -> bool:
 
 
 KEPT = (
-    "id", "source", "grade", "framework", "model", "technique", "gpu", "precision", "objective",
-    "quantization", "quantization_group_size", "optimizer", "micro_batch_size",
-    "gradient_accumulation_steps", "num_gpus", "max_length", "max_target_length", "sequence_fill",
-    "longest_sequence_tokens", "mean_tokens_per_sample", "gradient_checkpointing",
-    "attn_implementation", "strategy", "cpu_offload", "lora_r", "lora_alpha", "lora_dropout",
-    "lora_target_modules", "peft_config", "packing", "memory_gib", "memory_metric",
-    "memory_gib_reserved", "memory_gib_device", "oom", "micro_step_seconds",
+    "id", "source", "grade", "framework", "model", "technique", "gpu", "gpu_as_published",
+    "precision", "objective", "quantization", "quantization_group_size", "optimizer",
+    "micro_batch_size", "gradient_accumulation_steps", "num_gpus", "max_length",
+    "max_target_length", "sequence_fill", "longest_sequence_tokens", "mean_tokens_per_sample",
+    "gradient_checkpointing", "attn_implementation", "strategy", "cpu_offload", "lora_r",
+    "lora_alpha", "lora_dropout", "lora_target_modules", "peft_config", "packing", "memory_gib",
+    "memory_metric", "memory_gib_reserved", "memory_gib_device", "oom", "micro_step_seconds",
     "step_seconds_spread", "host_launch_seconds", "versions", "method", "status", "machine",
     "num_hidden_layers", "date",
 )  # fmt: skip
@@ -176,11 +176,38 @@ def exported(rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], i
     shared: list[dict[str, Any]] = []
     local = 0
     for row in rows:
-        if row.get("local_model") or is_path(str(row.get("model", ""))):
+        if row.get("local_model") or _is_own(str(row.get("model", ""))):
             local += 1
             continue
-        shared.append({name: row[name] for name in KEPT if row.get(name) is not None})
+        kept = {name: row[name] for name in KEPT if row.get(name) is not None}
+        if "peft_config" in kept:
+            kept["peft_config"] = _without_texts(kept["peft_config"])
+        shared.append(kept)
     return shared, local
+
+
+def _is_own(model: str) -> bool:
+    """Whether it is on the user's disk, or by its name may be: `FtadvisorCallback` knows a
+    directory by its last part only. What is public has an owner before a slash, or is known."""
+    from ftadvisor.sources.models import catalogue_row
+
+    return is_path(model) or ("/" not in model and catalogue_row(model) is None)
+
+
+def _without_texts(options: Any) -> dict[str, Any]:
+    """A technique's own options without what a person wrote: prompts, places, a tokenizer's."""
+    if not isinstance(options, dict):
+        return {}
+    found = cast("dict[str, Any]", options)
+    return {
+        name: value
+        for name, value in found.items()
+        if not name.endswith(_PERSONAL) and "/" not in str(value) and "\\" not in str(value)
+    }
+
+
+_PERSONAL = ("_text", "_path", "_kwargs")
+"""PEFT's prompt_tuning_init_text, tokenizer_name_or_path, tokenizer_kwargs."""
 
 
 def is_path(model: str) -> bool:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from ftadvisor.errors import FtadvisorError
@@ -15,7 +16,8 @@ from ftadvisor.execution.arguments import as_given
 from ftadvisor.execution.device import find_device
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.settings import Settings
-from ftadvisor.sources.own_rows import Ran, row_of
+from ftadvisor.sources.models import catalogue_row
+from ftadvisor.sources.own_rows import Ran, gpu_name, row_of
 from ftadvisor.sources.records import append_record
 from ftadvisor.units import format_bytes, format_duration
 
@@ -45,10 +47,19 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
             given: dict[str, Any] = {"objective": estimate.objective, **estimate.settings}
             self._planned = Settings(technique=estimate.technique, **given)
         self._ran = self._planned
+        self._model = estimate.model if estimate else ""
+        self._here = gpu_name(self._device.name)
+        self._elsewhere = estimate is not None and estimate.gpu not in (None, self._here)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
         """From here on peaks count."""
         self._steps = []
+        place = str(getattr(getattr(model, "config", None), "name_or_path", "") or "")
+        if place and Path(place).exists() and catalogue_row(self._model) is None:
+            # An estimate knows a directory by its last part only.
+            self._model = place
         said = self._compared(args, state)
         if said and state.is_world_process_zero:
             _print(said)
@@ -80,8 +91,8 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
         e, measured = self._estimate, self.measured()
         row = row_of(
             Ran(
-                e.model, e.trainer, self._ran, self._device.name, "callback", "done", measured,
-                self.predicted(),
+                self._model, e.trainer, self._ran, self._device.name, "callback", "done",
+                measured, self.predicted(),
             )
         )  # fmt: skip
         try:
@@ -105,7 +116,7 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
 
     def predicted(self) -> dict[str, float]:
         """The estimate's figures by the same names; none where it is of another run."""
-        if self._estimate is None or self._ran != self._planned:
+        if self._estimate is None or self._elsewhere or self._ran != self._planned:
             return {}
         memory, t = self._estimate.memory, self._estimate.time
         found = {
@@ -117,7 +128,7 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
 
     def _compared(self, args: Any, state: Any) -> str:
         """Take from the arguments what really runs; how the estimate differs, or nothing."""
-        if self._planned is None:
+        if self._planned is None or self._estimate is None:
             return ""
         try:
             ran = as_given(self._planned, args)
@@ -128,9 +139,12 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
             # What was found stands in the state alone.
             ran = replace(ran, micro_batch_size=state.train_batch_size)
         self._ran = ran
-        if ran == self._planned:
+        other = [*_differences(self._planned, ran)]
+        if self._elsewhere:
+            other.append(f"gpu {self._here} (estimated: {self._estimate.gpu})")
+        if ran == self._planned and not other:
             return ""
-        said = ", ".join(_differences(self._planned, ran))
+        said = ", ".join(other)
         return f"this runs with {said}: recorded so, and without what was predicted"
 
     def _say(self) -> None:

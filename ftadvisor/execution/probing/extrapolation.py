@@ -32,13 +32,15 @@ def extrapolated(slices: tuple[Slice, ...], layers: int) -> Extrapolated:
     }
     fullest = max(peaks, key=lambda name: peaks[name]) if peaks else ""
     allocated = max(peaks.values(), default=0.0)
+    short, long = few.step_seconds or 0.0, more.step_seconds or 0.0
+    # On a line through them a deep model's step would take less than nothing.
+    measured = more.layers == few.layers or long > short
     return Extrapolated(
         layers=layers,
-        step_seconds=line(few.step_seconds or 0.0, more.step_seconds or 0.0),
+        step_seconds=line(short, long) if measured else None,
         cpu_seconds=line(few.cpu_seconds or 0.0, more.cpu_seconds or 0.0),
-        layer_seconds=((more.step_seconds or 0.0) - (few.step_seconds or 0.0))
-        / (more.layers - few.layers)
-        if more.layers > few.layers
+        layer_seconds=(long - short) / (more.layers - few.layers)
+        if measured and more.layers > few.layers
         else None,
         allocated_bytes=round(allocated),
         reserved_bytes=_above(few, more, allocated, "reserved_bytes"),

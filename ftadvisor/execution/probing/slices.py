@@ -21,6 +21,7 @@ from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples, Row
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import blank_model
+from ftadvisor.execution.out_of_memory import is_out_of_memory
 from ftadvisor.execution.tokenizing import Tokenizing
 from ftadvisor.execution.trainers import BUILDERS
 from ftadvisor.execution.training import Training
@@ -38,13 +39,17 @@ WORDS = 500
 LABELS = ("no", "yes")
 
 
+class TooLargeError(UnsupportedError):
+    """Not even two layers fit."""
+
+
 def probe_slices(
     plan: Plan, config: Mapping[str, Any], settings: Settings, device: Device
 ) -> tuple[Slice, ...]:
     """Slices of a plan's model, each depth once; the out-of-memory ones among them. One alone where
     the model has no more layers than it: the whole model was measured.
 
-    Raises UnsupportedError where not even two layers fit.
+    Raises TooLargeError where not even two layers fit.
     """
     made = transformers_config(config)
     full = depth(made)
@@ -59,8 +64,9 @@ def probe_slices(
     if len(ran_at) > 1 or full in ran_at:
         return tuple(found.values())
     # One depth alone does not tell a layer from the rest.
-    raise UnsupportedError.of(
-        "this plan on this machine", "two layers run out of memory", ["a smaller batch"]
+    raise TooLargeError(
+        "this plan on this machine is not supported: two layers run out of memory.",
+        ["a smaller batch"],
     )
 
 
@@ -86,6 +92,7 @@ def measured(
     length = int(settings.longest_length or settings.max_length)
     what = (count, int(settings.micro_batch_size), length)
     clock = ProbeCallback(device)
+    failed, trainer, above = False, None, (None, None)
     try:
         with tempfile.TemporaryDirectory() as folder:
             trainer = trainer_of(plan, with_layers(config, count), settings, device, folder, clock)
@@ -94,7 +101,13 @@ def measured(
                 stack.torch.cuda.reset_peak_memory_stats(device.place)
             trainer.train()
             above = _above(device)
-    except (stack.torch.OutOfMemoryError, MemoryError):
+    except Exception as error:
+        # A CPU's allocator raises a plain RuntimeError.
+        if not is_out_of_memory(error):
+            raise
+        failed = True
+    if failed:
+        # No frame of its traceback is alive any more, and what it held can go.
         _free(device)
         return Slice(*what, "oom")
     del trainer
