@@ -34,6 +34,7 @@ import transformers  # noqa: E402
 from ftadvisor.api.plan_files import complete_plan  # noqa: E402
 from ftadvisor.api.simulating import settings_of  # noqa: E402
 from ftadvisor.estimation.calibrated import cpu_of, cpu_time  # noqa: E402
+from ftadvisor.estimation.phases import cublas_bytes  # noqa: E402
 from ftadvisor.estimation.prediction import adapter_of  # noqa: E402
 from ftadvisor.estimation.time import step_time  # noqa: E402
 from ftadvisor.execution.device import find_device  # noqa: E402
@@ -227,7 +228,7 @@ def compared(
         "repeated": repeated,
         "predicted_bytes": whole.allocated_bytes, "measured_bytes": peak,
         "memory_error": whole.allocated_bytes / peak - 1, "fullest": whole.peak_phase,
-        "closed_form_error": plan.estimate.memory.allocated_bytes / peak - 1,
+        "closed_form_error": (plan.estimate.memory.allocated_bytes - cublas_bytes("")) / peak - 1,
         "layers": whole.layers,
     }  # fmt: skip
 

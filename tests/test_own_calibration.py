@@ -210,6 +210,7 @@ def test_a_processor_is_hardware_once_it_was_probed():
     assert found.cost is None
     # No context, and what is freed is given back: memory is what is allocated.
     assert found.memory.device_bytes == pytest.approx(found.memory.allocated_bytes, rel=1e-6)
+    assert "workspace" not in found.memory.parts
     with pytest.raises(UnsupportedError, match="2 processes on one processor"):
         on_a_processor(1, num_gpus=2)
 

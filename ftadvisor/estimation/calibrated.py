@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ftadvisor.estimation.numerics import HALF_BYTES
+from ftadvisor.estimation.phases import NO_CUDA
 from ftadvisor.estimation.rates import efficiency
 from ftadvisor.schema.calibration import Adjusted, Factors
 from ftadvisor.schema.coefficients import Interval, MemoryCoefficients, TimeCoefficients
@@ -18,11 +19,11 @@ CPU = "cpu"
 CPU_SPREAD = 0.6
 """Of logarithms of a processor's factors, whose rates are measured on products and copies alone:
 scripts/probe_accuracy.py prints 0.58, the root mean square over 12 models."""
-CPU_MEMORY = Interval(0.9, 1.6, 12)
+CPU_MEMORY = Interval(1.0, 1.7, 12)
 """What a CPU's step allocates over what the closed form says of a GPU's. Its kernels keep what a
 GPU's fuse: dropout's masks in the type of what they mask, attention's scores where there is dropout
-in it, another copy of a chunked head's logits. scripts/probe_accuracy.py prints 12 models: 0.98 to
-1.40; longer rows with dropout in attention take more."""
+in it, another copy of a chunked head's logits. scripts/probe_accuracy.py prints 12 models: 1.09 to
+1.59; longer rows with dropout in attention take more."""
 OF_A_PROCESSOR = {"usable_bytes", "copy_bytes_per_second", "flops_per_second"}
 """What a probed machine says of its processor."""
 
@@ -117,7 +118,7 @@ def cpu_of(machine: Mapping[str, Any]) -> Gpu:
         vendor="cpu",
         arch="cpu",
         kind="unified",
-        compute_capability="",
+        compute_capability=NO_CUDA,
         memory_bytes=memory,
         usable_bytes=memory,
         usable_assumed=False,

@@ -28,13 +28,18 @@ CUBLAS_THREADS = 2
 
 
 def cublas_bytes(compute_capability: str) -> int:
-    """cuBLAS's workspaces on a GPU; without one, or on another vendor's, the smaller [bytes]."""
+    """cuBLAS's workspaces on a GPU; without one, or on another vendor's, the smaller; none on a CPU
+    [bytes]."""
+    if compute_capability == NO_CUDA:
+        return 0
     major = compute_capability.partition(".")[0]
     hopper = major.isdecimal() and int(major) >= HOPPER_MAJOR
     return CUBLAS_THREADS * (HOPPER_WORKSPACE_BYTES if hopper else CUBLAS_WORKSPACE_BYTES)
 
 
 HOPPER_MAJOR = 9
+NO_CUDA = "0"
+"""In the place of a CPU's compute capability."""
 
 
 class Phase(NamedTuple):
