@@ -185,7 +185,15 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("config", "technique", "objective"),
-    [("llama", "qlora", "sft"), ("bert", "full", "seq_cls"), ("t5", "lora", "seq2seq")],
+    [
+        ("llama", "qlora", "sft"),
+        ("bert", "full", "seq_cls"),
+        ("t5", "lora", "seq2seq"),
+        ("llama", "lora", "dpo"),
+        ("llama", "lora", "kto"),
+        ("llama", "full", "orpo"),
+        ("llama", "lora", "reward"),
+    ],
 )
 def test_memory_of_the_whole_is_what_the_profiler_sees(
     script: Any, tmp_path: Path, config: str, technique: str, objective: str

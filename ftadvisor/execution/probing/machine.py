@@ -63,7 +63,7 @@ QUEUED = 10000
 
 
 def probe_machine(device: Device) -> dict[str, Any]:
-    """One record: see docs/probing.md for its fields. Seconds, bytes, FLOP/s."""
+    """One record of the machine, in seconds, bytes and FLOP/s: what docs/probing.md lists."""
     found: dict[str, Any] = {
         "id": machine_id(device.name),
         "device": device.name,
@@ -258,7 +258,7 @@ def _memory(device: Device) -> dict[str, Any]:
     cuda = stack.torch.cuda
     stack.torch.zeros(1, device=device.place)
     free, total = cuda.mem_get_info(device.place)
-    own = _own_bytes()
+    own = own_bytes()
     held = total - free - cuda.memory_reserved(device.place)
     return {
         "usable_bytes": total,
@@ -268,7 +268,7 @@ def _memory(device: Device) -> dict[str, Any]:
     }
 
 
-def _own_bytes() -> int:
+def own_bytes() -> int:
     """The driver's figure for this process; 0: it does not say."""
     for line in str(stack.torch.cuda.list_gpu_processes()).splitlines():
         if str(os.getpid()) in line.split():

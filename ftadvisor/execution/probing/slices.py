@@ -22,21 +22,27 @@ from ftadvisor.execution.examples import Examples, Row
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import blank_model
 from ftadvisor.execution.out_of_memory import is_out_of_memory
+from ftadvisor.execution.probing.machine import own_bytes
 from ftadvisor.execution.tokenizing import Tokenizing
-from ftadvisor.execution.trainers import BUILDERS
+from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
+from ftadvisor.execution.trainers.reward import HEAD
 from ftadvisor.execution.training import Training
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.probe import Slice
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import find_model
+from ftadvisor.sources.techniques import find_technique
 
 LAYERS = (2, 4)
 SMALLER = (1, 2)
 """Where those run out of memory."""
 MOST_STEPS = 64
 WORDS = 500
-LABELS = ("no", "yes")
+OF_HEADS = {"seq_cls": ("no", "yes"), "token_cls": ("no", "yes"), "reward": HEAD}
+"""What the head of a classifier is called by."""
+REFERRING = ("dpo", "kto")
+"""Objectives that read a second model's weights, where no adapter can be switched off instead."""
 
 
 class TooLargeError(UnsupportedError):
@@ -120,16 +126,14 @@ def trainer_of(
     plan: Plan, config: Any, settings: Settings, device: Device, folder: str, clock: Any
 ) -> Any:
     """The plan's own trainer, on random weights and rows."""
-    if plan.objective not in ROWS or plan.objective not in BUILDERS:
-        raise UnsupportedError.of(
-            f"a probe of {plan.objective}", "no rows are made for it", list(ROWS)
-        )
+    _check(plan)
     stack.transformers.set_seed(0)
     spec = find_model(plan.model).spec
     length = int(settings.longest_length or settings.max_length)
-    labels = LABELS if plan.objective in ("seq_cls", "token_cls") else ()
+    labels = OF_HEADS.get(plan.objective, ())
     model = blank_model(config, spec, settings, device, labels)
-    model = adapt(model, settings, MOST_STEPS)
+    if plan.objective not in MAKES_THE_ADAPTER:
+        model = adapt(model, settings, MOST_STEPS)
     a_step = int(settings.micro_batch_size) * int(settings.gradient_accumulation_steps)
     row = ROWS[plan.objective](length, int(settings.max_target_length))
     rows = [row] * (a_step * MOST_STEPS)
@@ -145,6 +149,25 @@ def trainer_of(
     return trainer
 
 
+def _check(plan: Plan) -> None:
+    if plan.objective not in ROWS:
+        raise UnsupportedError.of(
+            f"a probe of {plan.objective}", "no rows are made for it", list(ROWS)
+        )
+    if plan.objective in REFERRING and find_technique(plan.technique).trains_base:
+        raise UnsupportedError.of(
+            f"a probe of {plan.objective} with {plan.technique}",
+            "its reference is a second model, read from weights that a probe does not need",
+            ["--technique lora", "--objective orpo"],
+        )
+
+
+def _pair(length: int) -> Row:
+    asked = _text(length // 2)
+    answer = _text(length - length // 2 - 1)
+    return {"prompt": f"{asked} ", "chosen": answer, "rejected": answer}
+
+
 def _text(length: int) -> str:
     return " ".join(f"w{2 + i * 7 % (WORDS - 2)}" for i in range(length))
 
@@ -155,8 +178,14 @@ ROWS: dict[str, Callable[[int, int], Row]] = {
     "cpt": lambda length, _: {"text": _text(length - 1)},
     "seq_cls": lambda length, _: {"text": _text(length), "label": "yes"},
     "token_cls": lambda length, _: {"tokens": _text(length).split(), "labels": ["no"] * length},
+    "dpo": lambda length, _: _pair(length),
+    "orpo": lambda length, _: _pair(length),
+    "reward": lambda length, _: _pair(length),
+    "kto": lambda length, _: {
+        "prompt": _pair(length)["prompt"], "completion": _pair(length)["chosen"], "label": True,
+    },
     "seq2seq": lambda length, target: {"source": _text(length), "target": _text(target - 1)},
-}
+}  # fmt: skip
 """One row of a length, and a target's; the end token that a trainer adds is counted."""
 
 
@@ -173,11 +202,12 @@ def tokenizer() -> Any:
 
 
 def _above(device: Device) -> tuple[int | None, int | None]:
-    """What a GPU's allocator holds, and what the device shows [bytes]."""
+    """What a GPU's allocator holds, and what the device shows of this process [bytes]."""
     if device.is_cpu:
         return None, None
     free, total = stack.torch.cuda.mem_get_info(device.place)
-    return stack.torch.cuda.max_memory_reserved(device.place), total - free
+    # Where the driver does not say, all that is taken: other processes' memory too.
+    return stack.torch.cuda.max_memory_reserved(device.place), own_bytes() or total - free
 
 
 def _free(device: Device) -> None:
