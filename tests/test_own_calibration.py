@@ -23,6 +23,7 @@ from ftadvisor.calibration.time_fit import timed
 from ftadvisor.errors import InvalidSettingError, UnsupportedError
 from ftadvisor.estimation.calibrated import CPU, cpu_of
 from ftadvisor.schema.calibration import Calibration
+from ftadvisor.schema.coefficients import TimeCoefficients
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.sources import records
 from ftadvisor.sources.coefficients import (
@@ -79,15 +80,19 @@ def test_no_data_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path):
     assert estimate("llama-3.2-1b", calibration=empty, **ASKED) == plain
 
 
-def test_one_bad_outlier_among_ten_moves_nothing():
+@pytest.mark.parametrize("place", [0, 4, 9])
+def test_one_bad_outlier_among_ten_moves_nothing(place: int):
     rows = ten()
-    # Of each kind: the row in place of a good one, ten times too slow and five times too fast.
-    for bad in (10.0, 0.2):
-        with_bad = [*rows[:9], moved(rows[9], bad)]
-        without = fit_calibration(rows[:9], shipped(), {}).machines["here"].factors
-        found = fit_calibration(with_bad, shipped(), {})
+    good = [row for i, row in enumerate(rows) if i != place]
+    without = fit_calibration(good, shipped(), {}).machines["here"].factors
+    # In place of a good one, which takes 1.3 times the prediction: far off, and hardly.
+    for bad in (10.0, 2.0, 1.8, 1.6, 1.2, 1.0, 0.7, 0.2):
+        found = fit_calibration([*good, moved(rows[place], bad)], shipped(), {})
         for a, b in zip(found.machines["here"].factors, without, strict=True):
             assert abs(a / b - 1) < 0.05
+        if bad == 1.2:
+            # Two and a half times the others' own spread is no outlier yet.
+            continue
         assert len(found.outliers) == 1
         for table in (found.machines, found.gpus, found.families):
             assert [adjusted.rows for adjusted in table.values()] == [9]
@@ -159,19 +164,34 @@ def test_fit_is_the_same_each_time():
 
 
 def test_one_published_row_as_the_probe():
-    """Each group's row nearest to the middle of its settings is not chosen: the first by id is."""
+    """Each group's row nearest to the middle of its settings is not chosen: the first by id is.
+
+    The shipped numbers were fitted on the same rows; scripts/one_row.py leaves each group out.
+    """
     errors: list[float] = []
+    plain: list[float] = []
     for rows in groups().values():
         probe = min(rows, key=lambda c: c.measurement.id)
-        found = fit_calibration([probe], shipped(), {})
-        factors = np.log(found.machines[machine_of(probe)].factors[:3])
-        for case in rows:
-            if case is not probe:
-                assert case.gpu is not None
-                seconds = math.log(case.measurement.micro_step_seconds or 1)
-                predicted = log_seconds(case, case.gpu, shipped().time, factors)
-                errors.append(abs(math.expm1(predicted - seconds)))
-    assert statistics.median(errors) <= 0.07
+        rest = [case for case in rows if case is not probe]
+        plain += errors_of(rest, shipped().time, np.zeros(3))
+        errors += errors_of(rest, shipped().time, factors_of(probe, shipped()))
+    assert len(errors) > 500
+    assert statistics.median(errors) < min(0.07, statistics.median(plain))
+
+
+def factors_of(probe: Case, known: Shipped) -> np.ndarray:
+    """Logarithms of what one row moves; what its host was measured to take is the row's own."""
+    found = fit_calibration([probe], known, {}).machines[machine_of(probe)].factors
+    return np.log([found.rate, found.bandwidth, found.host / probe.situation.host_slowness])
+
+
+def errors_of(cases: list[Case], c: TimeCoefficients, factors: np.ndarray) -> list[float]:
+    found: list[float] = []
+    for case in cases:
+        assert case.gpu is not None
+        seconds = math.log(case.measurement.micro_step_seconds or 1)
+        found.append(abs(math.expm1(log_seconds(case, case.gpu, c, factors) - seconds)))
+    return found
 
 
 def test_intervals_hold_on_the_other_half():

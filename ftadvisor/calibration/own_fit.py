@@ -29,6 +29,10 @@ from ftadvisor.units import GIB
 
 SPREAD = 0.1
 """Relative error of a row, as in `time_fit`: reruns of one experiment differ by that much."""
+LEAST_SPREAD = 0.03
+"""Steps of one run differ by as much."""
+NORMAL_MAD = 1.4826
+"""A normal spread over the median distance from the median."""
 BIWEIGHT = 4.685
 """Spreads beyond which a row counts for nothing (Beaton and Tukey 1974: 95 % efficiency)."""
 FEWEST_TO_REJECT = 3
@@ -187,7 +191,8 @@ class _Fit:
         weights = np.ones(len(residuals))
         for machine in {r.machine for r in self.rows}:
             own = np.array([i for i, r in enumerate(self.rows) if r.machine == machine])
-            away = np.abs(residuals[own] - np.median(residuals[own])) / SPREAD
+            away = np.abs(residuals[own] - np.median(residuals[own]))
+            away = away / min(max(NORMAL_MAD * float(np.median(away)), LEAST_SPREAD), SPREAD)
             found = np.maximum(1 - (away / BIWEIGHT) ** 2, 0.0) ** 2
             if soft or len(own) < FEWEST_TO_REJECT or found.sum() <= len(own) / 2:
                 found = 1 / np.maximum(away, 1.0)
