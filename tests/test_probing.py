@@ -326,7 +326,7 @@ def test_a_noisy_probe_says_no_time(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("objective", ["dpo", "sft"])
+@pytest.mark.parametrize("objective", ["grpo", "sft"])
 def test_only_what_ran_out_of_memory_is_recorded_so(
     script: Any, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, objective: str
 ):
