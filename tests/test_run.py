@@ -244,6 +244,32 @@ def test_a_loss_that_is_no_number_ends_the_run(models: dict[str, Path], tmp_path
     assert json.loads(written, parse_constant=refuse)["status"] == "diverged"
 
 
+@pytest.mark.parametrize("packing", [False, True])
+def test_held_out_rows_that_max_length_leaves_nothing_of(
+    models: dict[str, Path], tmp_path: Path, packing: bool
+):
+    """The run goes on without them, and says so; also where it would evaluate between steps."""
+    long = [{"prompt": "word " * 300, "completion": "answer"}] * 3
+    rest = {"eval_dataset": write_rows(tmp_path / "long.jsonl", long), "eval_steps": 1}
+    data = write_rows(tmp_path / "r.jsonl", rows("seq2seq"))
+    report = train(
+        models, tmp_path, "lora", dataset=data, max_steps=2, packing=packing, **rest
+    )  # fmt: skip
+    assert report.status == "done"
+    assert not report.metrics
+    assert any("nothing of what was held out" in event.what for event in report.events)
+
+
+def test_a_refused_run_leaves_its_directory_free(models: dict[str, Path], tmp_path: Path):
+    """The next one, with what the message says, is not told of another run."""
+    long = [{"prompt": "word " * 100, "completion": "answer"}] * 5
+    data = write_rows(tmp_path / "r.jsonl", long)
+    with pytest.raises(InvalidSettingError, match="max_length 32 is shorter than every example"):
+        train(models, tmp_path, "lora", dataset=data, max_length=32)
+    assert not [*(tmp_path / "out").iterdir()]
+    assert train(models, tmp_path, "lora", dataset=data, max_length=512).status == "done"
+
+
 def test_a_tokenizer_without_template_and_padding(models: dict[str, Path], tmp_path: Path):
     """Both get a named default that is said; one without an end token is refused."""
     from transformers import AutoTokenizer

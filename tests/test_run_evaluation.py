@@ -140,6 +140,21 @@ def test_eval_alone_repeats_the_run(
         ftadvisor.evaluate(tmp_path / "out", dataset=other, objective="clm")
     with pytest.raises(InvalidSettingError, match="bleau"):
         ftadvisor.evaluate(tmp_path / "out", dataset=other, metrics=["bleau"])
+    with pytest.raises(InvalidSettingError, match=r"mcc: not measured for sft.*perplexity"):
+        ftadvisor.evaluate(tmp_path / "out", dataset=other, metrics=["mcc"], eval_answers=0)
+    found = ftadvisor.evaluate(tmp_path / "out", dataset=other, metrics=["mcc", "perplexity"])
+    assert "mcc: not measured for sft here" in [event.what for event in found.events]
+
+
+def test_eval_of_prompts_that_cannot_be_switched_off(models: dict[str, Path], tmp_path: Path):
+    """PEFT's disable_adapter fails of them without a language head."""
+    report = train(models["encoder"], tmp_path, "prefix_tuning", "token_cls", eval_share=0.0)
+    assert report.status == "done"
+    rest = write_rows(tmp_path / "rest.jsonl", rows("token_cls", 6))
+    found = ftadvisor.evaluate(tmp_path / "out", dataset=rest)
+    assert found.metrics["accuracy"].before is None
+    assert found.metrics["accuracy"].after is not None
+    assert any("cannot be switched off" in event.what for event in found.events)
 
 
 def test_eval_knows_the_classes_of_the_run(models: dict[str, Path], tmp_path: Path):

@@ -274,6 +274,19 @@ class TestTraining:
             expected = trainer.model.eval()(input_ids=ids).logits
             assert torch.allclose(again.eval()(input_ids=ids).logits, expected, atol=1e-5)
 
+    def test_orpo_leaves_out_prompts_that_fill_max_length(
+        self, models: dict[str, Path], tmp_path: Path
+    ):
+        """TRL keeps them, and the loss of an answer without tokens is no number."""
+        full = {"prompt": "word " * 300, "chosen": "good", "rejected": "bad"}
+        data = write_rows(tmp_path / "rows.jsonl", [*PAIRS, *[full] * 4])
+        report = run(
+            model=str(models["decoder"]), technique="lora", objective="orpo", dataset=str(data),
+            **{**TINY, "output_dir": tmp_path / "out", "eval_share": 0.0, "max_steps": 6},
+        )  # fmt: skip
+        assert report.status == "done"
+        assert "4 examples left out: max_length" in " ".join(e.what for e in report.events)
+
     def test_what_the_plan_says_reaches_the_policys_trainer(
         self, models: dict[str, Path], tmp_path: Path, trainers: list[Any]
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ from ftadvisor.api.simulating import settings_of
 from ftadvisor.errors import InvalidSettingError, near_misses, quoted
 from ftadvisor.schema.evaluation import Evaluation
 from ftadvisor.schema.plan import Plan, PlanHardware
+from ftadvisor.schema.report import Event
 from ftadvisor.schema.run import MOST_ANSWERS, RunSettings
 from ftadvisor.sources.plans import PLAN_FILE
 
@@ -63,7 +64,18 @@ def evaluate(
     if metrics is None:
         return found
     kept = {k: v for k, v in found.metrics.items() if k.startswith(tuple(metrics))}
-    return replace(found, metrics=kept)
+    return replace(found, metrics=kept, events=(*found.events, *_not_measured(metrics, found)))
+
+
+def _not_measured(metrics: Sequence[str], found: Evaluation) -> Iterator[Event]:
+    """Those that were asked for and are not there. Raises InvalidSettingError where none is."""
+    missing = [name for name in metrics if not any(key.startswith(name) for key in found.metrics)]
+    if not missing:
+        return
+    said = f"{', '.join(missing)}: not measured for {found.objective} here"
+    if len(missing) == len(metrics):
+        raise InvalidSettingError(f"{said}.", [f"--metrics {' '.join(found.metrics)}"])
+    yield Event("evaluation", 0, said)
 
 
 def _plan(place: str, dataset: str, objective: str | None, settings: dict[str, Any]) -> Plan:

@@ -12,6 +12,7 @@ from ftadvisor.execution import stack
 from ftadvisor.execution.classes import CLASSIFYING
 from ftadvisor.execution.device import find_device
 from ftadvisor.execution.evaluation.comparison import Measured, compared, measure, side_by_side
+from ftadvisor.execution.evaluation.scores import can_be_switched_off
 from ftadvisor.execution.examples import Examples, check_objective, read_held_out
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
@@ -41,7 +42,9 @@ def evaluate(
         trainer = BUILDERS[plan.objective](of)
         trainer.remove_callback(stack.transformers.PrinterCallback)
         before = Measured({}, [], [])
-        if is_adapter:
+        if is_adapter and not can_be_switched_off(trainer.model):
+            of.journal.say("evaluation", "before: prompts of such a model cannot be switched off")
+        elif is_adapter:
             with trainer.model.disable_adapter():
                 before = measure(trainer, of, base=False)
         after = measure(trainer, of, base=False)
