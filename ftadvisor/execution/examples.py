@@ -113,6 +113,8 @@ def read_held_out(dataset: PlanDataset, objective: str) -> Examples:
     split, _ = find_splits(Path(dataset.path).expanduser(), dataset.split, None)
     left_out: list[Problem] = []
     rows = _converted(split, dataset, objective, left_out)
+    _check_alike(rows, split.files[0].path.name)
+    _, rows = pictures.alike([], rows)
     # A trainer wants something to train on, even where it only evaluates.
     return Examples(rows[:1], rows, tuple(left_out))
 

@@ -32,6 +32,7 @@ from ftadvisor.execution.examples import Examples
 from ftadvisor.execution.kernels import attention, check_liger, checkpoint, head, packages
 from ftadvisor.execution.launching import CONFIGURATION, ZERO, check_strategy
 from ftadvisor.execution.merging import refusal
+from ftadvisor.execution.pictures import check_sees
 from ftadvisor.execution.preferences import POLICY, check_batch
 from ftadvisor.execution.resuming import ANOTHER, REPORT, check_same, resume_command
 from ftadvisor.execution.teachers import teacher
@@ -262,11 +263,7 @@ def images(of: Subject) -> Iterator[Event]:
     """Images need a model that reads them, and samples that are not joined."""
     if not of.examples.has_images:
         return
-    if find_model(of.plan.model).spec.family != "vlm":
-        raise InvalidSettingError(
-            f"The rows have images, and {of.plan.model} reads none.",
-            ["a vision-language model", "a dataset of text"],
-        )
+    check_sees(of.plan.model, find_model(of.plan.model).spec.family)
     if of.settings.packing:
         raise UnsupportedError.of("Packing of images", "TRL refuses it", ["--no-packing"])
     if not of.settings.num_images:

@@ -16,6 +16,7 @@ from ftadvisor.execution.evaluation.scores import can_be_switched_off
 from ftadvisor.execution.examples import Examples, check_objective, read_held_out
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
+from ftadvisor.execution.pictures import check_sees
 from ftadvisor.execution.tokenizing import load_tokenizer
 from ftadvisor.execution.trainers import BUILDERS
 from ftadvisor.execution.training import Training
@@ -73,6 +74,9 @@ def _prepared(
         raise InvalidSettingError("dataset is missing.", ["--dataset test.jsonl"])
     examples = read_held_out(plan.dataset, plan.objective)._replace(labels=tuple(labels))
     _check_labels(examples, plan.objective, plan.dataset.path)
+    family = find_model(plan.model).spec.family
+    if examples.has_images:
+        check_sees(plan.model, family)
     journal = Journal()
     if examples.left_out:
         journal.say("data", f"{len(examples.left_out):,} rows left out")
@@ -86,8 +90,8 @@ def _prepared(
     source = (str(unpacked) if unpacked.is_dir() else plan.model) if is_adapter else place
     own = place if (folder / "tokenizer_config.json").is_file() else source
     chat = plan.objective not in (*CLASSIFYING, "seq2seq") and "text" not in examples.held_out[0]
-    tokenizing = load_tokenizer(own, chat=chat)
-    model = load_model(source, find_model(plan.model).spec.family, settings, device, labels)
+    tokenizing = load_tokenizer(own, chat=chat, images=examples.has_images)
+    model = load_model(source, family, settings, device, labels)
     if is_adapter:
         model = stack.peft.PeftModel.from_pretrained(model, place)
         if labels:
