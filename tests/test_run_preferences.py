@@ -11,6 +11,7 @@ import pytest
 from execution_models import write_rows
 from test_run_input import LLAMA, refused
 
+from ftadvisor.api.evaluating import evaluate
 from ftadvisor.api.running import run
 from ftadvisor.errors import DataFileError, FtadvisorError
 from ftadvisor.execution import examples, preferences
@@ -273,6 +274,43 @@ class TestTraining:
         with torch.no_grad():
             expected = trainer.model.eval()(input_ids=ids).logits
             assert torch.allclose(again.eval()(input_ids=ids).logits, expected, atol=1e-5)
+
+    def test_a_reward_model_is_merged_and_evaluated(self, models: dict[str, Path], tmp_path: Path):
+        """Its head is one number, wherever it is loaded again."""
+        rest = write_rows(tmp_path / "rest.jsonl", PAIRS[:4])
+        report = self.train(
+            models, tmp_path, "reward", "lora", merge=True, eval_dataset=rest, max_steps=2
+        )
+        assert report.status == "done"
+        for place in ("out", "out/merged"):
+            found = evaluate(
+                tmp_path / place, dataset=rest, objective="reward", precision="fp32", max_length=96
+            )
+            assert found.metrics["reward_margin"].after == pytest.approx(
+                report.metrics["reward_margin"].after, abs=1e-4
+            )
+
+    @pytest.mark.parametrize("objective", ["dpo", "kto", "grpo"])
+    def test_eval_alone_measures_from_the_base(
+        self, models: dict[str, Path], tmp_path: Path, objective: str
+    ):
+        """As the run did; TRL would take an adapter that it is handed for the reference."""
+        (tmp_path / "scoring.py").write_text(
+            "def short(completions, **_):\n"
+            "    return [-float(len(one[0]['content'])) for one in completions]\n"
+        )
+        scored = {"reward_function": f"{tmp_path / 'scoring.py'}:short"}
+        answers = {"num_generations": 2, "max_completion_length": 5}
+        given = scored if objective == "grpo" else {}
+        rest = write_rows(tmp_path / "rest.jsonl", PROMPTS[:4] if given else PAIRS[:4])
+        report = self.train(
+            models, tmp_path, objective, "lora", eval_dataset=rest, beta=0.3, **given,
+            **(answers if given else {}),
+        )  # fmt: skip
+        found = evaluate(tmp_path / "out", dataset=rest, **given)
+        name = "mean_reward" if given else "reward_margin"
+        assert found.metrics[name].after == pytest.approx(report.metrics[name].after, abs=1e-3)
+        assert found.metrics[name].before == pytest.approx(report.metrics[name].before, abs=1e-3)
 
     def test_orpo_leaves_out_prompts_that_fill_max_length(
         self, models: dict[str, Path], tmp_path: Path

@@ -36,12 +36,15 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     eval_answers: int = MOST_ANSWERS,
     seed: int = 0,
+    reward_model: str | os.PathLike[str] | None = None,
+    reward_function: str | None = None,
     **settings: Any,
 ) -> Evaluation:
     """Metrics with 90 % intervals; an adapter is compared with its base.
 
     `model`: what `run` wrote, PEFT's adapter directory, or a model. What `run` wrote knows its
-    objective and settings; for the others they are given as to `run`. Raises FtadvisorError.
+    objective and settings; for the others they are given as to `run`. What grpo and rloo have
+    trained is scored by `reward_model` or `reward_function`. Raises FtadvisorError.
     """
     for name in metrics or ():
         if name not in METRICS:
@@ -57,7 +60,10 @@ def evaluate(
         )
     if metrics is not None and not {*metrics} & {*OF_ANSWERS}:
         eval_answers = 0
-    run = RunSettings(output_dir="", eval_answers=eval_answers)
+    run = RunSettings(
+        output_dir="", eval_answers=eval_answers, reward_function=reward_function,
+        reward_model=None if reward_model is None else os.fspath(reward_model),
+    )  # fmt: skip
     from ftadvisor.execution.evaluation.alone import evaluate as evaluated
 
     found = evaluated(place, plan, settings_of(plan.estimate), run, _labels(Path(place)))

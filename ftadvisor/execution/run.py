@@ -33,7 +33,7 @@ from ftadvisor.execution.rewards import check_reward
 from ftadvisor.execution.saving import save_model
 from ftadvisor.execution.tokenizing import load_tokenizer
 from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
-from ftadvisor.execution.trainers.reward import HEAD
+from ftadvisor.execution.trainers.reward import head_of
 from ftadvisor.execution.training import Training
 from ftadvisor.execution.unpacking import BASE, unpacked
 from ftadvisor.schema.estimate import Estimate
@@ -233,7 +233,7 @@ def load(start: Start, journal: Journal, *, resumed: bool) -> Training:
     for said in tokenizing.said:
         journal.say("tokenizer", said)
     family = find_model(plan.model).spec.family
-    labels = HEAD if plan.objective == "reward" else examples.labels
+    labels = head_of(plan.objective, examples.labels)
     model = load_model(source, family, settings, start.device, labels)
     if plan.objective not in MAKES_THE_ADAPTER:
         model = adapt(model, settings, total_steps(plan, settings, start.run, len(examples.train)))
@@ -245,8 +245,8 @@ def load(start: Start, journal: Journal, *, resumed: bool) -> Training:
 
 def _merge(of: Training) -> None:
     place = merge_model(
-        of.plan.model, find_model(of.plan.model).spec.family, of.settings, of.examples.labels,
-        of.tokenizer, Path(of.run.output_dir),
+        of.plan.model, find_model(of.plan.model).spec.family, of.settings,
+        head_of(of.plan.objective, of.examples.labels), of.tokenizer, Path(of.run.output_dir),
     )  # fmt: skip
     said = f"merged into the base's weights: {place}" if place else "the model is whole: not merged"
     of.journal.say("merging", said)

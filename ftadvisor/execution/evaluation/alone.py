@@ -17,8 +17,10 @@ from ftadvisor.execution.examples import Examples, check_objective, read_held_ou
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.pictures import check_sees
+from ftadvisor.execution.rewards import check_reward
 from ftadvisor.execution.tokenizing import load_tokenizer
-from ftadvisor.execution.trainers import BUILDERS
+from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
+from ftadvisor.execution.trainers.reward import head_of
 from ftadvisor.execution.training import Training
 from ftadvisor.execution.unpacking import BASE
 from ftadvisor.schema.evaluation import Evaluation
@@ -41,6 +43,11 @@ def evaluate(
     with tempfile.TemporaryDirectory() as scratch:
         of = _prepared(place, plan, settings, replace(run, output_dir=scratch), labels)
         trainer = BUILDERS[plan.objective](of)
+        if is_adapter and plan.objective in MAKES_THE_ADAPTER:
+            # Beside its own adapter the base is the reference; one that it is handed would be.
+            trainer.model.delete_adapter("default")
+            trainer.model.load_adapter(place, "default")
+            trainer.model.set_adapter("default")
         trainer.remove_callback(stack.transformers.PrinterCallback)
         before = Measured({}, [], [])
         if is_adapter and not can_be_switched_off(trainer.model):
@@ -70,6 +77,7 @@ def _prepared(
 ) -> Training:
     """The rows, and the model with its tokenizer."""
     check_objective(plan.objective)
+    check_reward(plan, run)
     if plan.dataset is None:
         raise InvalidSettingError("dataset is missing.", ["--dataset test.jsonl"])
     examples = read_held_out(plan.dataset, plan.objective)._replace(labels=tuple(labels))
@@ -91,8 +99,9 @@ def _prepared(
     own = place if (folder / "tokenizer_config.json").is_file() else source
     chat = plan.objective not in (*CLASSIFYING, "seq2seq") and "text" not in examples.held_out[0]
     tokenizing = load_tokenizer(own, chat=chat, images=examples.has_images)
-    model = load_model(source, family, settings, device, labels)
-    if is_adapter:
+    head = head_of(plan.objective, tuple(labels))
+    model = load_model(source, family, settings, device, head)
+    if is_adapter and plan.objective not in MAKES_THE_ADAPTER:
         model = stack.peft.PeftModel.from_pretrained(model, place)
         if labels:
             journal.say("evaluation", "before: the base with a head that nothing has trained")

@@ -24,7 +24,9 @@ def build(of: Training) -> Any:
             f"max_length {of.settings.max_length} is shorter than every prompt.",
             [f"--max-length {2 * int(of.settings.max_length)}"],
         )
-    check_batch(of.plan.objective, of.settings, len(train))
+    if len(train) < len(of.examples.train):
+        # All of them were enough: preflight has counted.
+        check_batch(of.plan.objective, of.settings, len(train))
     args = getattr(stack.trl, f"{name}Config")(**_options(of, evaluates=bool(held_out)))
     return built(
         of, getattr(stack.trl, f"{name}Trainer"), args=args,
