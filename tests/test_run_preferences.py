@@ -290,9 +290,12 @@ class TestTraining:
                 report.metrics["reward_margin"].after, abs=1e-4
             )
 
-    @pytest.mark.parametrize("objective", ["dpo", "kto", "grpo"])
+    @pytest.mark.parametrize(
+        ("objective", "technique"),
+        [("dpo", "lora"), ("dpo", "vera"), ("kto", "prefix_tuning"), ("grpo", "lora")],
+    )
     def test_eval_alone_measures_from_the_base(
-        self, models: dict[str, Path], tmp_path: Path, objective: str
+        self, models: dict[str, Path], tmp_path: Path, objective: str, technique: str
     ):
         """As the run did; TRL would take an adapter that it is handed for the reference."""
         (tmp_path / "scoring.py").write_text(
@@ -304,7 +307,7 @@ class TestTraining:
         given = scored if objective == "grpo" else {}
         rest = write_rows(tmp_path / "rest.jsonl", PROMPTS[:4] if given else PAIRS[:4])
         report = self.train(
-            models, tmp_path, objective, "lora", eval_dataset=rest, beta=0.3, **given,
+            models, tmp_path, objective, technique, eval_dataset=rest, beta=0.3, **given,
             **(answers if given else {}),
         )  # fmt: skip
         found = evaluate(tmp_path / "out", dataset=rest, **given)

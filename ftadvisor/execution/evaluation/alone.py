@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ftadvisor.errors import DataFileError, InvalidSettingError, quoted
 from ftadvisor.execution import stack
@@ -28,6 +29,7 @@ from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import find_model
+from ftadvisor.sources.plans import PLAN_FILE
 
 ADAPTER = "adapter_config.json"
 
@@ -44,10 +46,7 @@ def evaluate(
         of = _prepared(place, plan, settings, replace(run, output_dir=scratch), labels)
         trainer = BUILDERS[plan.objective](of)
         if is_adapter and plan.objective in MAKES_THE_ADAPTER:
-            # Beside its own adapter the base is the reference; one that it is handed would be.
-            trainer.model.delete_adapter("default")
-            trainer.model.load_adapter(place, "default")
-            trainer.model.set_adapter("default")
+            _read_adapter(trainer.model, Path(place))
         trainer.remove_callback(stack.transformers.PrinterCallback)
         before = Measured({}, [], [])
         if is_adapter and not can_be_switched_off(trainer.model):
@@ -70,6 +69,17 @@ def evaluate(
         events=tuple(of.journal.events),
         seed=plan.seed,
     )
+
+
+def _read_adapter(model: Any, place: Path) -> None:
+    """Into the adapter that the trainer has made, beside which the base is the reference; of one
+    that it is handed it would keep a copy as the reference.
+    """
+    if not (place / PLAN_FILE).is_file():
+        # Nothing says what it was made with but its own configuration.
+        model.delete_adapter("default")
+    model.load_adapter(str(place), "default")
+    model.set_adapter("default")
 
 
 def _prepared(
