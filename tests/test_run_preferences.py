@@ -146,6 +146,28 @@ def test_a_reward_is_named_once(model: Path, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("technique", "objective", "said"),
+    [
+        ("adaption_prompt", "dpo", "PEFT keeps the one it had"),
+        ("adaption_prompt", "grpo", "PEFT keeps the one it had"),
+        ("p_tuning", "orpo", "virtual tokens"),
+        ("ln_tuning", "rloo", "without autocast"),
+    ],
+)
+def test_what_the_libraries_cannot_do_together(
+    model: Path, tmp_path: Path, technique: str, objective: str, said: str
+):
+    """Else it fails in their own words once the model is loaded."""
+    (tmp_path / "scoring.py").write_text("def score(**_):\n    return []\n")
+    scored = {"reward_function": f"{tmp_path / 'scoring.py'}:score"}
+    data = write_rows(tmp_path / "rows.jsonl", PAIRS)
+    batch = {"num_generations": 2, "micro_batch_size": 2, "gradient_accumulation_steps": 1}
+    given = {**scored, **batch} if objective in preferences.POLICY else {}
+    error = refused(model, data, technique=technique, objective=objective, **given)
+    assert said in str(error)
+
+
 def test_a_reward_model_scores(model: Path, tmp_path: Path):
     data = write_rows(tmp_path / "prompts.jsonl", PROMPTS)
     scoring = {**LLAMA, "architectures": ["LlamaForSequenceClassification"]}

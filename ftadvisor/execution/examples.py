@@ -109,8 +109,11 @@ def read_examples(dataset: PlanDataset, objective: str, run: RunSettings, seed: 
 
 
 def read_held_out(dataset: PlanDataset, objective: str) -> Examples:
-    """All rows as held out, for a model that is trained already."""
-    split, _ = find_splits(Path(dataset.path).expanduser(), dataset.split, None)
+    """All rows as held out, for a model that is trained already; of data that come in splits those
+    that it was not trained on.
+    """
+    training, evaluation = find_splits(Path(dataset.path).expanduser(), dataset.split, None)
+    split = evaluation or training
     left_out: list[Problem] = []
     rows = _converted(split, dataset, objective, left_out)
     _check_alike(rows, split.files[0].path.name)

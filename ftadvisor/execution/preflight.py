@@ -51,6 +51,12 @@ from ftadvisor.units import format_bytes
 
 EXTRA = "run"
 IN_SEQUENCE = ("prompt_tuning", "p_tuning")
+WITH_LOG_PROBABILITIES = ("dpo", "kto", "grpo", "rloo")
+"""Objectives whose trainers read them off the model's output (trl 1.16 dpo_trainer.py line 1302)."""
+DRAWN_WITHOUT_AUTOCAST = frozenset(
+    (("ln_tuning", "grpo"), ("ln_tuning", "rloo"), ("adaption_prompt", "distillation"))
+)
+"""Parameters that PEFT keeps in fp32 whatever the base is in, where TRL generates."""
 NOT_RUN = NOT_PEFT - {"full", "galore"}
 PACKAGES = {
     "galore": "galore_torch", "apollo": "apollo_torch", "schedule_free": "schedulefree",
@@ -226,6 +232,25 @@ def technique(of: Subject) -> Iterator[Event]:
     yield from ()
 
 
+def pairs(of: Subject) -> Iterator[Event]:
+    """A technique and an objective that the libraries cannot do together."""
+    t, objective = of.plan.technique, of.plan.objective
+    found: tuple[str, list[str]] | None = None
+    if t == "adaption_prompt" and objective in WITH_LOG_PROBABILITIES:
+        found = "TRL changes the model's forward, and PEFT keeps the one it had", ["lora"]
+    elif t in IN_SEQUENCE and objective == "orpo":
+        found = "TRL's loss does not know of its virtual tokens", ["prefix_tuning", "lora"]
+    elif (t, objective) in DRAWN_WITHOUT_AUTOCAST and of.settings.weights_dtype != "fp32":
+        found = (
+            f"TRL draws answers without autocast, and its fp32 meets {of.settings.weights_dtype}",
+            ["--precision fp32", "lora"],
+        )
+    if found:
+        reason, instead = found
+        raise UnsupportedError.of(f"{t} with objective {objective}", reason, instead)
+    yield from ()
+
+
 def merging(of: Subject) -> Iterator[Event]:
     """A technique that no base can hold is not trained to be merged."""
     reason = refusal(of.plan.technique)
@@ -351,7 +376,7 @@ def reporters(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, packages, head, attention, checkpoint, technique, merging, teacher, images,
+    libraries, settings, packages, head, attention, checkpoint, technique, pairs, merging, teacher, images,
     classes, output_dir, disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory, reporters)
