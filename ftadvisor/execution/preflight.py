@@ -52,7 +52,7 @@ from ftadvisor.units import format_bytes
 EXTRA = "run"
 IN_SEQUENCE = ("prompt_tuning", "p_tuning")
 WITH_LOG_PROBABILITIES = ("dpo", "kto", "grpo", "rloo")
-"""Objectives whose trainers read them off the model's output (trl 1.16 dpo_trainer.py line 1302)."""
+"""Objectives whose trainers read them off the output (trl 1.16 dpo_trainer.py line 1302)."""
 DRAWN_WITHOUT_AUTOCAST = frozenset(
     (("ln_tuning", "grpo"), ("ln_tuning", "rloo"), ("adaption_prompt", "distillation"))
 )
@@ -376,8 +376,8 @@ def reporters(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, packages, head, attention, checkpoint, technique, pairs, merging, teacher, images,
-    classes, output_dir, disk, data,
+    libraries, settings, packages, head, attention, checkpoint, technique, pairs, merging, teacher,
+    images, classes, output_dir, disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory, reporters)
 
