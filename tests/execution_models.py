@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,15 @@ def build(folder: Path) -> dict[str, Path]:
         model.save_pretrained(folder / name)
         own.save_pretrained(folder / name)
     return {name: folder / name for name in models}
+
+
+def without_dropout(model: Path, place: Path) -> Path:
+    """The same model, whose losses do not depend on what is drawn."""
+    copied = Path(shutil.copytree(model, place))
+    config = json.loads((copied / "config.json").read_text())
+    config |= {name: 0.0 for name in config if "dropout" in name and "classifier" not in name}
+    (copied / "config.json").write_text(json.dumps(config))
+    return copied
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:

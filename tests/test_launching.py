@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from execution_models import rows, write_rows
+from execution_models import rows, without_dropout, write_rows
 
 import ftadvisor
 from ftadvisor.api.plan_files import complete_plan
@@ -174,11 +174,16 @@ def write(place: Path, model: Path, **hardware: Any) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("objective", ["sft", "seq_cls"])
 def test_two_processes_learn_as_one_does(
-    models: dict[str, Path], work: Path, capfd: pytest.CaptureFixture[str]
+    models: dict[str, Path], work: Path, capfd: pytest.CaptureFixture[str], objective: str
 ):
     """The same losses for the same global batch; one process writes and prints."""
-    plan = write(work, models["decoder"])
+    model = models["decoder"]
+    if objective != "sft":
+        model = without_dropout(models["encoder"], work / "encoder")
+        write_rows(work / "sft.jsonl", rows(objective))
+    plan = write(work, model)
     options: dict[str, Any] = {"max_steps": 4, "eval_share": 0.2}
     one = ftadvisor.run(plan, output_dir=work / "one", **options)
     words = ["--max-steps", "4", "--eval-share", "0.2", "--num-processes", "2", "--json"]

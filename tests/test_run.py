@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from execution_models import rows, write_rows
+from execution_models import rows, without_dropout, write_rows
 
 import ftadvisor
 from ftadvisor.api.plan_files import read_plan
@@ -85,6 +85,38 @@ def test_trains_and_leaves_everything(
         mean = written["measured"]["tokens_per_step"] / rows
         assert row["mean_tokens_per_sample"] == pytest.approx(mean)
         assert mean <= row["longest_sequence_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "technique"),
+    [("seq_cls", "full"), ("token_cls", "lora"), ("token_cls", "adalora"), ("seq2seq", "full")],
+)
+def test_a_step_learns_the_same_however_it_is_cut(
+    models: dict[str, Path], tmp_path: Path, objective: str, technique: str
+):
+    """Their models return means and take num_items_in_batch, which Transformers takes for divided
+    losses: four micro-batches had four times the loss and the gradient.
+    """
+    model = without_dropout(models[FAMILIES[objective]], tmp_path / "model")
+    uneven = [
+        {**row, "target": row["target"] + " and" * (i % 5)} if "target" in row else row
+        for i, row in enumerate(rows(objective))
+    ]
+    for i, row in enumerate(uneven):
+        if "tokens" in row:
+            uneven[i] = {key: value[: 1 + i % 4] for key, value in row.items()}
+    data = write_rows(tmp_path / "uneven.jsonl", uneven)
+    reports = [
+        train(
+            models, tmp_path, technique, objective, model=model, dataset=data, max_steps=3,
+            output_dir=tmp_path / str(micro), micro_batch_size=micro,
+            gradient_accumulation_steps=4 // micro,
+        )
+        for micro in (4, 1)
+    ]  # fmt: skip
+    figures = [[(row["loss"], row["grad_norm"]) for row in r.losses] for r in reports]
+    for whole, cut in zip(*figures, strict=True):
+        assert cut == pytest.approx(whole, rel=2e-3)
 
 
 def test_answers_alone_are_learnt(models: dict[str, Path], tmp_path: Path):
@@ -242,6 +274,32 @@ def test_a_loss_that_is_no_number_ends_the_run(models: dict[str, Path], tmp_path
 
     written = (tmp_path / "out/report.json").read_text()
     assert json.loads(written, parse_constant=refuse)["status"] == "diverged"
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_held_out_rows_that_max_length_leaves_nothing_of(
+    models: dict[str, Path], tmp_path: Path, packing: bool
+):
+    """The run goes on without them, and says so; also where it would evaluate between steps."""
+    long = [{"prompt": "word " * 300, "completion": "answer"}] * 3
+    rest = {"eval_dataset": write_rows(tmp_path / "long.jsonl", long), "eval_steps": 1}
+    data = write_rows(tmp_path / "r.jsonl", rows("seq2seq"))
+    report = train(
+        models, tmp_path, "lora", dataset=data, max_steps=2, packing=packing, **rest
+    )  # fmt: skip
+    assert report.status == "done"
+    assert not report.metrics
+    assert any("nothing of what was held out" in event.what for event in report.events)
+
+
+def test_a_refused_run_leaves_its_directory_free(models: dict[str, Path], tmp_path: Path):
+    """The next one, with what the message says, is not told of another run."""
+    long = [{"prompt": "word " * 100, "completion": "answer"}] * 5
+    data = write_rows(tmp_path / "r.jsonl", long)
+    with pytest.raises(InvalidSettingError, match="max_length 32 is shorter than every example"):
+        train(models, tmp_path, "lora", dataset=data, max_length=32)
+    assert not [*(tmp_path / "out").iterdir()]
+    assert train(models, tmp_path, "lora", dataset=data, max_length=512).status == "done"
 
 
 def test_a_tokenizer_without_template_and_padding(models: dict[str, Path], tmp_path: Path):

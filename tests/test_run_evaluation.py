@@ -12,6 +12,8 @@ from execution_models import rows, write_rows
 import ftadvisor
 from ftadvisor.cli import main
 from ftadvisor.errors import DataFileError, InvalidSettingError
+from ftadvisor.execution.examples import read_held_out
+from ftadvisor.schema.plan import PlanDataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 torch = pytest.importorskip("torch")
@@ -140,6 +142,29 @@ def test_eval_alone_repeats_the_run(
         ftadvisor.evaluate(tmp_path / "out", dataset=other, objective="clm")
     with pytest.raises(InvalidSettingError, match="bleau"):
         ftadvisor.evaluate(tmp_path / "out", dataset=other, metrics=["bleau"])
+    with pytest.raises(InvalidSettingError, match=r"mcc: not measured for sft.*perplexity"):
+        ftadvisor.evaluate(tmp_path / "out", dataset=other, metrics=["mcc"], eval_answers=0)
+    found = ftadvisor.evaluate(tmp_path / "out", dataset=other, metrics=["mcc", "perplexity"])
+    assert "mcc: not measured for sft here" in [event.what for event in found.events]
+
+
+def test_eval_of_a_directory_takes_what_was_held_out(tmp_path: Path):
+    """Rows that it was not trained on, where the data say which these are."""
+    write_rows(tmp_path / "train.jsonl", rows("sft", 6))
+    write_rows(tmp_path / "test.jsonl", rows("sft", 2))
+    dataset = PlanDataset(path=str(tmp_path), format=None, columns={}, split="train")
+    assert len(read_held_out(dataset, "sft").held_out) == 2
+
+
+def test_eval_of_prompts_that_cannot_be_switched_off(models: dict[str, Path], tmp_path: Path):
+    """PEFT's disable_adapter fails of them without a language head."""
+    report = train(models["encoder"], tmp_path, "prefix_tuning", "token_cls", eval_share=0.0)
+    assert report.status == "done"
+    rest = write_rows(tmp_path / "rest.jsonl", rows("token_cls", 6))
+    found = ftadvisor.evaluate(tmp_path / "out", dataset=rest)
+    assert found.metrics["accuracy"].before is None
+    assert found.metrics["accuracy"].after is not None
+    assert any("cannot be switched off" in event.what for event in found.events)
 
 
 def test_eval_knows_the_classes_of_the_run(models: dict[str, Path], tmp_path: Path):

@@ -172,6 +172,30 @@ def test_llava_trains_and_is_loaded_again_with_its_processor(llava: Path, tmp_pa
 
 
 @pytest.mark.slow
+def test_eval_alone_reads_images_too(llava: Path, tmp_path: Path):
+    """Of the adapter and of what it is merged into; rows without images among them."""
+    plain = {"question": "Which colour is the sky?", "answer": "it is blue"}
+    rest = write_rows(tmp_path / "rest.jsonl", [plain, *vision_models.colours(tmp_path, 4)])
+    data = write_rows(tmp_path / "r.jsonl", vision_models.colours(tmp_path))
+    out = tmp_path / "out"
+    options = {**SMALL, "eval_dataset": rest, "max_steps": 2, "merge": True}
+    report = ftadvisor.run(model=str(llava), dataset=str(data), output_dir=out, **options)
+    for place in (out, out / "merged"):
+        found = ftadvisor.evaluate(
+            place, dataset=rest, metrics=["eval_loss"], precision="fp32", max_length=128
+        )
+        again = found.metrics["eval_loss"].after
+        assert again == pytest.approx(report.metrics["eval_loss"].after, rel=1e-4)
+    (tmp_path / "text").mkdir()
+    config = json.loads((llava / "config.json").read_text())["text_config"]
+    (tmp_path / "text/config.json").write_text(
+        json.dumps({**config, "architectures": ["LlamaForCausalLM"]})
+    )
+    with pytest.raises(InvalidSettingError, match="reads none"):
+        ftadvisor.evaluate(tmp_path / "text", dataset=rest)
+
+
+@pytest.mark.slow
 def test_only_answers_are_learnt_and_images_arrive(llava: Path, tmp_path: Path):
     from ftadvisor.execution.trainers import BUILDERS, images
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 import pytest
 from execution_models import rows, write_rows
 
-from ftadvisor.api.running import run
+from ftadvisor.api.run_plans import planned
+from ftadvisor.api.running import rehearse, run
 from ftadvisor.cli import main
 from ftadvisor.errors import DataFileError, FtadvisorError, InvalidSettingError, UnsupportedError
 from ftadvisor.execution import examples, preflight
@@ -126,6 +129,78 @@ def test_nothing_is_overwritten(model: Path, tmp_path: Path):
     assert [path.name for path in out.iterdir()] == ["report.json"]
 
 
+def test_conversations_beside_plain_text(model: Path, tmp_path: Path):
+    """A trainer takes all rows for what the first one is."""
+    data = write_rows(tmp_path / "r.jsonl", [*rows("sft", 4), *rows("clm", 2)])
+    assert "several formats (4 with messages, 2 with text)" in str(refused(model, data))
+    mixed = write_rows(tmp_path / "m.jsonl", [*rows("sft", 4), *rows("seq2seq", 2)])
+    assert "several formats (4 with messages, 2 with a prompt)" in str(refused(model, mixed))
+    held_out = write_rows(tmp_path / "h.jsonl", rows("clm", 2))
+    chat = write_rows(tmp_path / "c.jsonl", rows("sft", 4))
+    assert "several formats" in str(refused(model, chat, eval_dataset=held_out))
+
+
+def test_fewer_prompts_than_a_batch_takes(model: Path, tmp_path: Path):
+    """TRL drops a batch that is not full, and ends as if all had been trained."""
+    data = write_rows(tmp_path / "r.jsonl", [{"prompt": f"Say {i}"} for i in range(9)])
+    (tmp_path / "rewards.py").write_text("def score(completions, **_):\n    return [1.0]\n")
+    given: dict[str, Any] = {
+        "objective": "grpo", "reward_function": f"{tmp_path / 'rewards.py'}:score",
+        "num_generations": 2, "micro_batch_size": 2, "eval_share": 0.0,
+    }  # fmt: skip
+    error = refused(model, data, **given, gradient_accumulation_steps=10)
+    assert "20 answers of 10 prompts, and there are 9" in str(error)
+    assert "at most 18" in str(error)
+    rehearse(
+        model=str(model), dataset=str(data), technique="lora", output_dir=tmp_path / "fits",
+        **given, gradient_accumulation_steps=9,
+    )  # fmt: skip
+
+
+@NEEDS_STACK
+def test_a_home_directory_in_the_output_dir(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A shell leaves the ~ of --output-dir=~/out as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    data = write_rows(tmp_path / "r.jsonl", rows("sft", 5))
+    _, settings = planned(None, {"model": str(model), "dataset": data, "output_dir": "~/out"})
+    assert settings.output_dir == str(tmp_path / "home/out")
+
+
+@NEEDS_STACK
+def test_reporters_that_are_not_there(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from transformers.integrations import integration_utils
+
+    data = write_rows(tmp_path / "r.jsonl", rows("sft", 5))
+    given: dict[str, Any] = {
+        "model": str(model), "dataset": str(data), "technique": "lora",
+        "output_dir": tmp_path / "out",
+    }  # fmt: skip
+    with pytest.raises(InvalidSettingError, match=r"'tensorbord' is no reporter.*tensorboard"):
+        rehearse(**given, report_to=["tensorbord"])
+    for here in ([], ["tensorboard"]):
+        monkeypatch.setattr(
+            integration_utils, "get_available_reporting_integrations", lambda found=here: found
+        )
+        if here:
+            # One name is one reporter, not its letters.
+            rehearse(**given, report_to="tensorboard")
+        else:
+            with pytest.raises(InvalidSettingError, match="pip install tensorboard"):
+                rehearse(**given, report_to=["tensorboard"])
+
+
+def test_the_disk_holds_the_merged_model_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    of = subject(RunSettings(output_dir=str(tmp_path), save_steps=0), None)
+    free = of.plan.estimate.num_params
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr("ftadvisor.execution.preflight.shutil.disk_usage", lambda _: usage)
+    assert not list(preflight.disk(of))
+    with pytest.raises(InvalidSettingError, match="will be written"):
+        list(preflight.disk(of._replace(run=replace(of.run, merge=True))))
+
+
 @NEEDS_STACK
 def test_an_optimizer_of_a_package_that_is_not_there(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -212,8 +287,6 @@ def test_a_plan_for_the_cpu_and_its_memory(tmp_path: Path):
 
 def test_half_precision_that_a_cpu_only_claims(tmp_path: Path):
     of = subject(RunSettings(output_dir=str(tmp_path)), None)
-    from dataclasses import replace
-
     with pytest.raises(UnsupportedError, match="computes in fp32"):
         list(preflight.hardware(of._replace(settings=replace(of.settings, autocast="fp16")), CPU))
 

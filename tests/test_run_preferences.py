@@ -11,6 +11,7 @@ import pytest
 from execution_models import write_rows
 from test_run_input import LLAMA, refused
 
+from ftadvisor.api.evaluating import evaluate
 from ftadvisor.api.running import run
 from ftadvisor.errors import DataFileError, FtadvisorError
 from ftadvisor.execution import examples, preferences
@@ -145,6 +146,28 @@ def test_a_reward_is_named_once(model: Path, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("technique", "objective", "said"),
+    [
+        ("adaption_prompt", "dpo", "PEFT keeps the one it had"),
+        ("adaption_prompt", "grpo", "PEFT keeps the one it had"),
+        ("p_tuning", "orpo", "virtual tokens"),
+        ("ln_tuning", "rloo", "without autocast"),
+    ],
+)
+def test_what_the_libraries_cannot_do_together(
+    model: Path, tmp_path: Path, technique: str, objective: str, said: str
+):
+    """Else it fails in their own words once the model is loaded."""
+    (tmp_path / "scoring.py").write_text("def score(**_):\n    return []\n")
+    scored = {"reward_function": f"{tmp_path / 'scoring.py'}:score"}
+    data = write_rows(tmp_path / "rows.jsonl", PAIRS)
+    batch = {"num_generations": 2, "micro_batch_size": 2, "gradient_accumulation_steps": 1}
+    given = {**scored, **batch} if objective in preferences.POLICY else {}
+    error = refused(model, data, technique=technique, objective=objective, **given)
+    assert said in str(error)
+
+
 def test_a_reward_model_scores(model: Path, tmp_path: Path):
     data = write_rows(tmp_path / "prompts.jsonl", PROMPTS)
     scoring = {**LLAMA, "architectures": ["LlamaForSequenceClassification"]}
@@ -273,6 +296,59 @@ class TestTraining:
         with torch.no_grad():
             expected = trainer.model.eval()(input_ids=ids).logits
             assert torch.allclose(again.eval()(input_ids=ids).logits, expected, atol=1e-5)
+
+    def test_a_reward_model_is_merged_and_evaluated(self, models: dict[str, Path], tmp_path: Path):
+        """Its head is one number, wherever it is loaded again."""
+        rest = write_rows(tmp_path / "rest.jsonl", PAIRS[:4])
+        report = self.train(
+            models, tmp_path, "reward", "lora", merge=True, eval_dataset=rest, max_steps=2
+        )
+        assert report.status == "done"
+        for place in ("out", "out/merged"):
+            found = evaluate(
+                tmp_path / place, dataset=rest, objective="reward", precision="fp32", max_length=96
+            )
+            assert found.metrics["reward_margin"].after == pytest.approx(
+                report.metrics["reward_margin"].after, abs=1e-4
+            )
+
+    @pytest.mark.parametrize(
+        ("objective", "technique"),
+        [("dpo", "lora"), ("dpo", "vera"), ("kto", "prefix_tuning"), ("grpo", "lora")],
+    )
+    def test_eval_alone_measures_from_the_base(
+        self, models: dict[str, Path], tmp_path: Path, objective: str, technique: str
+    ):
+        """As the run did; TRL would take an adapter that it is handed for the reference."""
+        (tmp_path / "scoring.py").write_text(
+            "def short(completions, **_):\n"
+            "    return [-float(len(one[0]['content'])) for one in completions]\n"
+        )
+        scored = {"reward_function": f"{tmp_path / 'scoring.py'}:short"}
+        answers = {"num_generations": 2, "max_completion_length": 5}
+        given = scored if objective == "grpo" else {}
+        rest = write_rows(tmp_path / "rest.jsonl", PROMPTS[:4] if given else PAIRS[:4])
+        report = self.train(
+            models, tmp_path, objective, technique, eval_dataset=rest, beta=0.3, **given,
+            **(answers if given else {}),
+        )  # fmt: skip
+        found = evaluate(tmp_path / "out", dataset=rest, **given)
+        name = "mean_reward" if given else "reward_margin"
+        assert found.metrics[name].after == pytest.approx(report.metrics[name].after, abs=1e-3)
+        assert found.metrics[name].before == pytest.approx(report.metrics[name].before, abs=1e-3)
+
+    def test_orpo_leaves_out_prompts_that_fill_max_length(
+        self, models: dict[str, Path], tmp_path: Path
+    ):
+        """TRL keeps them, and the loss of an answer without tokens is no number."""
+        full = {"prompt": "word " * 300, "chosen": "good", "rejected": "bad"}
+        data = write_rows(tmp_path / "rows.jsonl", [*PAIRS, *[full] * 4])
+        report = run(
+            model=str(models["decoder"]), technique="lora", objective="orpo", dataset=str(data),
+            **{**TINY, "output_dir": tmp_path / "out", "eval_share": 0.0, "max_steps": 6},
+        )  # fmt: skip
+        assert report.status == "done"
+        assert "4 examples left out: max_length" in " ".join(e.what for e in report.events)
 
     def test_what_the_plan_says_reaches_the_policys_trainer(
         self, models: dict[str, Path], tmp_path: Path, trainers: list[Any]

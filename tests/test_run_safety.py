@@ -412,6 +412,46 @@ def test_checkpoints_are_no_rarer_than_a_tenth_of_the_run():
     assert [checkpoints.default_steps(n) for n in (8, 200, 3000, 10**6)] == [10, 20, 300, 500]
 
 
+def test_a_resumed_run_is_run_as_before(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What --resume alone does not say is as it was: what is merged, and how often is saved."""
+
+    def fail() -> None:
+        raise RuntimeError("a cable was pulled")
+
+    with monkeypatch.context() as patch:
+        with_callback(patch, raising(3, fail))
+        ftadvisor.run(**options, merge=True, eval_answers=1)
+    resumed = ftadvisor.run(resume=True, output_dir=tmp_path / "out")
+    assert (tmp_path / "out/merged/config.json").is_file()
+    assert len(resumed.answers) == 1
+    names = [path.name for path in checkpoints.finished(tmp_path / "out/checkpoints")]
+    assert names == ["checkpoint-6", "checkpoint-8"]
+
+
+def test_a_reward_is_resumed_with(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The command that a broken run of grpo says names no reward."""
+    (tmp_path / "scoring.py").write_text(
+        "def score(completions, **_):\n    return [1.0 for _ in completions]\n"
+    )
+    rl = {"objective": "grpo", "reward_function": f"{tmp_path / 'scoring.py'}:score",
+          "num_generations": 2, "max_completion_length": 4, "max_steps": 3,
+          "save_steps": 1}  # fmt: skip
+
+    def fail() -> None:
+        raise RuntimeError("a cable was pulled")
+
+    with monkeypatch.context() as patch:
+        with_callback(patch, raising(2, fail))
+        ftadvisor.run(**{**options, **rl})
+    resumed = ftadvisor.run(resume=True, output_dir=tmp_path / "out")
+    assert resumed.status == "done"
+    assert [row["step"] for row in resumed.losses] == [1, 2, 3]
+
+
 def test_nothing_to_resume(options: dict[str, Any], tmp_path: Path):
     with pytest.raises(InvalidSettingError, match="no run that could be continued"):
         ftadvisor.run(**options, resume=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ from ftadvisor.api.simulating import settings_of
 from ftadvisor.errors import InvalidSettingError, near_misses, quoted
 from ftadvisor.schema.evaluation import Evaluation
 from ftadvisor.schema.plan import Plan, PlanHardware
+from ftadvisor.schema.report import Event
 from ftadvisor.schema.run import MOST_ANSWERS, RunSettings
 from ftadvisor.sources.plans import PLAN_FILE
 
@@ -35,12 +36,15 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     eval_answers: int = MOST_ANSWERS,
     seed: int = 0,
+    reward_model: str | os.PathLike[str] | None = None,
+    reward_function: str | None = None,
     **settings: Any,
 ) -> Evaluation:
     """Metrics with 90 % intervals; an adapter is compared with its base.
 
     `model`: what `run` wrote, PEFT's adapter directory, or a model. What `run` wrote knows its
-    objective and settings; for the others they are given as to `run`. Raises FtadvisorError.
+    objective and settings; for the others they are given as to `run`. What grpo and rloo have
+    trained is scored by `reward_model` or `reward_function`. Raises FtadvisorError.
     """
     for name in metrics or ():
         if name not in METRICS:
@@ -56,14 +60,28 @@ def evaluate(
         )
     if metrics is not None and not {*metrics} & {*OF_ANSWERS}:
         eval_answers = 0
-    run = RunSettings(output_dir="", eval_answers=eval_answers)
+    run = RunSettings(
+        output_dir="", eval_answers=eval_answers, reward_function=reward_function,
+        reward_model=None if reward_model is None else os.fspath(reward_model),
+    )  # fmt: skip
     from ftadvisor.execution.evaluation.alone import evaluate as evaluated
 
     found = evaluated(place, plan, settings_of(plan.estimate), run, _labels(Path(place)))
     if metrics is None:
         return found
     kept = {k: v for k, v in found.metrics.items() if k.startswith(tuple(metrics))}
-    return replace(found, metrics=kept)
+    return replace(found, metrics=kept, events=(*found.events, *_not_measured(metrics, found)))
+
+
+def _not_measured(metrics: Sequence[str], found: Evaluation) -> Iterator[Event]:
+    """Those that were asked for and are not there. Raises InvalidSettingError where none is."""
+    missing = [name for name in metrics if not any(key.startswith(name) for key in found.metrics)]
+    if not missing:
+        return
+    said = f"{', '.join(missing)}: not measured for {found.objective} here"
+    if len(missing) == len(metrics):
+        raise InvalidSettingError(f"{said}.", [f"--metrics {' '.join(found.metrics)}"])
+    yield Event("evaluation", 0, said)
 
 
 def _plan(place: str, dataset: str, objective: str | None, settings: dict[str, Any]) -> Plan:

@@ -178,7 +178,9 @@ def _run_settings(plan: Plan, given: dict[str, Any]) -> RunSettings:
     """How it is run, each value checked alone."""
     values = dict(given)
     name = plan.model.rstrip("/").rpartition("/")[2]
-    values["output_dir"] = os.fspath(values.get("output_dir", f"{name}-{plan.technique}"))
+    place = Path(values.get("output_dir", f"{name}-{plan.technique}"))
+    # As of every other path: a shell leaves the ~ of --output-dir=~/out as it is.
+    values["output_dir"] = str(place.expanduser())
     for name, least in (("max_steps", 1), ("eval_steps", 1), ("save_steps", 0)):
         value = values.get(name)
         if value is not None and (not isinstance(value, int) or value < least):
@@ -192,6 +194,6 @@ def _run_settings(plan: Plan, given: dict[str, Any]) -> RunSettings:
     for name in ("eval_dataset", "reward_model"):
         if values.get(name) is not None:
             values[name] = os.fspath(values[name])
-    reporters: list[str] = values.get("report_to", [])
-    values["report_to"] = tuple(reporters)
+    reporters: list[str] | str = values.get("report_to", [])
+    values["report_to"] = (reporters,) if isinstance(reporters, str) else tuple(reporters)
     return RunSettings(**values)

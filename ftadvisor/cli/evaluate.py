@@ -30,6 +30,14 @@ OPTIONS = Group(
         ),
         Option("max_length", whole, "N", "Longest example in tokens, for a model without a plan."),
         Option("precision", text, "P", "As of run, for a model without a plan."),
+        Option(
+            "reward_model", text, "DIR",
+            "What scores answers (grpo, rloo): what a run with --objective reward left.",
+        ),
+        Option(
+            "reward_function", text, "MODULE:FUNCTION",
+            "Instead of it a Python function, as of run; its module is executed.",
+        ),
         Option("seed", whole, "N", "Of the sample of prompts and of the intervals (default: 0)."),
     ),
 )  # fmt: skip

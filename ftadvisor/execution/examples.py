@@ -7,6 +7,7 @@ imported: columns are checked against the objective before anything expensive st
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -64,6 +65,10 @@ NEEDED = {
 """What an objective's rows hold, for its errors."""
 
 
+FORMS = {"messages": "messages", "prompt": "a prompt", "text": "text"}
+"""What the rows of a language model's trainer are told apart by."""
+
+
 class Examples(NamedTuple):
     """What is trained on, and what is held out."""
 
@@ -95,6 +100,7 @@ def read_examples(dataset: PlanDataset, objective: str, run: RunSettings, seed: 
         train, held_out = _split(train, run.eval_share, seed)
         if objective in classes.CLASSIFYING:
             train, held_out = classes.seen_only(train, held_out)
+    _check_alike([*train, *held_out], path.name)
     train, held_out = pictures.alike(train, held_out)
     labels: tuple[str, ...] = ()
     if objective in classes.CLASSIFYING:
@@ -103,12 +109,29 @@ def read_examples(dataset: PlanDataset, objective: str, run: RunSettings, seed: 
 
 
 def read_held_out(dataset: PlanDataset, objective: str) -> Examples:
-    """All rows as held out, for a model that is trained already."""
-    split, _ = find_splits(Path(dataset.path).expanduser(), dataset.split, None)
+    """All rows as held out, for a model that is trained already; of data that come in splits those
+    that it was not trained on.
+    """
+    training, evaluation = find_splits(Path(dataset.path).expanduser(), dataset.split, None)
+    split = evaluation or training
     left_out: list[Problem] = []
     rows = _converted(split, dataset, objective, left_out)
+    _check_alike(rows, split.files[0].path.name)
+    _, rows = pictures.alike([], rows)
     # A trainer wants something to train on, even where it only evaluates.
     return Examples(rows[:1], rows, tuple(left_out))
+
+
+def _check_alike(rows: list[Row], file: str) -> None:
+    """Raise DataFileError for conversations beside plain text: a trainer takes all rows for what
+    the first one is.
+    """
+    counts = Counter(form for row in rows for form in FORMS if form in row)
+    if len(counts) > 1:
+        found = ", ".join(f"{number:,} with {FORMS[form]}" for form, number in counts.items())
+        raise DataFileError(
+            file, None, None, f"has rows of several formats ({found})", "rows of one format"
+        )
 
 
 def _split(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -12,7 +12,7 @@ import io
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from ftadvisor.errors import quoted
+from ftadvisor.errors import InvalidSettingError, quoted
 from ftadvisor.execution import conversation, stack
 from ftadvisor.sources.datasets.blocks import Fault
 from ftadvisor.sources.datasets.formats import Layout
@@ -37,6 +37,15 @@ class _Found(NamedTuple):
 
     images: list[Row]
     folder: Path
+
+
+def check_sees(model: str, family: str) -> None:
+    """Raise InvalidSettingError for a model that reads no images."""
+    if family != "vlm":
+        raise InvalidSettingError(
+            f"The rows have images, and {model} reads none.",
+            ["a vision-language model", "a dataset of text"],
+        )
 
 
 def illustrated(row: Row, layout: Layout, folder: Path) -> Row | Fault:

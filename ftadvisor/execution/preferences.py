@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution import conversation
+from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.datasets.blocks import Fault
 from ftadvisor.sources.datasets.examples import ROLES
 from ftadvisor.sources.datasets.formats import VERDICTS, Layout
@@ -18,6 +20,24 @@ TAKEN = frozenset(
      "messages", "image", "images", "tools", "trainer_state", "log_extra", "log_metric")
 )  # fmt: skip
 """Columns that mean something to TRL's trainers: a reward function is not given them."""
+
+
+def check_batch(objective: str, settings: Settings, num_prompts: int) -> None:
+    """Raise InvalidSettingError for fewer prompts than one batch takes.
+
+    TRL's sampler drops what does not fill a batch (trl 1.16 trainer/utils.py, RepeatSampler): no
+    step would be made, and the run would look done.
+    """
+    answers = settings.micro_batch_size * settings.gradient_accumulation_steps * settings.num_gpus
+    needed = answers // settings.num_generations
+    if num_prompts >= needed:
+        return
+    fits = num_prompts * settings.num_generations
+    raise InvalidSettingError(
+        f"objective {objective}: a batch is {answers:,} answers of {needed:,} prompts, and there"
+        f" are {num_prompts:,}: TRL trains on full batches only.",
+        ["more prompts", f"--global-batch-size of at most {fits}"],
+    )
 
 
 def pair(row: Row, layout: Layout) -> Row | Fault | None:

@@ -18,20 +18,31 @@ from typing import NamedTuple
 
 from ftadvisor.configuration.adapter_config import NOT_PEFT
 from ftadvisor.configuration.applicable import PACKED
-from ftadvisor.errors import InvalidSettingError, MissingExtraError, UnsupportedError, quoted
+from ftadvisor.errors import (
+    InvalidSettingError,
+    MissingExtraError,
+    UnsupportedError,
+    near_misses,
+    quoted,
+)
+from ftadvisor.execution import stack
 from ftadvisor.execution.checkpoints import KEPT
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
 from ftadvisor.execution.kernels import attention, check_liger, checkpoint, head, packages
 from ftadvisor.execution.launching import CONFIGURATION, ZERO, check_strategy
 from ftadvisor.execution.merging import refusal
+from ftadvisor.execution.pictures import check_sees
+from ftadvisor.execution.preferences import POLICY, check_batch
 from ftadvisor.execution.resuming import ANOTHER, REPORT, check_same, resume_command
 from ftadvisor.execution.teachers import teacher
+from ftadvisor.execution.unpacking import BASE
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.report import Event
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.gguf import gguf_file
 from ftadvisor.sources.models import find_model, model_config
 from ftadvisor.sources.plans import PLAN_FILE, plan_text
 from ftadvisor.sources.techniques import find_technique
@@ -40,6 +51,12 @@ from ftadvisor.units import format_bytes
 
 EXTRA = "run"
 IN_SEQUENCE = ("prompt_tuning", "p_tuning")
+WITH_LOG_PROBABILITIES = ("dpo", "kto", "grpo", "rloo")
+"""Objectives whose trainers read them off the output (trl 1.16 dpo_trainer.py line 1302)."""
+DRAWN_WITHOUT_AUTOCAST = frozenset(
+    (("ln_tuning", "grpo"), ("ln_tuning", "rloo"), ("adaption_prompt", "distillation"))
+)
+"""Parameters that PEFT keeps in fp32 whatever the base is in, where TRL generates."""
 NOT_RUN = NOT_PEFT - {"full", "galore"}
 PACKAGES = {
     "galore": "galore_torch", "apollo": "apollo_torch", "schedule_free": "schedulefree",
@@ -47,6 +64,9 @@ PACKAGES = {
     "adamw_torch_4bit": "torchao", "adamw_torch_8bit": "torchao",
 }  # fmt: skip
 """Optimizers of Transformers' that are other packages': transformers 5.23 trainer_optimizer.py."""
+NOT_TOLD = ("flyte", "azure_ml")
+"""Reporters whose packages Transformers does not look for by their names (transformers 5.23
+integration_utils.py, get_available_reporting_integrations)."""
 FORCED = "--force runs it all the same"
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 MOMENTS_BYTES = 8
@@ -135,6 +155,11 @@ def disk(of: Subject) -> Iterator[Event]:
     needed = trained * DTYPE_BYTES[dtype]
     if of.run.save_steps:
         needed += (KEPT + 1) * trained * (DTYPE_BYTES[dtype] + MOMENTS_BYTES)
+    # Beside it the model itself: an adapter merged into it, a GGUF file unpacked.
+    base = Path(of.run.output_dir) / BASE
+    is_packed = gguf_file(of.plan.model) is not None and not base.exists()
+    copies = (of.run.merge and not whole) + is_packed
+    needed += copies * of.plan.estimate.num_params * DTYPE_BYTES[of.settings.weights_dtype]
     free = shutil.disk_usage(of.run.output_dir).free
     if needed > free and not of.run.force:
         raise InvalidSettingError(
@@ -176,6 +201,8 @@ def settings(of: Subject) -> Iterator[Event]:
             "prefix_tuning with gradient checkpointing", "PEFT refuses it",
             ["--gradient-checkpointing none"],
         )  # fmt: skip
+    if objective in POLICY:
+        check_batch(objective, s, len(of.examples.train))
     yield from ()
 
 
@@ -202,6 +229,25 @@ def technique(of: Subject) -> Iterator[Event]:
                 f"optim {of.settings.optim} needs the package {package}, which is not installed.",
                 [f"pip install {package.replace('_', '-')}", "--optim adamw_torch_fused"],
             )
+    yield from ()
+
+
+def pairs(of: Subject) -> Iterator[Event]:
+    """A technique and an objective that the libraries cannot do together."""
+    t, objective = of.plan.technique, of.plan.objective
+    found: tuple[str, list[str]] | None = None
+    if t == "adaption_prompt" and objective in WITH_LOG_PROBABILITIES:
+        found = "TRL changes the model's forward, and PEFT keeps the one it had", ["lora"]
+    elif t in IN_SEQUENCE and objective == "orpo":
+        found = "TRL's loss does not know of its virtual tokens", ["prefix_tuning", "lora"]
+    elif (t, objective) in DRAWN_WITHOUT_AUTOCAST and of.settings.weights_dtype != "fp32":
+        found = (
+            f"TRL draws answers without autocast, and its fp32 meets {of.settings.weights_dtype}",
+            ["--precision fp32", "lora"],
+        )
+    if found:
+        reason, instead = found
+        raise UnsupportedError.of(f"{t} with objective {objective}", reason, instead)
     yield from ()
 
 
@@ -242,11 +288,7 @@ def images(of: Subject) -> Iterator[Event]:
     """Images need a model that reads them, and samples that are not joined."""
     if not of.examples.has_images:
         return
-    if find_model(of.plan.model).spec.family != "vlm":
-        raise InvalidSettingError(
-            f"The rows have images, and {of.plan.model} reads none.",
-            ["a vision-language model", "a dataset of text"],
-        )
+    check_sees(of.plan.model, find_model(of.plan.model).spec.family)
     if of.settings.packing:
         raise UnsupportedError.of("Packing of images", "TRL refuses it", ["--no-packing"])
     if not of.settings.num_images:
@@ -311,11 +353,33 @@ def memory(of: Subject, device: Device) -> Iterator[Event]:
         )
 
 
+def reporters(of: Subject, device: Device) -> Iterator[Event]:
+    """Reporters that Transformers knows and whose packages are here: it looks when the model is
+    loaded already.
+    """
+    named = of.run.report_to
+    if not named or named in (("all",), ("none",)):
+        return
+    theirs = stack.transformers.integrations.integration_utils
+    known, here = [*theirs.INTEGRATION_TO_CALLBACK], theirs.get_available_reporting_integrations()
+    for name in named:
+        if name not in known:
+            raise InvalidSettingError(
+                f"report_to {quoted(name)} is no reporter of Transformers'.",
+                near_misses(name, known) or known,
+            )
+        if name not in (*here, *NOT_TOLD):
+            raise InvalidSettingError(
+                f"report_to {name} needs a package that is not installed.", [f"pip install {name}"]
+            )
+    yield from ()
+
+
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, packages, head, attention, checkpoint, technique, merging, teacher, images,
-    classes, output_dir, disk, data,
+    libraries, settings, packages, head, attention, checkpoint, technique, pairs, merging, teacher,
+    images, classes, output_dir, disk, data,
 )  # fmt: skip
-LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory)
+LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory, reporters)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

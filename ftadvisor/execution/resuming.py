@@ -21,6 +21,9 @@ from ftadvisor.sources.text_files import replace_text
 CHECKPOINTS, RUN, LOG, REPORT = "checkpoints", "run.json", "log.jsonl", "report.json"
 SAME_RUN = ("max_steps", "eval_dataset", "eval_share")
 """Settings of a run that change what it learns, or how its learning rate falls."""
+AS_BEFORE = ("eval_answers", "eval_steps", "save_steps", "report_to", "reward_model",
+             "reward_function", "merge")  # fmt: skip
+"""Settings that a run goes on with where it is not told others."""
 SAME_PLAN = ("model", "technique", "objective", "hardware", "dataset", "settings", "seed")
 """The rest of a plan follows from these."""
 ANOTHER = "--output-dir with another name"
@@ -30,13 +33,16 @@ def write_identity(plan: Plan, run: RunSettings, examples: Examples) -> None:
     """What `--resume` compares. Raises OSError."""
     folder = Path(run.output_dir) / CHECKPOINTS
     folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / RUN, json.dumps(_identity(plan, run, examples), indent=2) + "\n")
+    others = {name: getattr(run, name) for name in AS_BEFORE}
+    content = {**_identity(plan, run, examples), **others}
+    replace_text(folder / RUN, json.dumps(content, indent=2) + "\n")
 
 
 def stored_run(output_dir: Path) -> dict[str, Any]:
     """The settings that an earlier run in the directory was given; empty: there is none."""
     found = _read(output_dir / CHECKPOINTS / RUN)
-    return {name: found[name] for name in SAME_RUN if found.get(name) is not None}
+    named = (*SAME_RUN, *AS_BEFORE)
+    return {name: found[name] for name in named if found.get(name) is not None}
 
 
 def check_same(plan: Plan, run: RunSettings, examples: Examples) -> None:

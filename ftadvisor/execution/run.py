@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ftadvisor.errors import InvalidSettingError
+from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.execution import preflight, stack
 from ftadvisor.execution.adapting import adapt, load_as_trained, set_adapter_dtype
 from ftadvisor.execution.arguments import total_steps
@@ -19,21 +21,21 @@ from ftadvisor.execution.conversation import is_conversational
 from ftadvisor.execution.device import Device, find_device
 from ftadvisor.execution.evaluation.comparison import Measured, compared, measure, side_by_side
 from ftadvisor.execution.examples import Examples, check_objective, read_examples
-from ftadvisor.execution.journal import RESUMED, Journal
+from ftadvisor.execution.journal import RESUMED, EndedError, Journal
 from ftadvisor.execution.launching import check_trainer, evaluates_first, is_worker, share
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.merging import merge_model
 from ftadvisor.execution.preferences import POLICY, PREFERRING
 from ftadvisor.execution.randomness import evaluate_apart, same_randomness
 from ftadvisor.execution.recording import record_run
-from ftadvisor.execution.resuming import LOG, REPORT, last_checkpoint, write_identity
+from ftadvisor.execution.resuming import CHECKPOINTS, LOG, REPORT, last_checkpoint, write_identity
 from ftadvisor.execution.rewards import check_reward
 from ftadvisor.execution.saving import save_model
 from ftadvisor.execution.tokenizing import load_tokenizer
 from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
-from ftadvisor.execution.trainers.reward import HEAD
+from ftadvisor.execution.trainers.reward import head_of
 from ftadvisor.execution.training import Training
-from ftadvisor.execution.unpacking import unpacked
+from ftadvisor.execution.unpacking import BASE, unpacked
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.report import Report
@@ -95,10 +97,25 @@ def execute(
     def begun() -> bool:
         return outcome.begun
 
-    with interruption.watching(), told(journal, begun):
-        until_it_fits(attempt, start.settings, start.device, journal, ways, begun)
+    try:
+        with interruption.watching(), told(journal, begun):
+            until_it_fits(attempt, start.settings, start.device, journal, ways, begun)
+    except (FtadvisorError, KeyboardInterrupt):
+        _leave(start)
+        raise
     record_run(start.settings, start.device, report_of(start, journal, outcome), journal)
     return write_report(start, journal, outcome)
+
+
+def _leave(start: Start) -> None:
+    """The directory of a run that has not begun is free for the next one."""
+    if start.device.rank or start.run.resume:
+        return
+    place = Path(start.run.output_dir)
+    # It was checked to be new: what lies there is of this attempt. Trainers make the other one.
+    shutil.rmtree(place / BASE, ignore_errors=True)
+    with suppress(OSError):
+        (place / CHECKPOINTS).rmdir()
 
 
 def write_report(start: Start, journal: Journal, outcome: Outcome) -> Report:
@@ -184,6 +201,8 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
             trainer.state = trainer.state.load_from_json(str(last / "trainer_state.json"))
         else:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
+            if not trainer.state.global_step:
+                raise EndedError("failed", "no step was made: the data do not fill a batch")
     finally:
         for callback in of.callbacks:
             if hasattr(callback, "close"):
@@ -214,7 +233,7 @@ def load(start: Start, journal: Journal, *, resumed: bool) -> Training:
     for said in tokenizing.said:
         journal.say("tokenizer", said)
     family = find_model(plan.model).spec.family
-    labels = HEAD if plan.objective == "reward" else examples.labels
+    labels = head_of(plan.objective, examples.labels)
     model = load_model(source, family, settings, start.device, labels)
     if plan.objective not in MAKES_THE_ADAPTER:
         model = adapt(model, settings, total_steps(plan, settings, start.run, len(examples.train)))
@@ -226,8 +245,8 @@ def load(start: Start, journal: Journal, *, resumed: bool) -> Training:
 
 def _merge(of: Training) -> None:
     place = merge_model(
-        of.plan.model, find_model(of.plan.model).spec.family, of.settings, of.examples.labels,
-        of.tokenizer, Path(of.run.output_dir),
+        of.plan.model, find_model(of.plan.model).spec.family, of.settings,
+        head_of(of.plan.objective, of.examples.labels), of.tokenizer, Path(of.run.output_dir),
     )  # fmt: skip
     said = f"merged into the base's weights: {place}" if place else "the model is whole: not merged"
     of.journal.say("merging", said)

@@ -6,17 +6,22 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ftadvisor.errors import DataFileError, InvalidSettingError, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.classes import CLASSIFYING
 from ftadvisor.execution.device import find_device
 from ftadvisor.execution.evaluation.comparison import Measured, compared, measure, side_by_side
+from ftadvisor.execution.evaluation.scores import can_be_switched_off
 from ftadvisor.execution.examples import Examples, check_objective, read_held_out
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
+from ftadvisor.execution.pictures import check_sees
+from ftadvisor.execution.rewards import check_reward
 from ftadvisor.execution.tokenizing import load_tokenizer
-from ftadvisor.execution.trainers import BUILDERS
+from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
+from ftadvisor.execution.trainers.reward import head_of
 from ftadvisor.execution.training import Training
 from ftadvisor.execution.unpacking import BASE
 from ftadvisor.schema.evaluation import Evaluation
@@ -24,6 +29,7 @@ from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import find_model
+from ftadvisor.sources.plans import PLAN_FILE
 
 ADAPTER = "adapter_config.json"
 
@@ -39,9 +45,13 @@ def evaluate(
     with tempfile.TemporaryDirectory() as scratch:
         of = _prepared(place, plan, settings, replace(run, output_dir=scratch), labels)
         trainer = BUILDERS[plan.objective](of)
+        if is_adapter and plan.objective in MAKES_THE_ADAPTER:
+            _read_adapter(trainer.model, Path(place))
         trainer.remove_callback(stack.transformers.PrinterCallback)
         before = Measured({}, [], [])
-        if is_adapter:
+        if is_adapter and not can_be_switched_off(trainer.model):
+            of.journal.say("evaluation", "before: prompts of such a model cannot be switched off")
+        elif is_adapter:
             with trainer.model.disable_adapter():
                 before = measure(trainer, of, base=False)
         after = measure(trainer, of, base=False)
@@ -61,15 +71,30 @@ def evaluate(
     )
 
 
+def _read_adapter(model: Any, place: Path) -> None:
+    """Into the adapter that the trainer has made, beside which the base is the reference; of one
+    that it is handed it would keep a copy as the reference.
+    """
+    if not (place / PLAN_FILE).is_file():
+        # Nothing says what it was made with but its own configuration.
+        model.delete_adapter("default")
+    model.load_adapter(str(place), "default")
+    model.set_adapter("default")
+
+
 def _prepared(
     place: str, plan: Plan, settings: Settings, run: RunSettings, labels: Sequence[str]
 ) -> Training:
     """The rows, and the model with its tokenizer."""
     check_objective(plan.objective)
+    check_reward(plan, run)
     if plan.dataset is None:
         raise InvalidSettingError("dataset is missing.", ["--dataset test.jsonl"])
     examples = read_held_out(plan.dataset, plan.objective)._replace(labels=tuple(labels))
     _check_labels(examples, plan.objective, plan.dataset.path)
+    family = find_model(plan.model).spec.family
+    if examples.has_images:
+        check_sees(plan.model, family)
     journal = Journal()
     if examples.left_out:
         journal.say("data", f"{len(examples.left_out):,} rows left out")
@@ -83,9 +108,10 @@ def _prepared(
     source = (str(unpacked) if unpacked.is_dir() else plan.model) if is_adapter else place
     own = place if (folder / "tokenizer_config.json").is_file() else source
     chat = plan.objective not in (*CLASSIFYING, "seq2seq") and "text" not in examples.held_out[0]
-    tokenizing = load_tokenizer(own, chat=chat)
-    model = load_model(source, find_model(plan.model).spec.family, settings, device, labels)
-    if is_adapter:
+    tokenizing = load_tokenizer(own, chat=chat, images=examples.has_images)
+    head = head_of(plan.objective, tuple(labels))
+    model = load_model(source, family, settings, device, head)
+    if is_adapter and plan.objective not in MAKES_THE_ADAPTER:
         model = stack.peft.PeftModel.from_pretrained(model, place)
         if labels:
             journal.say("evaluation", "before: the base with a head that nothing has trained")

@@ -59,6 +59,15 @@ def is_sharded(trainer: Any) -> bool:
     return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
+def can_be_switched_off(model: Any) -> bool:
+    """Whether PEFT's disable_adapter works; of prompts it asks for a function that models without
+    a language head have not (peft 0.21.2 peft_model.py line 1037).
+    """
+    if not model.active_peft_config.is_prompt_learning:
+        return True
+    return hasattr(model.get_base_model(), "prepare_inputs_for_generation")
+
+
 @contextmanager
 def evaluating(trainer: Any, *, base: bool) -> Generator[Any]:
     """The model in evaluation, with the dtype of training; nothing of the run's state moves.
@@ -68,9 +77,8 @@ def evaluating(trainer: Any, *, base: bool) -> Generator[Any]:
     model, torch = trainer.model, stack.torch
     config = getattr(model, "active_peft_config", None)
     off = base and config is not None and config.is_prompt_learning
-    if off and not hasattr(model.get_base_model(), "prepare_inputs_for_generation"):
-        # disable_adapter asks for it (peft 0.21.2 peft_model.py line 1037): with its prompts then.
-        off = False
+    # What cannot be switched off is measured with its prompts.
+    off = off and can_be_switched_off(model)
     training = model.training
     model.eval()
     alone = model.disable_adapter() if off else nullcontext()

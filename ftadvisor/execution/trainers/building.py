@@ -31,9 +31,7 @@ def built(of: Training, trainer: Any, **options: Any) -> Any:
             f"{technique.name} with objective {of.plan.objective}",
             f"{trainer.__name__} says {what}",
         ) from error
-    if found.eval_dataset is not None and not len(found.eval_dataset):
-        found.eval_dataset = None
-        of.journal.say("data", "max_length leaves nothing of what was held out to evaluate")
+    say_what_is_not_evaluated(of, found)
     return found
 
 
@@ -61,6 +59,16 @@ def datasets_of(train: list[Row], held_out: list[Row]) -> dict[str, Any]:
         "train_dataset": make(train),
         "eval_dataset": make(held_out) if held_out else None,
     }
+
+
+def say_what_is_not_evaluated(of: Training, trainer: Any) -> None:
+    """Where max_length leaves nothing of the held-out rows, the run goes on without them."""
+    if trainer.eval_dataset is None or len(trainer.eval_dataset):
+        return
+    trainer.eval_dataset = None
+    # With --eval-steps the Trainer would ask for them in the middle of the training.
+    trainer.args.eval_strategy = "no"
+    of.journal.say("data", "max_length leaves nothing of what was held out to evaluate")
 
 
 def say_what_was_cut(of: Training, trainer: Any, count: int) -> None:

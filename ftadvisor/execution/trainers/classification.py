@@ -7,6 +7,7 @@ from typing import Any
 
 from ftadvisor.execution import arguments, stack
 from ftadvisor.execution.examples import Row
+from ftadvisor.execution.trainers.weighing import weighted
 from ftadvisor.execution.training import Training
 
 IGNORED = -100
@@ -67,7 +68,7 @@ def plain_trainer(
         from ftadvisor.execution.trainers.orthogonal import measuring_data_alone
 
         cls = measuring_data_alone(cls)
-    return cls(
+    return weighted(cls)(
         model=of.model,
         args=getattr(stack.transformers, arguments_class)(**options),
         train_dataset=datasets.from_list(train),

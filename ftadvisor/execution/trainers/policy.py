@@ -7,6 +7,7 @@ from typing import Any
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution import arguments, stack
 from ftadvisor.execution.examples import Row
+from ftadvisor.execution.preferences import check_batch
 from ftadvisor.execution.rewards import find_function, load_reward_model
 from ftadvisor.execution.trainers.building import adapter_of, built, datasets_of
 from ftadvisor.execution.training import Training
@@ -23,6 +24,9 @@ def build(of: Training) -> Any:
             f"max_length {of.settings.max_length} is shorter than every prompt.",
             [f"--max-length {2 * int(of.settings.max_length)}"],
         )
+    if len(train) < len(of.examples.train):
+        # All of them were enough: preflight has counted.
+        check_batch(of.plan.objective, of.settings, len(train))
     args = getattr(stack.trl, f"{name}Config")(**_options(of, evaluates=bool(held_out)))
     return built(
         of, getattr(stack.trl, f"{name}Trainer"), args=args,

@@ -6,6 +6,8 @@ import random
 from typing import Any
 
 from ftadvisor.execution import arguments, stack
+from ftadvisor.execution.evaluation.scores import IGNORED
+from ftadvisor.execution.examples import Row
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.preferences import judged_apart
 from ftadvisor.execution.trainers import experimental
@@ -13,6 +15,7 @@ from ftadvisor.execution.trainers.building import (
     adapter_of,
     built,
     datasets_of,
+    say_what_is_not_evaluated,
     say_what_was_cut,
 )
 from ftadvisor.execution.training import Training
@@ -50,10 +53,24 @@ def build_kto(of: Training) -> Any:
 def build_orpo(of: Training) -> Any:
     """Chosen learnt and put above rejected in one; there is no reference."""
     trainer, config = experimental.trainer_and_config(experimental.ORPO, "ORPO")
-    return built(
+    found = built(
         of, trainer, args=config(**_options(of)),
         **datasets_of(of.examples.train, of.examples.held_out),
     )  # fmt: skip
+    # TRL's other trainers leave these rows out; this one keeps prompts that fill max_length, and
+    # the mean over an answer of no tokens is no number (trl 1.16 orpo_trainer.py line 539).
+    found.train_dataset = found.train_dataset.filter(_has_answers)
+    if found.eval_dataset is not None:
+        found.eval_dataset = found.eval_dataset.filter(_has_answers)
+        say_what_is_not_evaluated(of, found)
+    say_what_was_cut(of, found, len(of.examples.train))
+    return found
+
+
+def _has_answers(row: Row) -> bool:
+    """Whether something of both answers is learnt."""
+    labels = (row["chosen_labels"], row["rejected_labels"])
+    return all(any(label != IGNORED for label in one) for one in labels)
 
 
 def _options(of: Training) -> dict[str, Any]:

@@ -12,6 +12,11 @@ HEAD = ("reward",)
 """The one class that the classification head has."""
 
 
+def head_of(objective: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes of the objective's head: the data's, or a reward's one."""
+    return HEAD if objective == "reward" else labels
+
+
 def build(of: Training) -> Any:
     """Chosen gets a higher number than rejected."""
     evaluates = bool(of.examples.held_out)

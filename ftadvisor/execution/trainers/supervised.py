@@ -7,7 +7,11 @@ from typing import Any
 from ftadvisor.execution import arguments, conversation, stack
 from ftadvisor.execution.examples import Row
 from ftadvisor.execution.tokenizing import Tokenizing
-from ftadvisor.execution.trainers.building import class_of, say_what_was_cut
+from ftadvisor.execution.trainers.building import (
+    class_of,
+    say_what_is_not_evaluated,
+    say_what_was_cut,
+)
 from ftadvisor.execution.training import Training
 
 
@@ -35,6 +39,7 @@ def build(of: Training) -> Any:
         processing_class=of.tokenizer,
         callbacks=of.callbacks,
     )
+    say_what_is_not_evaluated(of, trainer)
     if not of.settings.packing:
         say_what_was_cut(of, trainer, len(of.examples.train))
     return trainer
