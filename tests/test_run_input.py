@@ -126,6 +126,10 @@ def test_nothing_is_overwritten(model: Path, tmp_path: Path):
     data = write_rows(tmp_path / "r.jsonl", rows("sft", 5))
     error = refused(model, data)
     assert "holds another run" in str(error)
+    assert "--resume" in str(error)
+    # What is done has nothing to go on with.
+    (out / "report.json").write_text('{"status": "done"}')
+    assert "--resume" not in str(refused(model, data))
     assert [path.name for path in out.iterdir()] == ["report.json"]
 
 

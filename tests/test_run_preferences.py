@@ -190,6 +190,23 @@ def test_a_reward_model_scores(model: Path, tmp_path: Path):
     assert "beta 0" in str(error)
 
 
+def test_steps_of_a_policy_are_full_batches_of_answers(model: Path):
+    """AdaLoRA's schedule ends with them."""
+    from ftadvisor.api.run_plans import plan_of
+    from ftadvisor.api.simulating import settings_of
+    from ftadvisor.execution.arguments import total_steps
+    from ftadvisor.schema.run import RunSettings
+
+    given = {"num_generations": 4, "micro_batch_size": 8, "gradient_accumulation_steps": 2}
+    run = RunSettings(output_dir="out")
+    for objective, epochs, steps in (("grpo", 3, 3 * 2), ("sft", 3, 3 * 1)):
+        more = given if objective == "grpo" else {k: given[k] for k in [*given][1:]}
+        options = {"model": str(model), "objective": objective, "num_train_epochs": epochs, **more}
+        plan = plan_of(None, options, needs_data=False)
+        # Ten prompts: 40 answers, 16 a step.
+        assert total_steps(plan, settings_of(plan.estimate), run, 10) == steps
+
+
 def test_ppo_names_what_there_is(model: Path, tmp_path: Path):
     data = write_rows(tmp_path / "prompts.jsonl", PROMPTS)
     error = refused(model, data, objective="ppo", reward_model=tmp_path)

@@ -13,6 +13,7 @@ from ftadvisor.configuration.contradictions import (
 )
 from ftadvisor.configuration.lengths import set_lengths
 from ftadvisor.configuration.options import PRECISIONS
+from ftadvisor.configuration.pairs import check_pair
 from ftadvisor.configuration.peft_config import with_peft_config
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.estimation.numerics import BITSANDBYTES, quantizes_nothing
@@ -88,6 +89,8 @@ def resolve(
     chosen.update(_technique_defaults(given, technique, trainer, chosen, said))
     chosen.update((k, v) for k, v in given.items() if k in _FIELDS)
     chosen["technique"], chosen["objective"] = technique.id, objective
+    if trainer.model_code == "transformers":
+        check_pair(technique.id, objective, chosen["weights_dtype"])
     _check_technique(chosen, given, technique, said)
     check_technique_options(chosen, given, technique, trainer, model)
     set_strategy(chosen, given, said)

@@ -16,6 +16,7 @@ from ftadvisor.errors import UnsupportedError
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.kernels import liger_options
 from ftadvisor.execution.launching import strategy_arguments, strategy_of
+from ftadvisor.execution.preferences import POLICY
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Autocast, Checkpointing, Settings
@@ -99,8 +100,12 @@ def total_steps(plan: Plan, settings: Settings, run: RunSettings, num_examples: 
     """Optimizer steps of the run, as the Trainer will count them for unpacked examples."""
     if run.max_steps:
         return run.max_steps
-    batches = math.ceil(num_examples / (settings.micro_batch_size * settings.num_gpus))
-    a_pass = math.ceil(batches / settings.gradient_accumulation_steps)
+    rows = settings.micro_batch_size * settings.num_gpus
+    a_pass = math.ceil(math.ceil(num_examples / rows) / settings.gradient_accumulation_steps)
+    if plan.objective in POLICY:
+        # A row is an answer, and what does not fill a batch is dropped (preferences.check_batch).
+        answers = num_examples * settings.num_generations
+        a_pass = answers // (rows * settings.gradient_accumulation_steps)
     return max(1, math.ceil(a_pass * float(plan.settings["num_train_epochs"])))
 
 

@@ -34,7 +34,7 @@ from ftadvisor.execution.launching import CONFIGURATION, ZERO, check_strategy
 from ftadvisor.execution.merging import refusal
 from ftadvisor.execution.pictures import check_sees
 from ftadvisor.execution.preferences import POLICY, check_batch
-from ftadvisor.execution.resuming import ANOTHER, REPORT, check_same, resume_command
+from ftadvisor.execution.resuming import ANOTHER, REPORT, check_same, is_done, resume_command
 from ftadvisor.execution.teachers import teacher
 from ftadvisor.execution.unpacking import BASE
 from ftadvisor.schema.estimate import Estimate
@@ -50,13 +50,6 @@ from ftadvisor.sources.trainers import DEFAULT_TRAINER, TRAINERS_OF_OBJECTIVES
 from ftadvisor.units import format_bytes
 
 EXTRA = "run"
-IN_SEQUENCE = ("prompt_tuning", "p_tuning")
-WITH_LOG_PROBABILITIES = ("dpo", "kto", "grpo", "rloo")
-"""Objectives whose trainers read them off the output (trl 1.16 dpo_trainer.py line 1302)."""
-DRAWN_WITHOUT_AUTOCAST = frozenset(
-    (("ln_tuning", "grpo"), ("ln_tuning", "rloo"), ("adaption_prompt", "distillation"))
-)
-"""Parameters that PEFT keeps in fp32 whatever the base is in, where TRL generates."""
 NOT_RUN = NOT_PEFT - {"full", "galore"}
 PACKAGES = {
     "galore": "galore_torch", "apollo": "apollo_torch", "schedule_free": "schedulefree",
@@ -124,9 +117,10 @@ def output_dir(of: Subject) -> Iterator[Event]:
         holds = [path.name for path in place.iterdir()] if place.is_dir() else []
         if holds and not _is_ours(of, holds):
             what = "another run" if {PLAN_FILE, REPORT} & {*holds} else "other files"
+            goes_on = what == "another run" and not is_done(place)
             raise InvalidSettingError(
                 f"output_dir {quoted(str(place))} holds {what}: nothing is overwritten.",
-                [ANOTHER, *([resume_command(place)] if what == "another run" else [])],
+                [ANOTHER, *([resume_command(place)] if goes_on else [])],
             )
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -216,38 +210,12 @@ def technique(of: Subject) -> Iterator[Event]:
             f"strategy {of.settings.strategy} needs the package deepspeed, which is not installed.",
             ["pip install deepspeed", "--strategy fsdp"],
         )
-    if of.plan.objective == "token_cls" and of.plan.technique in IN_SEQUENCE:
-        # peft 0.21.2 peft_model.py, PeftModelForTokenClassification.forward: a prediction for each
-        # virtual token, and no label for it.
-        raise UnsupportedError.of(
-            f"{of.plan.technique} of token_cls", "PEFT does not keep predictions and labels in step"
-            " after tokens that it puts before the text", ["prefix_tuning", "lora"],
-        )  # fmt: skip
     for prefix, package in PACKAGES.items():
         if of.settings.optim.startswith(prefix) and find_spec(package) is None:
             raise InvalidSettingError(
                 f"optim {of.settings.optim} needs the package {package}, which is not installed.",
                 [f"pip install {package.replace('_', '-')}", "--optim adamw_torch_fused"],
             )
-    yield from ()
-
-
-def pairs(of: Subject) -> Iterator[Event]:
-    """A technique and an objective that the libraries cannot do together."""
-    t, objective = of.plan.technique, of.plan.objective
-    found: tuple[str, list[str]] | None = None
-    if t == "adaption_prompt" and objective in WITH_LOG_PROBABILITIES:
-        found = "TRL changes the model's forward, and PEFT keeps the one it had", ["lora"]
-    elif t in IN_SEQUENCE and objective == "orpo":
-        found = "TRL's loss does not know of its virtual tokens", ["prefix_tuning", "lora"]
-    elif (t, objective) in DRAWN_WITHOUT_AUTOCAST and of.settings.weights_dtype != "fp32":
-        found = (
-            f"TRL draws answers without autocast, and its fp32 meets {of.settings.weights_dtype}",
-            ["--precision fp32", "lora"],
-        )
-    if found:
-        reason, instead = found
-        raise UnsupportedError.of(f"{t} with objective {objective}", reason, instead)
     yield from ()
 
 
@@ -376,7 +344,7 @@ def reporters(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, packages, head, attention, checkpoint, technique, pairs, merging, teacher,
+    libraries, settings, packages, head, attention, checkpoint, technique, merging, teacher,
     images, classes, output_dir, disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory, reporters)

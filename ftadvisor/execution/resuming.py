@@ -62,8 +62,13 @@ def check_same(plan: Plan, run: RunSettings, examples: Examples) -> None:
             f"{named} holds another run, which cannot be continued as this one: {other}.",
             [resume_command(place), ANOTHER],
         )
-    if _read(place / REPORT).get("status") == "done":
+    if is_done(place):
         raise InvalidSettingError(f"{named} holds a run that is done.", [ANOTHER])
+
+
+def is_done(output_dir: Path) -> bool:
+    """Whether the directory's run has ended as it should."""
+    return _read(output_dir / REPORT).get("status") == "done"
 
 
 def resume_command(output_dir: str | Path) -> str:
