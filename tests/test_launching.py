@@ -235,6 +235,7 @@ def test_what_one_of_the_processes_fails_of_is_said_once(
     plan.write_text(plan.read_text().replace(str(models["decoder"]), str(broken)))
     with pytest.raises(FtadvisorError, match=r"AutoTokenizer of "):
         ftadvisor.run(plan, output_dir=work / "out", max_steps=2)
+    assert not list((work / "out").iterdir())
 
 
 @pytest.mark.slow

@@ -170,8 +170,11 @@ def _launched(ready: Ready, besides: list[str]) -> Report:
     from ftadvisor.execution.run import REPORT, check
 
     device = check(*ready.checked, Journal()).device
+    place = Path(ready.run.output_dir)
+    names = (PLAN_FILE, launching.CONFIGURATION)
+    own = [place / name for name in names if not (place / name).exists()]
     file = _write(ready, gpu=not device.is_cpu)
-    report = file.parent / REPORT
+    report = place / REPORT
     before = _written(report)
     try:
         words = [*launching.words_of(file, ready.run), *besides]
@@ -179,6 +182,9 @@ def _launched(ready: Ready, besides: list[str]) -> Report:
     except (FtadvisorError, KeyboardInterrupt):
         # One that is older is of the attempt that was continued.
         if _written(report) == before:
+            # The directory of a run that has not begun is free for the next one.
+            for path in own:
+                path.unlink(missing_ok=True)
             raise
     return Report.of(json.loads(report.read_text(encoding="utf-8")), read_plan(file))
 
