@@ -7,6 +7,9 @@ from typing import Final
 from ftadvisor.errors import UnsupportedError
 
 _IN_SEQUENCE: Final = ("prompt_tuning", "p_tuning")
+_OUTSIDE_THE_BODY: Final = (*_IN_SEQUENCE, "prefix_tuning")
+"""Their tokens are put in by PEFT's forward, which TRL's distillation passes by: it calls the body
+and reads the head itself (trl 1.16 trainer/distillation_trainer.py line 604)."""
 _WITH_LOG_PROBABILITIES: Final = ("dpo", "kto", "grpo", "rloo")
 """Objectives whose trainers read them off the output (trl 1.16 dpo_trainer.py line 1302)."""
 _DRAWN_WITHOUT_AUTOCAST: Final = frozenset(
@@ -22,6 +25,8 @@ def check_pair(technique: str, objective: str, weights_dtype: str) -> None:
         found = "TRL changes the model's forward, and PEFT keeps the one it had", []
     elif technique in _IN_SEQUENCE and objective == "orpo":
         found = "TRL's loss does not know of its virtual tokens", ["--technique prefix_tuning"]
+    elif technique in _OUTSIDE_THE_BODY and objective == "distillation":
+        found = "TRL's loss never sees its virtual tokens", []
     elif technique in _IN_SEQUENCE and objective == "token_cls":
         # peft 0.21.2 peft_model.py, PeftModelForTokenClassification.forward: a prediction for each
         # virtual token, and no label for it.

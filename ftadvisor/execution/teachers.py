@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from ftadvisor.execution.preflight import Subject
 
 TAUGHT = "distillation"
-OUTSIDE_THE_BODY = frozenset({"prompt_tuning", "prefix_tuning", "p_tuning"})
-"""Their tokens are put in by PEFT's forward, which TRL's loss passes by: it calls the body and
-reads the head itself (trl 1.16 trainer/distillation_trainer.py line 604)."""
 LEAST_LARGER = 1.05
 """Times the student: from there on the estimate, which counts a teacher of its size, is told."""
 
@@ -74,11 +71,6 @@ def load_teacher(name: str, settings: Settings, device: Device, tokenizer: Any) 
 
 def _check_student(of: Subject) -> None:
     """Raise for what TRL's DistillationTrainer does not train, or not as it seems."""
-    if of.plan.technique in OUTSIDE_THE_BODY:
-        raise UnsupportedError.of(
-            f"Distillation with {of.plan.technique}",
-            "TRL's loss never sees its virtual tokens", ["lora"],
-        )  # fmt: skip
     if "lm_head" in of.settings.lora_target_modules:
         raise UnsupportedError.of(
             "Distillation with an adapter on lm_head", "TRL's loss reads the head without it",
