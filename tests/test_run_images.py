@@ -172,6 +172,7 @@ def test_llava_trains_and_is_loaded_again_with_its_processor(llava: Path, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.max_length. is ignored")
 def test_eval_alone_reads_images_too(llava: Path, tmp_path: Path):
     """Of the adapter and of what it is merged into; rows without images among them."""
     plain = {"question": "Which colour is the sky?", "answer": "it is blue"}
