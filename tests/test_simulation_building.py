@@ -20,7 +20,7 @@ from transformers import AutoConfig  # noqa: E402
 from ftadvisor import estimate, simulate  # noqa: E402
 from ftadvisor.errors import UnsupportedError  # noqa: E402
 from ftadvisor.schema.settings import Settings  # noqa: E402
-from ftadvisor.simulation.model.adapting import NEED_VALUES  # noqa: E402
+from ftadvisor.simulation.model.adapting import NOT_SIMULATED  # noqa: E402
 from ftadvisor.simulation.model.building import head_of  # noqa: E402
 from ftadvisor.simulation.recording.record import Recording  # noqa: E402
 from ftadvisor.simulation.step import prepared_model, record_step  # noqa: E402
@@ -88,7 +88,7 @@ def test_architectures(model_type: str, way: str):
 
 LENGTHS = {"typical_length": 48, "mean_length": 48, "longest_length": 64}
 """PEFT's benchmark pads: VB-LoRA asks a question whose answer is taken from that."""
-NOT_PEFT_S = {"llamapro", "bottleneck", "adapter", "adapter_v2"}
+NOT_PEFT_S = {"llamapro", "adapter", "adapter_v2"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "adalora": {"total_step": 100},
     "adaption_prompt": {"adapter_layers": 2},
@@ -103,8 +103,8 @@ def test_every_method_of_peft_is_simulated_or_refused_by_name(technique: str):
     def found() -> Recording:
         return recorded(TINY, "peft-method-comparison", **LENGTHS, **options)
 
-    if technique in NOT_PEFT_S or technique in NEED_VALUES:
-        with pytest.raises(UnsupportedError, match=NEED_VALUES.get(technique, "no such")[:20]):
+    if technique in NOT_PEFT_S or technique in NOT_SIMULATED:
+        with pytest.raises(UnsupportedError, match=NOT_SIMULATED.get(technique, "no such")[:20]):
             found()
         return
     assert found().num_trainable_params > 0

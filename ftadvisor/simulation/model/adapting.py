@@ -13,7 +13,8 @@ from ftadvisor.simulation.recording.shapes import Answers
 from ftadvisor.simulation.stack import peft, torch
 from ftadvisor.sources.techniques import find_technique
 
-NEED_VALUES = {
+NOT_SIMULATED = {
+    "bottleneck": "its tuner is a run's own, and PEFT has no such technique before one",
     "adamss": "it clusters the weights' values (scikit-learn), which decides what trains",
     "frod": "its step reads the sizes of its sparse matrices from tensors",
     "shira": "it draws indices by value, and torch has no sparse kernels for meta tensors",
@@ -32,8 +33,8 @@ def adapt(model: Any, settings: Settings, *, ranks_train: bool = True) -> Any:
     Raises UnsupportedError for a technique that PEFT has not, or that needs real weights.
     """
     technique = find_technique(settings.technique)
-    if technique.id in NEED_VALUES:
-        raise UnsupportedError.of(technique.name, NEED_VALUES[technique.id], ["the closed form"])
+    if technique.id in NOT_SIMULATED:
+        raise UnsupportedError.of(technique.name, NOT_SIMULATED[technique.id], ["the closed form"])
     config = peft_config(peft, model, settings, instead=["the closed form"])
     kept = settings.adapter_dtype == "fp32"
     try:
