@@ -144,6 +144,7 @@ def test_conversations_beside_plain_text(model: Path, tmp_path: Path):
     assert "several formats" in str(refused(model, chat, eval_dataset=held_out))
 
 
+@NEEDS_STACK
 def test_fewer_prompts_than_a_batch_takes(model: Path, tmp_path: Path):
     """TRL drops a batch that is not full, and ends as if all had been trained."""
     data = write_rows(tmp_path / "r.jsonl", [{"prompt": f"Say {i}"} for i in range(9)])
