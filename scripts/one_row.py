@@ -13,6 +13,7 @@ import math
 import statistics
 import sys
 from collections import defaultdict
+from functools import cache
 
 import numpy as np
 
@@ -21,6 +22,28 @@ from ftadvisor.calibration.own_fit import Shipped, fit_calibration, log_seconds,
 from ftadvisor.calibration.time_fit import fit_coefficients, timed
 from ftadvisor.schema.coefficients import TimeCoefficients
 from ftadvisor.sources.coefficients import memory_coefficients, time_intervals
+
+
+@cache
+def groups() -> dict[str, list[Case]]:
+    """Published rows by GPU and program."""
+    found: dict[str, list[Case]] = defaultdict(list)
+    for case in timed(repository_cases()):
+        assert case.gpu is not None
+        found[f"{case.gpu.id} {case.measurement.row['framework']}"].append(case)
+    return found
+
+
+def apart(rows: list[Case]) -> tuple[Case, list[Case]]:
+    """The first row by id, which is given as the probe, and the others."""
+    probe = min(rows, key=lambda case: case.measurement.id)
+    return probe, [row for row in rows if row is not probe]
+
+
+def factors_of(probe: Case, known: Shipped) -> np.ndarray:
+    """Logarithms of what one row moves; what its host was measured to take is the row's own."""
+    found = fit_calibration([probe], known, {}).machines[machine_of(probe)].factors
+    return np.log([found.rate, found.bandwidth, found.host / probe.situation.host_slowness])
 
 
 def errors_of(cases: list[Case], c: TimeCoefficients, factors: np.ndarray) -> list[float]:
@@ -35,25 +58,18 @@ def errors_of(cases: list[Case], c: TimeCoefficients, factors: np.ndarray) -> li
 
 def main() -> int:
     """Print each group, the largest first, and all together."""
-    groups: dict[str, list[Case]] = defaultdict(list)
-    cases = timed(repository_cases())
-    for case in cases:
-        assert case.gpu is not None
-        groups[f"{case.gpu.id} {case.measurement.row['framework']}"].append(case)
+    published = groups()
+    cases = [case for rows in published.values() for case in rows]
     before: list[float] = []
     after: list[float] = []
-    for name, rows in sorted(groups.items(), key=lambda item: -len(item[1])):
+    for name, rows in sorted(published.items(), key=lambda item: -len(item[1])):
         if len(rows) < 2:
             continue
         c = fit_coefficients([case for case in cases if all(case is not row for row in rows)])
-        probe = min(rows, key=lambda case: case.measurement.id)
-        rest = [row for row in rows if row is not probe]
+        probe, rest = apart(rows)
         known = Shipped(c, time_intervals(), memory_coefficients())
-        found = fit_calibration([probe], known, {}).machines[machine_of(probe)].factors
-        # What the row's host was measured to take is in its own prediction.
-        host = found.host / probe.situation.host_slowness
         plain = errors_of(rest, c, np.zeros(3))
-        moved = errors_of(rest, c, np.log([found.rate, found.bandwidth, host]))
+        moved = errors_of(rest, c, factors_of(probe, known))
         before, after = before + plain, after + moved
         print(
             f"{name:75} {len(rest):3} rows {statistics.median(plain):6.1%}"

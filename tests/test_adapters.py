@@ -450,6 +450,9 @@ def test_the_published_count_of_a_classifier():
     """huggingface.co/docs/peft, image and text classification: `trainable params: 887,042`."""
     found = estimate("roberta-base", technique="lora", objective="seq_cls", lora_r=8)
     assert found.num_trainable_params == 887_042
+    # The head stays in the base's two bytes beside adapters of four (ModulesToSaveWrapper).
+    assert found.settings["adapter_dtype"] == "fp32"
+    assert found.memory.parts["adapters"] == 4 * 294_912 + 2 * 592_130
     reward = estimate("llama-3.2-1b", technique="lora", objective="reward", lora_r=8)
     plain = estimate("llama-3.2-1b", technique="lora", lora_r=8)
     assert reward.num_trainable_params == plain.num_trainable_params + 2048

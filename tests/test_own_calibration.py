@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections import defaultdict
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,17 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from one_row import apart, errors_of, factors_of, groups
 
 from ftadvisor import estimate
 from ftadvisor.api import calibrating
 from ftadvisor.api.calibrating import fitted_for, load_calibration
 from ftadvisor.calibration.cases import Case, repository_cases
 from ftadvisor.calibration.own_fit import Shipped, fit_calibration, log_seconds, machine_of
-from ftadvisor.calibration.time_fit import timed
 from ftadvisor.errors import InvalidSettingError, UnsupportedError
-from ftadvisor.estimation.calibrated import CPU, cpu_of
+from ftadvisor.estimation.calibrated import CPU, cpu_of, cpu_time
 from ftadvisor.schema.calibration import Calibration
-from ftadvisor.schema.coefficients import TimeCoefficients
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.sources import records
 from ftadvisor.sources.coefficients import (
@@ -44,16 +42,6 @@ MACHINE = {
 @cache
 def shipped() -> Shipped:
     return Shipped(time_coefficients(), time_intervals(), memory_coefficients())
-
-
-@cache
-def groups() -> dict[str, list[Case]]:
-    """Published rows by GPU and program."""
-    found: dict[str, list[Case]] = defaultdict(list)
-    for case in timed(repository_cases()):
-        assert case.gpu is not None
-        found[f"{case.gpu.id} {case.measurement.row['framework']}"].append(case)
-    return found
 
 
 def moved(case: Case, ratio: float, machine: str = "here") -> Case:
@@ -171,27 +159,11 @@ def test_one_published_row_as_the_probe():
     errors: list[float] = []
     plain: list[float] = []
     for rows in groups().values():
-        probe = min(rows, key=lambda c: c.measurement.id)
-        rest = [case for case in rows if case is not probe]
+        probe, rest = apart(rows)
         plain += errors_of(rest, shipped().time, np.zeros(3))
         errors += errors_of(rest, shipped().time, factors_of(probe, shipped()))
     assert len(errors) > 500
     assert statistics.median(errors) < min(0.07, statistics.median(plain))
-
-
-def factors_of(probe: Case, known: Shipped) -> np.ndarray:
-    """Logarithms of what one row moves; what its host was measured to take is the row's own."""
-    found = fit_calibration([probe], known, {}).machines[machine_of(probe)].factors
-    return np.log([found.rate, found.bandwidth, found.host / probe.situation.host_slowness])
-
-
-def errors_of(cases: list[Case], c: TimeCoefficients, factors: np.ndarray) -> list[float]:
-    found: list[float] = []
-    for case in cases:
-        assert case.gpu is not None
-        seconds = math.log(case.measurement.micro_step_seconds or 1)
-        found.append(abs(math.expm1(log_seconds(case, case.gpu, c, factors) - seconds)))
-    return found
 
 
 def test_intervals_hold_on_the_other_half():
@@ -231,6 +203,10 @@ def test_a_processor_is_hardware_once_it_was_probed():
     # No context, and what is freed is given back: memory is what is allocated.
     assert found.memory.device_bytes == pytest.approx(found.memory.allocated_bytes, rel=1e-6)
     assert "workspace" not in found.memory.parts
+    # What docs/probing.md says of a processor on which no step was measured.
+    assert found.time.total_high_seconds / found.time.total_seconds == pytest.approx(2.7, rel=0.02)
+    memory = found.memory
+    assert memory.allocated_high_bytes / memory.allocated_bytes == pytest.approx(1.7, rel=0.001)
     with pytest.raises(UnsupportedError, match="2 processes on one processor"):
         on_a_processor(1, num_gpus=2)
 
@@ -245,6 +221,9 @@ def test_a_processor_computes_and_then_runs_python():
 
 def test_few_tokens_on_a_processor_wait_for_the_weights():
     # 5e10 FLOP/s and 1e10 bytes/s: weights of two bytes take as long to read as five tokens take.
+    cpu = cpu_of(MACHINE | {"copy_bytes_per_second": 1e10, "flops_per_second": {"fp32": 5e10}})
+    half = cpu_time(time_coefficients(), cpu).half_tokens_per_teraflops
+    assert half * 5e10 / 1e12 == pytest.approx(5)
     one, many = (
         seconds_on(on_a_processor(1, micro_batch_size=1, mean_length=n, longest_length=n))
         for n in (5, 495)
