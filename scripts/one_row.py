@@ -21,7 +21,7 @@ from ftadvisor.calibration.cases import Case, repository_cases
 from ftadvisor.calibration.own_fit import Shipped, fit_calibration, log_seconds, machine_of
 from ftadvisor.calibration.time_fit import fit_coefficients, timed
 from ftadvisor.schema.coefficients import TimeCoefficients
-from ftadvisor.sources.coefficients import memory_coefficients, time_intervals
+from ftadvisor.sources.coefficients import cpu_coefficients, memory_coefficients, time_intervals
 
 
 @cache
@@ -67,7 +67,7 @@ def main() -> int:
             continue
         c = fit_coefficients([case for case in cases if all(case is not row for row in rows)])
         probe, rest = apart(rows)
-        known = Shipped(c, time_intervals(), memory_coefficients())
+        known = Shipped(c, time_intervals(), memory_coefficients(), cpu_coefficients())
         plain = errors_of(rest, c, np.zeros(3))
         moved = errors_of(rest, c, factors_of(probe, known))
         before, after = before + plain, after + moved

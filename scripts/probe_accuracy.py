@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ import transformers  # noqa: E402
 from ftadvisor.api.plan_files import complete_plan  # noqa: E402
 from ftadvisor.api.simulating import settings_of  # noqa: E402
 from ftadvisor.estimation.calibrated import cpu_of, cpu_time  # noqa: E402
-from ftadvisor.estimation.phases import cublas_bytes  # noqa: E402
+from ftadvisor.estimation.memory import step_phases  # noqa: E402
 from ftadvisor.estimation.prediction import adapter_of  # noqa: E402
 from ftadvisor.estimation.time import step_time  # noqa: E402
 from ftadvisor.execution.device import find_device  # noqa: E402
@@ -42,7 +43,9 @@ from ftadvisor.execution.probing import slices  # noqa: E402
 from ftadvisor.execution.probing.extrapolation import extrapolated  # noqa: E402
 from ftadvisor.execution.stack import quieten  # noqa: E402
 from ftadvisor.schema.coefficients import Interval  # noqa: E402
-from ftadvisor.sources.coefficients import time_coefficients  # noqa: E402
+from ftadvisor.schema.plan import Plan  # noqa: E402
+from ftadvisor.schema.settings import Settings  # noqa: E402
+from ftadvisor.sources.coefficients import cpu_coefficients, time_coefficients  # noqa: E402
 from ftadvisor.sources.models import find_model, model_config  # noqa: E402
 from ftadvisor.sources.plans import draft_of  # noqa: E402
 from ftadvisor.sources.techniques import find_technique  # noqa: E402
@@ -84,8 +87,10 @@ def t5(layers: int, width: int) -> dict[str, Any]:
             "eos_token_id": 1, "decoder_start_token_id": 0}  # fmt: skip
 
 
-CASES: tuple[tuple[str, dict[str, Any], str, str, int, int, str], ...] = (
-    # name, config, technique, objective, batch, length, checkpointing
+Case = tuple[str, dict[str, Any] | str, str, str, int, int, str]
+"""Name, configuration or the catalogue's model, technique, objective, batch, length,
+checkpointing."""
+CASES: tuple[Case, ...] = (
     ("gpt2-12-full", gpt2(12, 256), "full", "clm", 2, 128, "none"),
     ("gpt2-24-lora", gpt2(24, 256), "lora", "sft", 2, 128, "none"),
     ("gpt2-16-prefix", gpt2(16, 256), "prefix_tuning", "sft", 2, 128, "none"),
@@ -184,27 +189,31 @@ def processor(clock: str) -> Any:
     )
 
 
-def by_one_rate(plan: Any, settings: Any, cpu: Any) -> float:
-    """The closed form's seconds of a step on it."""
-    spec, trainer = find_model(plan.model).spec, find_trainer(plan.estimate.trainer)
+def closed_form(plan: Any, settings: Any, cpu: Any) -> tuple[float, float]:
+    """Its seconds of a step on this processor, and what it allocates [bytes]."""
+    spec = find_model(plan.model).spec
+    trainer = find_trainer(plan.estimate.trainer, on_cpu=True)
     adapter = adapter_of(spec, settings, trainer, find_technique(plan.technique))
-    of = spec, settings, trainer, adapter, cpu, cpu_time(time_coefficients(), cpu)
-    return step_time(*of, {"time": Interval(1.0, 1.0, 0)}).step_seconds
+    c = cpu_time(time_coefficients(), cpu, cpu_coefficients())
+    time = step_time(spec, settings, trainer, adapter, cpu, c, {"time": Interval(1.0, 1.0, 0)})
+    phases = step_phases(spec, settings, trainer, adapter, cpu.compute_capability)
+    return float(time.step_seconds), float(max(phase.total for phase in phases.values()))
 
 
-def compared(
-    case: tuple[Any, ...], clock: str, folder: Path, cpu: Any | None = None
-) -> dict[str, Any]:
-    """One case: slices first, then the whole model twice."""
+def planned(case: Case, folder: Path) -> tuple[Plan, Mapping[str, Any], Settings]:
+    """A case's plan, its model's configuration and its settings; a model of our own is written."""
     name, config, technique, objective, batch, length, checkpointing = case
-    place = folder / name
-    place.mkdir()
-    (place / "config.json").write_text(json.dumps(config))
+    model = str(folder / name)
+    if isinstance(config, str):
+        model = config
+    else:
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config))
     plan = complete_plan(
         draft_of(
             "case",
             {
-                "model": str(place), "technique": technique, "objective": objective,
+                "model": model, "technique": technique, "objective": objective,
                 "dataset": None, "hardware": {"gpu": None, "num_gpus": 1}, "seed": 0,
                 "settings": {
                     "micro_batch_size": batch, "max_length": length, "precision": "fp32",
@@ -214,21 +223,28 @@ def compared(
             },
         )
     )  # fmt: skip
-    settings, device = settings_of(plan.estimate), find_device()
-    probed = slices.probe_slices(plan, model_config(str(place)), settings, device)
-    made = slices.transformers_config(model_config(str(place)))
+    return plan, model_config(model), settings_of(plan.estimate)
+
+
+def compared(case: Case, clock: str, folder: Path, cpu: Any) -> dict[str, Any]:
+    """One case: slices first, then the whole model twice."""
+    plan, config, settings = planned(case, folder)
+    device = find_device()
+    probed = slices.probe_slices(plan, config, settings, device)
+    made = slices.transformers_config(config)
     whole = extrapolated(probed, slices.depth(made))
     seconds, repeated = timed(plan, made, settings, clock)
     peak = true_peak(plan, made, settings)
+    closed_seconds, closed_bytes = closed_form(plan, settings, cpu)
     found = whole.cpu_seconds if clock == "cpu" else whole.step_seconds
     return {
-        "name": name, "predicted_seconds": found, "measured_seconds": seconds,
+        "name": case[0], "predicted_seconds": found, "measured_seconds": seconds,
         "time_error": found / seconds - 1 if found else -1.0,
-        "one_rate_error": by_one_rate(plan, settings, cpu) / seconds - 1 if cpu else None,
+        "one_rate_error": closed_seconds / seconds - 1,
         "repeated": repeated,
         "predicted_bytes": whole.allocated_bytes, "measured_bytes": peak,
         "memory_error": whole.allocated_bytes / peak - 1, "fullest": whole.peak_phase,
-        "closed_form_error": (plan.estimate.memory.allocated_bytes - cublas_bytes("")) / peak - 1,
+        "closed_form_error": closed_bytes / peak - 1,
         "layers": whole.layers,
     }  # fmt: skip
 

@@ -36,7 +36,12 @@ from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources import kept_fit, records
-from ftadvisor.sources.coefficients import memory_coefficients, time_coefficients, time_intervals
+from ftadvisor.sources.coefficients import (
+    cpu_coefficients,
+    memory_coefficients,
+    time_coefficients,
+    time_intervals,
+)
 from ftadvisor.sources.kept_fit import FILE
 from ftadvisor.sources.measurements import measurements_of
 from ftadvisor.sources.own_rows import Ran, row_of
@@ -249,7 +254,9 @@ def test_the_fit_takes_the_link_as_it_was_measured():
     took = {"step_seconds": found.time.step_seconds}
     row = row_of(Ran(found.model, found.trainer, settings, "l40s", "run", "done", took, {}))
     row |= {"machine": "this"}
-    shipped = Shipped(time_coefficients(), time_intervals(), memory_coefficients())
+    shipped = Shipped(
+        time_coefficients(), time_intervals(), memory_coefficients(), cpu_coefficients()
+    )
     for links, moves in (({"this": 1e9}, False), ({}, True)):
         cases, _ = read_cases(measurements_of(row))
         fitted = fit_calibration(cases, shipped, {}, None, links)

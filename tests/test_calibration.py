@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from typing import Any
 
 import pytest
 
 from ftadvisor.calibration.__main__ import content
 from ftadvisor.calibration.cases import repository_cases
+from ftadvisor.calibration.cpu_fit import cpu_cases, fit_cpu
 from ftadvisor.calibration.memory_fit import PRIORS, fit_ladder, fit_memory, targets_of
 from ftadvisor.calibration.quantiles import residual_interval
 from ftadvisor.calibration.time_fit import fit_time
+from ftadvisor.sources.coefficients import time_coefficients
 from ftadvisor.sources.data_files import read_json
+from ftadvisor.units import GIB
 
 SAME = 1e-3
 """Fits on another processor differ in their last digits."""
@@ -34,6 +38,23 @@ def assert_alike(found: Any, shipped: Any, path: str = "") -> None:
 @pytest.mark.parametrize(("what", "fit"), [("memory", fit_memory), ("time", fit_time)])
 def test_refitting_reproduces_the_shipped_coefficients(what: str, fit: Any) -> None:
     assert_alike(content(fit(repository_cases())), read_json(f"coefficients/{what}.json"))
+
+
+def test_refitting_reproduces_a_processors_shares() -> None:
+    assert_alike(content(fit_cpu(time_coefficients())), read_json("coefficients/cpu.json"))
+
+
+def test_a_processors_memory_is_what_torch_allocated() -> None:
+    # Models of five kinds, adapted in six ways: their kernels keep what a GPU's do not.
+    errors = {
+        case.measurement.id: case.allocated_bytes / GIB / (case.measurement.memory_gib or 1) - 1
+        for case, _ in cpu_cases()
+    }
+    assert statistics.median(map(abs, errors.values())) < 0.015
+    assert max(map(abs, errors.values())) < 0.1
+    exact = ("gpt2-12-full", "gpt2-24-lora", "llama-8-full", "bert-24-full", "t5-12-lora")
+    for name in exact:
+        assert abs(errors[f"cpu-2-of-2-{name}"]) < 0.015, name
 
 
 def test_coefficients_that_no_row_tells_stay_at_their_priors() -> None:

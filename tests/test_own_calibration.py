@@ -25,6 +25,7 @@ from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.sources import records
 from ftadvisor.sources.coefficients import (
+    cpu_coefficients,
     memory_coefficients,
     time_coefficients,
     time_intervals,
@@ -41,7 +42,7 @@ MACHINE = {
 
 @cache
 def shipped() -> Shipped:
-    return Shipped(time_coefficients(), time_intervals(), memory_coefficients())
+    return Shipped(time_coefficients(), time_intervals(), memory_coefficients(), cpu_coefficients())
 
 
 def moved(case: Case, ratio: float, machine: str = "here") -> Case:
@@ -204,9 +205,9 @@ def test_a_processor_is_hardware_once_it_was_probed():
     assert found.memory.device_bytes == pytest.approx(found.memory.allocated_bytes, rel=1e-6)
     assert "workspace" not in found.memory.parts
     # What docs/probing.md says of a processor on which no step was measured.
-    assert found.time.total_high_seconds / found.time.total_seconds == pytest.approx(2.7, rel=0.02)
+    assert found.time.total_high_seconds / found.time.total_seconds == pytest.approx(1.62, rel=0.01)
     memory = found.memory
-    assert memory.allocated_high_bytes / memory.allocated_bytes == pytest.approx(1.7, rel=0.001)
+    assert memory.allocated_high_bytes / memory.allocated_bytes == pytest.approx(1.096, rel=0.001)
     with pytest.raises(UnsupportedError, match="2 processes on one processor"):
         on_a_processor(1, num_gpus=2)
 
@@ -222,7 +223,7 @@ def test_a_processor_computes_and_then_runs_python():
 def test_few_tokens_on_a_processor_wait_for_the_weights():
     # 5e10 FLOP/s and 1e10 bytes/s: weights of two bytes take as long to read as five tokens take.
     cpu = cpu_of(MACHINE | {"copy_bytes_per_second": 1e10, "flops_per_second": {"fp32": 5e10}})
-    half = cpu_time(time_coefficients(), cpu).half_tokens_per_teraflops
+    half = cpu_time(time_coefficients(), cpu, cpu_coefficients()).half_tokens_per_teraflops
     assert half * 5e10 / 1e12 == pytest.approx(5)
     one, many = (
         seconds_on(on_a_processor(1, micro_batch_size=1, mean_length=n, longest_length=n))
@@ -257,6 +258,27 @@ def test_context_and_cache_come_from_rows_with_several_metrics():
     own = estimate("llama-3.2-1b", gpu="h100-sxm5-80gb", calibration=found)
     assert own.memory.allocated_bytes == plain.memory.allocated_bytes
     assert own.memory.device_bytes - own.memory.reserved_bytes == pytest.approx(context, rel=0.02)
+
+
+def test_other_versions_make_a_probed_machine_stale(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("FTADVISOR_HOME", str(tmp_path))
+    monkeypatch.setattr(calibrating, "_versions", lambda: {"torch": "2.13.0"})
+    widths: list[float] = []
+    for version in ("2.13.0", "2.12.0"):
+        records.keep_machine({**MACHINE, "id": machine_id(CPU), "versions": {"torch": version}})
+        for _ in range(2):
+            # Fitted, and then as it was kept.
+            found = load_calibration()
+            assert found
+            said = [w for w in found.warnings if "torch 2.12.0 to 2.13.0" in w]
+            assert len(said) == (version == "2.12.0")
+            own = fitted_for(found.cpu, found).time_intervals["time"]
+            widths.append(math.log(own.high))
+    assert widths == pytest.approx(
+        [w * cpu_coefficients().spread * 1.645 for w in (1, 1, 2**0.5, 2**0.5)]
+    )
 
 
 def test_other_versions_make_it_stale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -200,7 +200,7 @@ def test_memory_of_the_whole_is_what_the_profiler_sees(
 ):
     made = getattr(script, config)(6, 64)
     case = (config, made, technique, objective, 2, 32, "none")
-    row = script.compared(case, "cpu", tmp_path)
+    row = script.compared(case, "cpu", tmp_path, script.processor("cpu"))
     assert abs(row["memory_error"]) < 0.02
     assert row["layers"] == 6
 
@@ -384,6 +384,7 @@ AS_PLANNED = SimpleNamespace(
         ({"bf16": False, "fp16": True}, {"autocast": "fp16"}),
         ({"bf16": False}, {"autocast": "none"}),
         ({"optim": "adamw_torch"}, {"optim": "adamw_torch"}),
+        ({"optim": "adamw_8bit"}, {"optim": "adamw_8bit"}),
         ({"max_grad_norm": None}, {"max_grad_norm": 0.0}),
         ({"use_liger_kernel": True}, {"fused_norm": True, "fused_mlp": True}),
         # The longest row has 20 tokens: nothing is cut.
@@ -398,6 +399,13 @@ AS_PLANNED = SimpleNamespace(
 def test_what_a_trainer_was_given_counts(given: dict[str, Any], changed: dict[str, Any]):
     args = SimpleNamespace(**{**vars(AS_PLANNED), **given})
     assert as_given(PLANNED, args) == replace(PLANNED, **changed)
+
+
+@pytest.mark.parametrize("named", ["adamw_8bit", "adamw_bnb_8bit"])
+def test_an_optimizer_of_two_names_is_one(named: str):
+    planned = replace(PLANNED, optim="adamw_8bit")
+    args = SimpleNamespace(**{**vars(AS_PLANNED), "optim": named})
+    assert as_given(planned, args) == planned
 
 
 @pytest.mark.parametrize("given", [{"max_length": 16}, {"n_gpu": 2}])

@@ -17,7 +17,12 @@ from ftadvisor.cli.entry import main
 from ftadvisor.errors import DataFileError
 from ftadvisor.schema.settings import Settings, Strategy
 from ftadvisor.sources import records
-from ftadvisor.sources.coefficients import memory_coefficients, time_coefficients, time_intervals
+from ftadvisor.sources.coefficients import (
+    cpu_coefficients,
+    memory_coefficients,
+    time_coefficients,
+    time_intervals,
+)
 from ftadvisor.sources.measurement_rows import checked_rows
 from ftadvisor.sources.measurements import measurements_of, situation
 from ftadvisor.sources.own_rows import Ran, machine_id, row_of
@@ -59,6 +64,21 @@ def test_two_processes_write_side_by_side(home: Path):
     assert sorted(r["id"] for r in found.rows) == sorted(
         f"{n}-{i}" for n in "ab" for i in range(200)
     )
+
+
+def keep_many(name: str) -> None:
+    for i in range(20):
+        records.keep_machine({"id": f"{name}-{i}"})
+
+
+def test_two_processes_probe_machines_side_by_side(home: Path):
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=keep_many, args=(name,)) for name in "ab"]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert set(records.kept_machines()) == {f"{n}-{i}" for n in "ab" for i in range(20)}
 
 
 def test_a_cut_line_and_damage_in_the_middle_are_named(home: Path):
@@ -241,6 +261,8 @@ def test_the_fit_compares_a_run_of_two_gpus_with_two():
 def _away(row: dict[str, Any]) -> float:
     """How far a fit on one row is from what is shipped."""
     cases, _ = read_cases(measurements_of(row))
-    shipped = Shipped(time_coefficients(), time_intervals(), memory_coefficients())
+    shipped = Shipped(
+        time_coefficients(), time_intervals(), memory_coefficients(), cpu_coefficients()
+    )
     (found,) = fit_calibration(cases, shipped, {}).machines.values()
     return max(abs(factor - 1) for factor in found.factors)

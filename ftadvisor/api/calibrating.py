@@ -12,9 +12,7 @@ from typing import Any
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.calibrated import (
     CPU,
-    CPU_MEMORY,
     OF_A_PROCESSOR,
-    UNSEEN,
     Fitted,
     calibrated_memory,
     calibrated_time,
@@ -22,11 +20,13 @@ from ftadvisor.estimation.calibrated import (
     cpu_of,
     cpu_time,
     linked_time,
+    unseen,
 )
 from ftadvisor.schema.calibration import Adjusted, Calibration
-from ftadvisor.schema.coefficients import Interval
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.sources.coefficients import (
+    cpu_coefficients,
+    cpu_memory_interval,
     memory_coefficients,
     memory_intervals,
     time_coefficients,
@@ -51,11 +51,14 @@ def fitted_for(gpu: Gpu | None, calibration: Calibration | None) -> Fitted:
     if gpu is None or calibration is None:
         return shipped
     if gpu.arch == CPU:
+        shares = cpu_coefficients()
+        # Independent errors add as squares.
+        spread = shares.spread * (math.sqrt(2) if calibration.is_stale(gpu) else 1)
         shipped = shipped._replace(
-            time=cpu_time(shipped.time, gpu),
+            time=cpu_time(shipped.time, gpu, shares),
             memory=cpu_memory(shipped.memory),
-            memory_intervals=dict.fromkeys(METRICS, CPU_MEMORY),
-            time_intervals={"time": Interval(1 / UNSEEN, UNSEEN, 0)},
+            memory_intervals=dict.fromkeys(METRICS, cpu_memory_interval()),
+            time_intervals={"time": unseen(spread)},
             said="of this processor products and copies were measured, no training step",
         )
     link = calibration.link_of(gpu)
@@ -151,7 +154,9 @@ def calibration_of(records: Records) -> Calibration:
     probed, unreadable = read_machines()
     machine = probed.get(machine_id(CPU), {})
     cpu = cpu_of(machine) if machine.keys() >= OF_A_PROCESSOR else None
-    shipped = Shipped(time_coefficients(), time_intervals(), memory_coefficients())
+    shipped = Shipped(
+        time_coefficients(), time_intervals(), memory_coefficients(), cpu_coefficients()
+    )
     links = {i: float(m[LINK]) for i, m in probed.items() if m.get(LINK)}
     here = _here([*_probed_rows(probed), *rows])
     found = fit_calibration(cases, shipped, here, cpu, links)
@@ -165,7 +170,7 @@ def calibration_of(records: Records) -> Calibration:
         )
     left_out = [f"{id_} cannot be predicted: {why}" for id_, why in reasons.items()]
     found = replace(found, warnings=tuple(said), outliers=(*found.outliers, *left_out))
-    return _without_stale(found, rows)
+    return _without_stale(found, rows, probed)
 
 
 def _probed_rows(machines: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -189,28 +194,42 @@ def _here(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _without_stale(found: Calibration, rows: Iterable[Mapping[str, Any]]) -> Calibration:
-    """Wider where the libraries have changed since the machine's newest measurement."""
-    now = _versions()
-    newest = {str(r["machine"]): r for r in rows if r.get("machine") and r.get("versions")}
+def _without_stale(
+    found: Calibration, rows: Iterable[Mapping[str, Any]], probed: Mapping[str, Mapping[str, Any]]
+) -> Calibration:
+    """Wider where the libraries have changed since the machine's newest measurement, or since it
+    was probed where no step was measured on it."""
+    newest: dict[str, Any] = {id_: m["versions"] for id_, m in probed.items() if "versions" in m}
+    newest |= {
+        str(r["machine"]): r["versions"] for r in rows if r.get("machine") and r.get("versions")
+    }
     machines = dict(found.machines)
     said = list(found.warnings)
+    stale: list[str] = []
     for machine in found.here.values():
-        row = newest.get(machine)
-        if row is None or machine not in machines or not now:
+        changed = _changed(newest.get(machine, {}))
+        if not changed:
             continue
-        changed = [
-            f"{name} {then} to {now[name]}"
-            for name, then in row["versions"].items()
-            if name in now and now[name] != then
-        ]
-        if changed:
+        stale.append(machine)
+        again = "ftadvisor probe is run again"
+        if machine in machines:
             machines[machine] = _wider(machines[machine])
-            said.append(
-                f"the calibration of this machine is stale ({', '.join(changed)}): its intervals"
-                " are wider until ftadvisor probe is run again"
-            )
-    return replace(found, machines=machines, warnings=tuple(said))
+            again = "a plan is probed or run on it again"
+        said.append(
+            f"the calibration of this machine is stale ({', '.join(changed)}): its intervals"
+            f" are wider until {again}"
+        )
+    return replace(found, machines=machines, stale=tuple(stale), warnings=tuple(said))
+
+
+def _changed(versions: Mapping[str, str]) -> list[str]:
+    """Libraries that are here in another version, in words."""
+    now = _versions()
+    return [
+        f"{name} {then} to {now[name]}"
+        for name, then in versions.items()
+        if name in now and now[name] != then
+    ]
 
 
 def _wider(adjusted: Adjusted) -> Adjusted:

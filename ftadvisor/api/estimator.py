@@ -22,7 +22,7 @@ from ftadvisor.configuration.objectives import objective_of
 from ftadvisor.configuration.options import check_options, check_text
 from ftadvisor.configuration.settings import resolve
 from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
-from ftadvisor.estimation.calibrated import CPU
+from ftadvisor.estimation.calibrated import is_cpu
 from ftadvisor.estimation.prediction import (
     MemoryPrediction,
     adapter_of,
@@ -204,12 +204,13 @@ def subject_from(
             said_of(workload, given.get("mean_length")),
             *([matched.assumption] if matched.assumption else []),
         ]
+    gpu = matched.gpu if matched else None
     return Subject(
         name=found.spec.id,
         model=found.spec,
         objective=purpose,
-        gpu=matched.gpu if matched else None,
-        trainer=find_trainer(given.pop("trainer", usual)),
+        gpu=gpu,
+        trainer=find_trainer(given.pop("trainer", usual), on_cpu=is_cpu(gpu)),
         workload=workload,
         options=given,
         assumptions=tuple(said),
@@ -254,7 +255,7 @@ def predict(subject: Subject, technique: Technique) -> Predicted:
     )
     settings, technique = resolved.settings, resolved.technique
     check_batch(settings)
-    if gpu is not None and gpu.arch == CPU and settings.num_gpus > 1:
+    if is_cpu(gpu) and settings.num_gpus > 1:
         raise UnsupportedError.of(
             f"{settings.num_gpus} processes on one processor",
             "they share it, and nobody has measured how",
@@ -284,7 +285,7 @@ def estimate_subject(
             extra.append(calibrated)
         if (
             gpu.l2_cache_bytes is None
-            and gpu.arch != CPU
+            and not is_cpu(gpu)
             and adapter is not None
             and adapter.moved_tensors
         ):

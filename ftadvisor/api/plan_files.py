@@ -31,7 +31,7 @@ from ftadvisor.errors import (
     ModelUnavailableError,
     UnknownNameError,
 )
-from ftadvisor.estimation.calibrated import CPU
+from ftadvisor.estimation.calibrated import CPU, is_cpu
 from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.hardware import Gpu
@@ -126,12 +126,13 @@ def plan_subject(plan: Plan, calibration: Calibration | None = None) -> Subject:
     for name in ("dataset", "num_tokens", "num_train_epochs"):
         options.pop(name, None)
     usual = TRAINERS_OF_OBJECTIVES.get(plan.objective, DEFAULT_TRAINER)
+    gpu = _hardware(plan.hardware, calibration)
     return Subject(
         name=plan.model,
         model=model.spec,
         objective=plan.objective,
-        gpu=_hardware(plan.hardware, calibration),
-        trainer=find_trainer(options.pop("trainer", usual)),
+        gpu=gpu,
+        trainer=find_trainer(options.pop("trainer", usual), on_cpu=is_cpu(gpu)),
         workload=plan.workload,
         options=options,
         assumptions=(),

@@ -16,6 +16,7 @@ from ftadvisor.api.wishes import Wish
 from ftadvisor.configuration.objectives import objective_of
 from ftadvisor.configuration.settings import FOUR_BIT
 from ftadvisor.errors import InvalidSettingError, UnsupportedError
+from ftadvisor.estimation.calibrated import is_cpu
 from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.dataset import DatasetProfile
 from ftadvisor.schema.model import ModelSpec
@@ -183,7 +184,8 @@ def question_of(situation: Situation, model: str) -> Question:
     if facts.modality == "vision" and facts.data_format in (None, "image_text"):
         options.setdefault("num_images", 1)
     trainer = find_trainer(
-        options.pop("trainer", TRAINERS_OF_OBJECTIVES.get(objective, DEFAULT_TRAINER))
+        options.pop("trainer", TRAINERS_OF_OBJECTIVES.get(objective, DEFAULT_TRAINER)),
+        on_cpu=any(is_cpu(offer.gpu) for offer in situation.offers),
     )
     return Question(
         model=spec,

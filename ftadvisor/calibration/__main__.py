@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ftadvisor.calibration.cases import repository_cases
+from ftadvisor.calibration.cpu_fit import CpuFit, fit_cpu
 from ftadvisor.calibration.memory_fit import MemoryFit, fit_memory
 from ftadvisor.calibration.time_fit import TimeFit, fit_time
 from ftadvisor.sources.data_files import data_dir
@@ -16,7 +17,7 @@ DIGITS = 6
 """Significant digits that are kept: far beyond what the rows decide, and the same everywhere."""
 
 
-def content(fit: MemoryFit | TimeFit) -> dict[str, Any]:
+def content(fit: MemoryFit | TimeFit | CpuFit) -> dict[str, Any]:
     """What a coefficients file says of a fit."""
     return {
         "about": "written by python -m ftadvisor.calibration; see docs/accuracy.md",
@@ -36,9 +37,12 @@ def rounded(value: Any) -> Any:
 
 
 def main() -> None:
-    """Write memory.json and time.json anew."""
+    """Write memory.json, time.json and cpu.json anew."""
     cases = repository_cases()
-    fits: dict[str, MemoryFit | TimeFit] = {"memory": fit_memory(cases), "time": fit_time(cases)}
+    time = fit_time(cases)
+    fits: dict[str, MemoryFit | TimeFit | CpuFit] = {
+        "memory": fit_memory(cases), "time": time, "cpu": fit_cpu(time.coefficients),
+    }  # fmt: skip
     for name, fit in fits.items():
         path = data_dir() / "coefficients" / f"{name}.json"
         path.write_text(json.dumps(content(fit), indent=1) + "\n", encoding="utf-8")

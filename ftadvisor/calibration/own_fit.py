@@ -18,12 +18,17 @@ import numpy as np
 
 from ftadvisor.calibration.cases import Case
 from ftadvisor.calibration.quantiles import residual_interval
-from ftadvisor.estimation.calibrated import CPU, CPU_SPREAD, calibrated_time, cpu_time, linked_time
+from ftadvisor.estimation.calibrated import CPU, calibrated_time, cpu_time, linked_time
 from ftadvisor.estimation.ladder import ladder
 from ftadvisor.estimation.time import step_time, time_kind
 from ftadvisor.estimation.uncertainty import interval
 from ftadvisor.schema.calibration import Adjusted, Calibration, Factors
-from ftadvisor.schema.coefficients import Interval, MemoryCoefficients, TimeCoefficients
+from ftadvisor.schema.coefficients import (
+    CpuCoefficients,
+    Interval,
+    MemoryCoefficients,
+    TimeCoefficients,
+)
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.units import GIB
 
@@ -61,6 +66,7 @@ class Shipped(NamedTuple):
     time: TimeCoefficients
     intervals: Mapping[str, Interval]
     memory: MemoryCoefficients
+    cpu: CpuCoefficients
 
 
 class _Row(NamedTuple):
@@ -70,7 +76,7 @@ class _Row(NamedTuple):
     measured: float
     """Logarithm of the seconds of a micro-step."""
     time: TimeCoefficients
-    """As shipped, with the machine's own link where that was measured."""
+    """As shipped, with the machine's own link where that was measured; of a processor, its own."""
 
     @property
     def spread(self) -> float:
@@ -98,7 +104,7 @@ def fit_calibration(
             gpu,
             (machine := machine_of(c)),
             math.log(seconds),
-            linked_time(shipped.time, gpu, links.get(machine)),
+            _time(shipped, gpu, links.get(machine)),
         )
         for c in every
         if (gpu := cpu if c.measurement.gpu == CPU else c.gpu) is not None
@@ -127,6 +133,12 @@ def fit_calibration(
     )
 
 
+def _time(shipped: Shipped, gpu: Gpu, link: float | None) -> TimeCoefficients:
+    if gpu.id == CPU:
+        return cpu_time(shipped.time, gpu, shipped.cpu)
+    return linked_time(shipped.time, gpu, link)
+
+
 def machine_of(case: Case) -> str:
     """Whose measurement a row is: a published one's source and program stand for its machine."""
     m = case.measurement
@@ -150,7 +162,7 @@ class _Fit:
             i for r, path in zip(rows, self.paths, strict=True) for i in path[2:] if r.gpu.id == CPU
         }
         for (level, _), index in self.nodes.items():
-            of_node = (CPU_SPREAD,) * 3 if index in on_cpu else widths[level]
+            of_node = (shipped.cpu.spread,) * 3 if index in on_cpu else widths[level]
             precision += [1 / w**2 for w in of_node]
         self.precision = np.array(precision)
         self.values = np.zeros(len(precision))
@@ -267,7 +279,6 @@ class _Fit:
 def log_seconds(case: Case, gpu: Gpu, c: TimeCoefficients, factors: np.ndarray) -> float:
     """Logarithm of a case's predicted micro-step, at logarithms of factors."""
     rate, bandwidth, host = (float(v) for v in np.exp(factors))
-    c = cpu_time(c, gpu) if gpu.id == CPU else c
     s = case.situation
     found = step_time(
         case.model,

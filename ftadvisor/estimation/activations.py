@@ -156,7 +156,7 @@ def _layer(
     mlp = mlp_saved(block, n, fused=settings.fused_mlp, grouped=trainer.grouped_experts)
     h, stream = block.hidden_size, residual_bytes(block, n)
     rest = norms.kept + qk_norms(block, n, fused=settings.fused_norm) + input_copies(block, n)
-    rest = rest + block.traits.residual_dropouts * h
+    rest = rest + block.traits.residual_dropouts * n.dropout_mask * h
     kept = rest + attention.kept
     # The gradient that arrives; a reentrant checkpoint's output is alive beside it.
     recomputed = settings.gradient_checkpointing != "none" and trainer.reentrant_checkpointing

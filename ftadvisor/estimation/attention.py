@@ -16,8 +16,6 @@ from ftadvisor.schema.model import Block
 from ftadvisor.schema.settings import AttnImplementation, Number
 from ftadvisor.schema.trainer import Trainer
 
-DROPOUT_MASK_BYTES = 1
-
 
 class AttentionBytes(NamedTuple):
     """Bytes per token, and per token and key."""
@@ -49,7 +47,8 @@ def attention_saved(
     alone = a.num_kv_heads == 1 and a.num_heads > 1
     if implementation == "sdpa" and traits.broadcasts_heads and alone:
         return _math(block, n)
-    if implementation == "sdpa" and not masked and shared and n.attention == FP32_BYTES:
+    wide_kernel = n.attention == FP32_BYTES and not trainer.cpu_kernels
+    if implementation == "sdpa" and not masked and shared and wide_kernel:
         # Neither fused kernel takes grouped heads in fp32: the scores are formed.
         return _math(block, n)
     # A single head for keys and values is expanded without a copy (MQA).
@@ -94,13 +93,13 @@ def _scores(block: Block, n: Numerics) -> float:
     """Bytes per head, token and key of the softmax and what follows it."""
     traits, c = block.traits, n.attention
     if traits.softmax == "stated":
-        kept = c + (c + DROPOUT_MASK_BYTES if traits.attention_dropout else 0)
+        kept = c + (c + n.dropout_mask if traits.attention_dropout else 0)
     elif c == FP32_BYTES:
-        kept = FP32_BYTES + (c + DROPOUT_MASK_BYTES if traits.attention_dropout else 0)
+        kept = FP32_BYTES + (c + n.dropout_mask if traits.attention_dropout else 0)
     elif traits.softmax == "fp32" or n.autocast:
-        kept = FP32_BYTES + c + (DROPOUT_MASK_BYTES if traits.attention_dropout else 0)
+        kept = FP32_BYTES + c + (n.dropout_mask if traits.attention_dropout else 0)
     else:
-        kept = c + (c + DROPOUT_MASK_BYTES if traits.attention_dropout else 0)
+        kept = c + (c + n.dropout_mask if traits.attention_dropout else 0)
     return kept + (c if block.attention.score_softcap else 0)
 
 
@@ -138,5 +137,5 @@ def _math(block: Block, n: Numerics) -> AttentionBytes:
     a, c = block.attention, FP32_BYTES
     kept = c * (a.q_width + a.num_heads * (a.head_dim + a.v_head_dim))
     kept += n.attention * a.out_width if n.trained else 0
-    dropped = c + DROPOUT_MASK_BYTES if block.traits.attention_dropout else 0
+    dropped = c + n.dropout_mask if block.traits.attention_dropout else 0
     return _with_scores(float(kept), float(FP32_BYTES + dropped), FP32_BYTES, block, n)

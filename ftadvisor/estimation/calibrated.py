@@ -11,19 +11,16 @@ from ftadvisor.estimation.numerics import HALF_BYTES
 from ftadvisor.estimation.phases import NO_CUDA
 from ftadvisor.estimation.rates import efficiency
 from ftadvisor.schema.calibration import Adjusted, Factors
-from ftadvisor.schema.coefficients import Interval, MemoryCoefficients, TimeCoefficients
+from ftadvisor.schema.coefficients import (
+    CpuCoefficients,
+    Interval,
+    MemoryCoefficients,
+    TimeCoefficients,
+)
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.units import TERA
 
 CPU = "cpu"
-CPU_SPREAD = 0.6
-"""Of logarithms of a processor's factors, whose rates are measured on products and copies alone:
-scripts/probe_accuracy.py prints 0.58, the root mean square over 12 models."""
-CPU_MEMORY = Interval(1.0, 1.7, 12)
-"""What a CPU's step allocates over what the closed form says of a GPU's. Its kernels keep what a
-GPU's fuse: dropout's masks in the type of what they mask, attention's scores where there is dropout
-in it, another copy of a chunked head's logits. scripts/probe_accuracy.py prints 12 models: 1.09 to
-1.59; longer rows with dropout in attention take more."""
 OF_A_PROCESSOR = {"usable_bytes", "copy_bytes_per_second", "flops_per_second"}
 """What a probed machine says of its processor."""
 
@@ -41,8 +38,10 @@ class Fitted(NamedTuple):
     """What they rest on; empty: on what is shipped."""
 
 
-UNSEEN = math.exp(1.645 * CPU_SPREAD)
-"""The 90 % interval's half-width, as a factor, before a step was measured."""
+def unseen(spread: float) -> Interval:
+    """The 90 % interval of a time of which no measurement tells, from a spread of logarithms."""
+    half = math.exp(1.645 * spread)
+    return Interval(1 / half, half, 0)
 
 
 def calibrated_time(c: TimeCoefficients, gpu: Gpu, factors: Factors) -> TimeCoefficients:
@@ -76,8 +75,8 @@ def calibrated_memory(c: MemoryCoefficients, adjusted: Adjusted) -> MemoryCoeffi
     )
 
 
-def cpu_time(c: TimeCoefficients, cpu: Gpu) -> TimeCoefficients:
-    """Of a processor whose rates were measured: they are achieved already.
+def cpu_time(c: TimeCoefficients, cpu: Gpu, shares: CpuCoefficients) -> TimeCoefficients:
+    """Of a processor whose rates were measured on products and copies.
 
     It launches nothing and waits for nothing: Python's share of each operation, which a GPU's host
     has too, is added to the work in place of overlapping it. A product reads its weights from
@@ -86,9 +85,11 @@ def cpu_time(c: TimeCoefficients, cpu: Gpu) -> TimeCoefficients:
     """
     return replace(
         c,
-        efficiency={"default": 1.0},
+        efficiency={"default": shares.rate_share},
         half_tokens_per_teraflops=TERA * HALF_BYTES / 2 / cpu.memory_bandwidth_bytes_per_second,
-        bandwidth_share=1.0,
+        bandwidth_share=shares.bandwidth_share,
+        launch_seconds={k: v * shares.host_slowness for k, v in c.launch_seconds.items()},
+        step_seconds=c.step_seconds * shares.host_slowness,
         kernel_seconds=0.0,
         overlap_power=1.0,
     )
@@ -106,6 +107,11 @@ def cpu_memory(c: MemoryCoefficients) -> MemoryCoefficients:
         context_bytes=0.0,
         communication_bytes=0.0,
     )
+
+
+def is_cpu(gpu: Gpu | None) -> bool:
+    """Whether it is a processor."""
+    return gpu is not None and gpu.arch == CPU
 
 
 def cpu_of(machine: Mapping[str, Any]) -> Gpu:

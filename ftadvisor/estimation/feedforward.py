@@ -42,7 +42,7 @@ def mlp_saved(block: Block, n: Numerics, *, fused: bool, grouped: bool) -> MlpBy
         if block.traits.act == "gelu_new":
             # The gradients of its sums and products: of the output, and of both factors.
             peak = kept + 3 * (FP32_BYTES if n.autocast else c) * width
-    kept += block.traits.mlp_dropouts * width
+    kept += block.traits.mlp_dropouts * n.dropout_mask * width
     # ReLU's output, which it keeps, is what the second matrix reads.
     own = n.trained and (m.gated or block.traits.act != "relu" or block.traits.mlp_dropouts > 0)
     return MlpBytes(kept + (c * width if own else 0), peak)

@@ -63,7 +63,7 @@ def loss_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Train
     in_python = model.final_norm == "rms" and not settings.fused_norm
     normalised = n.residual * h if in_python and n.trained else 0
     if settings.loss_kernel == "chunked":
-        return _fused_head(model, n, kept + normalised)
+        return _fused_head(model, n, kept + normalised, in_torch=trainer.cpu_kernels)
     trained = normalised + n.head * h if n.trained else 0
     source = _source_output(settings, n, kept, h) if model.family == "encdec" else 0
     if settings.loss_kernel == "fused_linear":
@@ -97,14 +97,18 @@ def _liger_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:
     )
 
 
-def _fused_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:
+def _fused_head(model: ModelSpec, n: Numerics, kept: float, *, in_torch: bool) -> LossBytes:
     """TRL's head and loss in tiles: the logits of 4096 tokens by 32,768 entries at a time.
 
     The hidden states of scored positions are copied and kept; backward accumulates their gradient
     in fp32 and casts it, and the same for a trained head's weight.
-    Ref: trl 1.16 trl/kernels/chunked_logprob.py, ChunkedLogProbFunction.
+    Without Triton (`in_torch`) backward works on copies of the tile, which is no wider than the
+    vocabulary: scaled logits twice, log-probabilities, probabilities, their gradient, the target's
+    place as bytes, its distance from the probabilities and that times what arrives.
+    Ref: trl 1.16 trl/kernels/chunked_logprob.py, ChunkedLogProbFunction, _backward_tile.
     """
     h = model.hidden_size
+    copies = (7 * FP32_BYTES + 1) * min(FUSED_TILE_LOGITS, model.vocab_size) if in_torch else 0
     scored = n.residual * h
     gradient = (FP32_BYTES + n.residual) * h
     weight: float = 0
@@ -119,7 +123,7 @@ def _fused_head(model: ModelSpec, n: Numerics, kept: float) -> LossBytes:
         forward_per_scored=scored,
         backward_per_scored=scored + gradient,
         tile_tokens=FUSED_TILE_TOKENS,
-        tile_bytes_per_token=float(n.head * FUSED_TILE_LOGITS),
+        tile_bytes_per_token=float(n.head * FUSED_TILE_LOGITS + copies),
         head_chunk=FUSED_TILE_LOGITS * h,
         weight_gradient=float(weight),
     )

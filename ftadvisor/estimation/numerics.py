@@ -12,6 +12,7 @@ from ftadvisor.schema.trainer import Trainer
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 FP32_BYTES = 4
 HALF_BYTES = 2
+DROPOUT_MASK_BYTES = 1
 
 BITSANDBYTES = frozenset({"nf4", "nf4-dq", "int8"})
 SHARDED = frozenset({"zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"})
@@ -46,6 +47,10 @@ class Numerics(NamedTuple):
     adapter: int
     """An adapter's weight."""
     norm_weight: int
+    dropout_mask: int
+    """What dropout keeps of an element: a byte that says whether it was dropped; on a processor the
+    factor that it was multiplied by, in its own dtype (aten/src/ATen/native/Dropout.cpp,
+    is_fused_kernel_acceptable)."""
     trained: bool
     """The base's own weights are trained."""
     autocast: bool
@@ -117,6 +122,7 @@ def numerics(
         attention=HALF_BYTES if autocast else compute,
         adapter=adapter,
         norm_weight=FP32_BYTES if prepared else weight,
+        dropout_mask=compute if trainer.cpu_kernels else DROPOUT_MASK_BYTES,
         trained=trains_base,
         autocast=autocast,
         kbit=kbit,

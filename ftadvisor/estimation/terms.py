@@ -205,7 +205,9 @@ def attention_kernel(model: ModelSpec, settings: Settings, trainer: Trainer) -> 
         return asked
     if asked == "flash_attention_2" and not model.supports_flash_attention:
         asked = "sdpa"
-    return "eager" if asked == "sdpa" and not model.supports_sdpa else asked
+    # A processor's fused kernel drops nothing: with dropout the scores are formed.
+    formed = trainer.cpu_kernels and any(b.attention_dropout for b in model.blocks)
+    return "eager" if asked == "sdpa" and (formed or not model.supports_sdpa) else asked
 
 
 @cache

@@ -24,8 +24,10 @@ from ftadvisor.schema.settings import Autocast, Checkpointing, Settings
 CHECKPOINTS = "checkpoints"
 OPTIMIZERS = {
     "paged_adamw": "paged_adamw_32bit", "lion": "lion_32bit", "paged_lion": "paged_lion_32bit",
+    "adamw_8bit": "adamw_bnb_8bit",
 }  # fmt: skip
-"""Spellings that Transformers 5.23's OptimizerNames has not, and the same optimizers' in it."""
+"""Spellings that Transformers 5.23's OptimizerNames has not or calls an alias, and the same
+optimizers' in it."""
 
 
 def common(
@@ -119,7 +121,8 @@ def as_given(planned: Settings, args: Any) -> Settings:
             f"{args.n_gpu} GPUs in one process", "it is not what DDP does",
             [f"torchrun --nproc-per-node {args.n_gpu}", "CUDA_VISIBLE_DEVICES=0"],
         )  # fmt: skip
-    optim = str(getattr(args.optim, "value", args.optim))
+    named = str(getattr(args.optim, "value", args.optim))
+    same = OPTIMIZERS.get(named, named) == OPTIMIZERS.get(planned.optim, planned.optim)
     liger = bool(args.use_liger_kernel)
     fused = dict.fromkeys(("fused_norm", "fused_mlp"), liger)
     # Of TRL's online trainers alone; None: its default, which depends on others.
@@ -132,7 +135,7 @@ def as_given(planned: Settings, args: Any) -> Settings:
         strategy=strategy_of(args),
         gradient_checkpointing=_checkpointing_of(args),
         autocast=_autocast_of(args),
-        optim=planned.optim if optim == OPTIMIZERS.get(planned.optim, planned.optim) else optim,
+        optim=planned.optim if same else named,
         max_grad_norm=float(args.max_grad_norm or 0.0),
         **({} if liger == bool(liger_options(planned)) else fused),
         **{name: value for name, value in online.items() if value is not None},

@@ -27,6 +27,7 @@ def accuracy_markdown(report: Report) -> str:
         left_out_table("memory"),
         time,
         left_out_table("time"),
+        left_out_table("cpu"),
         *others,
         wrong_verdicts(report),
     )
@@ -61,7 +62,10 @@ def left_out_table(what: str) -> Table:
     rows = [_left_out_row(name, found[name]) for name in sources]
     rows.append(_left_out_row(POOLED, found[POOLED], name_tone="strong"))
     heads = (Column("source left out"), *(Column(head, right=True) for head in _HEADS))
-    return Table(heads, tuple(rows), f"{what}, each source predicted without it")
+    return Table(heads, tuple(rows), f"{_TITLES.get(what, what)}, each source predicted without it")
+
+
+_TITLES = {"cpu": "seconds of a step on a processor, by kind of model"}
 
 
 _HEADS = ("rows", "median", "90 %", "covered")

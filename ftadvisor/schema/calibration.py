@@ -51,6 +51,8 @@ class Calibration:
     """This machine's CPU, as its probe measured it; None: not probed."""
     links: Mapping[str, float] = field(default_factory=dict[str, float])
     """What a machine's GPUs were measured to exchange, by its id [bytes/s]."""
+    stale: tuple[str, ...] = ()
+    """Ids of machines whose rates were measured with other libraries than are here now."""
     outliers: tuple[str, ...] = ()
     """Rows that were left out of account, and why."""
     warnings: tuple[str, ...] = ()
@@ -64,6 +66,10 @@ class Calibration:
             return self.gpus[gpu.id], gpu.id
         found = self.families.get(gpu.arch)
         return None if found is None else (found, f"{gpu.arch} GPUs")
+
+    def is_stale(self, gpu: Gpu) -> bool:
+        """Whether this machine's own numbers for a GPU are of other libraries."""
+        return self.here.get(gpu.id) in self.stale
 
     def link_of(self, gpu: Gpu) -> float | None:
         """Achieved between GPUs of this kind on this machine [bytes/s]; None: not measured."""
@@ -80,6 +86,7 @@ class Calibration:
             here=dict(found["here"]),
             cpu=Gpu(**cpu) if cpu else None,
             links=dict(found["links"]),
+            stale=tuple(found["stale"]),
             outliers=tuple(found["outliers"]),
             warnings=tuple(found["warnings"]),
         )

@@ -26,6 +26,20 @@ class MemoryCoefficients:
     """NCCL's buffers and second context, several GPUs [bytes]."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuCoefficients:
+    """What of a processor's measured rates a training step gets."""
+
+    rate_share: float
+    """Of the best product's rate."""
+    bandwidth_share: float
+    """Of a large copy's."""
+    host_slowness: float
+    """What Python takes for an operation over what it takes to launch one on a GPU."""
+    spread: float
+    """Of logarithms of these shares, on a processor of which no step was measured."""
+
+
 class LongestBatch(NamedTuple):
     """The longest batch of a source's runs."""
 

@@ -30,6 +30,9 @@ class Trainer:
     """The loss runs over chunks of this many tokens; 0: at once."""
     head_in_chunks: bool = False
     """With frozen base weights, the head too puts out its logits in those chunks."""
+    cpu_kernels: bool = False
+    """It runs on a processor, whose kernels keep other tensors than a GPU's: no file says so, the
+    hardware does."""
     outputs_upcast: bool = False
     """The model's outputs are converted to fp32 before the loss (Lightning Fabric)."""
     outputs_end_with_step: bool = False

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 from ftadvisor.errors import DataFileError
 from ftadvisor.schema.coefficients import (
+    CpuCoefficients,
     Interval,
     Intervals,
     LongestBatch,
@@ -39,7 +40,7 @@ _DIVISORS = ("bandwidth_share", "overlap_power")
 _ENTRIES = {"link_share": ("default", "between-machines")}
 """What a table must have, besides what it has by GPU, trainer or kernel: else `default`."""
 _MEMORY = ("allocated", "reserved", "device", "needed")
-_WIDEST = {"memory": _MEMORY, "simulated": _MEMORY, "time": ("time",)}
+_WIDEST = {"memory": _MEMORY, "simulated": _MEMORY, "time": ("time",), "cpu": ("memory",)}
 """Intervals that stand for every kind of run without one of its own."""
 _INTERVAL = {"low": POSITIVE, "high": POSITIVE, "rows": whole(1)}
 
@@ -66,6 +67,18 @@ def time_coefficients() -> TimeCoefficients:
 def time_intervals() -> Mapping[str, Interval]:
     """90 % intervals of times by kind of run."""
     return _intervals("time")
+
+
+@cache
+def cpu_coefficients() -> CpuCoefficients:
+    """Shares of a processor's measured rates, as fitted."""
+    return _record("cpu", CpuCoefficients)
+
+
+@cache
+def cpu_memory_interval() -> Interval:
+    """The 90 % interval of what a processor's step allocates."""
+    return _intervals("cpu")["memory"]
 
 
 @cache
@@ -104,10 +117,12 @@ def check_coefficients() -> None:
     """Raise DataFileError at the first number of either file that cannot be right."""
     memory_coefficients()
     time_coefficients()
+    cpu_coefficients()
+    cpu_memory_interval()
     simulated_intervals()
     longest_batches()
     checked_trainers()
-    for what in ("memory", "time"):
+    for what in ("memory", "time", "cpu"):
         _intervals(what)
         left_out(what)
 

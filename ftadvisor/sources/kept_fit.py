@@ -24,7 +24,7 @@ from ftadvisor.sources.records import MACHINES, NAME
 
 FILE = "calibration.json"
 RECORDS = (".dist-info", ".egg-info")
-SHIPPED = ("coefficients/memory.json", "coefficients/time.json")
+SHIPPED = ("coefficients/memory.json", "coefficients/time.json", "coefficients/cpu.json")
 ROOMS = ("api", "calibration", "configuration", "estimation", "schema", "sources")
 """Of the package, whose code a fit runs."""
 

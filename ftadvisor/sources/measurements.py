@@ -133,7 +133,8 @@ def situation(m: Measurement, *, stand_in: bool = False) -> Situation:
 def _trainer(row: dict[str, Any], assumptions: list[str]) -> Trainer:
     """The row's own trainer, else a stand-in."""
     found = _trainer_id(row)
-    return find_trainer(found) if found is not None else _stand_in(row, assumptions)
+    on_cpu = row.get("gpu") == "cpu"
+    return find_trainer(found, on_cpu=on_cpu) if found is not None else _stand_in(row, assumptions)
 
 
 def _stand_in(row: dict[str, Any], assumptions: list[str]) -> Trainer:

@@ -108,10 +108,13 @@ def keep_machine(machine: Mapping[str, Any]) -> None:
     from ftadvisor.sources.text_files import replace_text
 
     path = data_home() / MACHINES
-    found = {**kept_machines(), machine["id"]: dict(machine)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(found, indent=1) + "\n")
+        # Two that probe at once would each write what it read before the other wrote.
+        with (path.parent / f"{MACHINES}.lock").open("a") as lock:
+            _lock(lock.fileno())
+            found = {**kept_machines(), machine["id"]: dict(machine)}
+            replace_text(path, json.dumps(found, indent=1) + "\n")
     except OSError as error:
         raise _unwritable(path, error) from error
 

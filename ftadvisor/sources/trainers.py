@@ -50,6 +50,7 @@ _OWN_DEFAULTS = {"trained_weights_dtype": one_of((*get_args(Dtype), "checkpoint"
 """Defaults that are no settings."""
 _NOT_FACTS = (
     "id", "framework", "versions", "measured", "stand_in", "defaults", "objective_defaults",
+    "cpu_kernels",
 )  # fmt: skip
 """Fields of the record that the row has elsewhere, or not at all."""
 
@@ -68,8 +69,9 @@ def check_trainers() -> None:
 
 
 @cache
-def find_trainer(name: str = DEFAULT_TRAINER) -> Trainer:
-    """The trainer of that id. Raises UnknownNameError with near misses."""
+def find_trainer(name: str = DEFAULT_TRAINER, *, on_cpu: bool = False) -> Trainer:
+    """The trainer of that id, as it runs on a GPU or on a processor. Raises UnknownNameError with
+    near misses."""
     rows = trainer_rows()
     row = rows.get(name) or rows.get(name.strip().lower().replace("_", "-"))
     if row is None:
@@ -85,6 +87,7 @@ def find_trainer(name: str = DEFAULT_TRAINER) -> Trainer:
         id=row["id"],
         framework=row["framework"],
         versions=row["versions"],
+        cpu_kernels=on_cpu,
         defaults=row["defaults"],
         objective_defaults=row.get("objective_defaults", {}),
         # Most programs that a name is published for are those that rows were published of.

@@ -97,13 +97,13 @@ class Run(NamedTuple):
     def kept_input(self, t: Target, dropout: float = 0.0) -> Number:
         """Bytes per token that an adapter's first product keeps of its input.
 
-        x.to(adapter dtype) makes a copy, which dropout replaces by its output and a one-byte mask;
+        x.to(adapter dtype) makes a copy, which dropout replaces by its output and a mask;
         autocast makes its own half-precision copy. Only where all dtypes agree and nothing is
         dropped is the layer's tensor itself kept, once for all that read it.
         Ref: peft/tuners/tuners_utils.py, _cast_input_dtype; derivatives.yaml, native_dropout.
         """
         if dropout:
-            return (self.compute + 1) * t.columns
+            return (self.compute + self.n.dropout_mask) * t.columns
         if self.input(t) == self.weight == self.compute and t.input_kept:
             return 0
         return self.compute * t.columns

@@ -24,7 +24,7 @@ def vera(t: Target, run: Run) -> Cost:
     Both products that a vector scales are kept, x is not. Ref: peft/tuners/vera/layer.py.
     """
     r, c = run.rank, run.compute
-    mask = t.columns if run.settings.peft_config.get("vera_dropout") else 0
+    mask = run.n.dropout_mask * t.columns if run.settings.peft_config.get("vera_dropout") else 0
     return Cost(
         params=t.rows + r,
         saved_per_token=c * (t.rows + r) + mask,
