@@ -68,9 +68,8 @@ def measured(case: Case, folder: Path, name: str) -> dict[str, Any]:
     own: dict[str, Any] = {} if isinstance(case[1], str) else {"config": case[1]}
     # Every row of a slice has one length, whatever the plan's have.
     length = int(settings.longest_length or settings.max_length)
-    settings = replace(
-        settings, max_length=length, mean_length=float(length), longest_length=float(length)
-    )
+    lengths = dict.fromkeys(("max_length", "mean_length", "longest_length"), length)
+    settings = replace(settings, **lengths, mean_padded_length=0.0, typical_length=0)
     figures = {"step_seconds": seconds, "allocated_bytes": float(peak)}
     more = {
         "id": f"{name}-{case[0]}", "source": "ftadvisor CPU (2026-11)", "machine": name,

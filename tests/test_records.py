@@ -192,6 +192,26 @@ def test_the_commands(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["validate", str(shared)]) == 0
 
 
+def test_a_row_says_every_setting():
+    # Of each field something that no other field of a row tells, as far as settings have it.
+    ran = Settings(
+        technique="qlora", quantization="nf4-dq", adapter_dtype="fp32", max_grad_norm=0.3,
+        micro_batch_size=2, max_length=300, mean_length=100.5, mean_padded_length=120.5,
+        longest_length=280.5, typical_length=130.5, loss_kernel="fused_linear", fused_norm=True,
+        fused_mlp=True, prepare_kbit=True, num_images=2, num_generations=4, objective="grpo",
+        max_completion_length=77, reference_model=True, lora_target_modules=("q_proj", "v_proj"),
+        offload_optimizer=True, num_gpus=2, strategy="zero2", peft_config={"use_dora": True},
+    )  # fmt: skip
+    made = row_of(Ran("llama-3.2-1b", "trl-1.16", ran, "l40s", "run", "done", {}, {}))
+    made = json.loads(json.dumps(made))
+    (m,) = measurements_of(made)
+    assert situation(m).settings == ran
+    made["settings"]["loss_kernel"] = "none"
+    cases, why = read_cases(measurements_of(made))
+    assert not cases
+    assert "settings.loss_kernel" in next(iter(why.values()))
+
+
 def test_noisy_measurements_are_counted():
     for id_, said in (("a", "1 measurement has steps"), ("b", "2 measurements have steps")):
         append_record(row(id_, step_seconds_spread=0.5))
@@ -255,7 +275,8 @@ def test_the_fit_compares_a_run_of_two_gpus_with_two():
     # Those installed here, or none.
     row["versions"] = {"trl": "1.16.0", "transformers": "5.23.0"}
     assert _away(row) < 0.01
-    assert _away(row | {"num_gpus": 1, "strategy": "none"}) > 0.05
+    alone = {"num_gpus": 1, "strategy": "none"}
+    assert _away(row | alone | {"settings": row["settings"] | alone}) > 0.05
 
 
 def _away(row: dict[str, Any]) -> float:

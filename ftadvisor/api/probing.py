@@ -79,7 +79,7 @@ def probe(
     whole = extrapolated(slices, probing.depth(probing.transformers_config(config)))
     # Every row of a slice has one length, whatever the plan's have.
     lengths = dict.fromkeys(("max_length", "mean_length", "longest_length"), slices[0].max_length)
-    settings = replace(settings, **lengths)
+    settings = replace(settings, **lengths, mean_padded_length=0.0, typical_length=0)
     probed = replace(made, settings={**made.settings, **lengths})
     before = _figures(made, probed, device)
     row = _row(made, settings, device, "done", _measured(whole, slices), before, slices)

@@ -104,6 +104,7 @@ class Unsplit(NamedTuple):
     activations: Number
 
 
+NOTHING = Unsplit(0.0, 0.0)
 NO_ADAPTER = AdapterBytes(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
@@ -154,7 +155,8 @@ def terms(
         scored=sequences * (completion or text),
         length=text,
         vocab_size=0 if objective.classifies or model.family == "encoder" else model.vocab_size,
-        unsplit=_unsplit(layers[-1], settings, n),
+        # malloc cuts to the byte.
+        unsplit=NOTHING if trainer.cpu_kernels else _unsplit(layers[-1], settings, n),
         mask_bytes=(sequences * text) ** 2 if packing_needs_mask(settings, trainer) else 0,
     )
 

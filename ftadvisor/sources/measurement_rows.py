@@ -26,7 +26,7 @@ WORDS = {
     "attn_implementation": ("eager", "sdpa", "flash", "flash2", "flash3", "flash_attention"),
 }
 CHECKPOINTING = ("selective", "full", "none")
-OBJECTS = ("precision", "peft_config", "versions", "inferred")
+OBJECTS = ("precision", "peft_config", "settings", "versions", "inferred")
 SWITCHES = ("oom", "lower_bound", "cpu_offload", "packing")
 WHOLE = ("micro_batch_size", "gradient_accumulation_steps", "num_gpus")
 POSITIVE = (

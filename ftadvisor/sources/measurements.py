@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ftadvisor.errors import DataFileError, UnsupportedError
 from ftadvisor.schema.measurement import Measurement, Situation
 from ftadvisor.schema.settings import Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.sources.data_files import data_dir
+from ftadvisor.sources.field_checks import check_row, number, record_kinds
 from ftadvisor.sources.lengths import published_lengths
 from ftadvisor.sources.measurement_rows import read_rows
 from ftadvisor.sources.spellings import (
@@ -29,6 +30,8 @@ _WORDS = ("gradient_checkpointing", "sequence_fill", "attn_implementation")
 USUAL_LAUNCH_SECONDS = 5e-6
 """Host time of one of many queued in-place additions, from Python, on a current server's CPU; from
 memory, and only the ratio to it matters."""
+_LENGTHS = ("longest_length", "typical_length")
+"""Of joined or drawn batches: no whole numbers."""
 UNDATED = "4.48"
 """Transformers' version where a row states none: that of the largest source."""
 
@@ -126,8 +129,20 @@ def situation(m: Measurement, *, stand_in: bool = False) -> Situation:
         offload_optimizer=bool(row.get("cpu_offload")),
         offload_params=bool(row.get("cpu_offload")),
     )
+    settings = replace(settings, **_stated(row))
     slowness = (row.get("host_launch_seconds") or USUAL_LAUNCH_SECONDS) / USUAL_LAUNCH_SECONDS
     return Situation(settings, trainer, tuple(assumptions), slowness, unsupported)
+
+
+def _stated(row: dict[str, Any]) -> dict[str, Any]:
+    """The settings that ftadvisor recorded itself, which nothing has to be read out of."""
+    kinds = record_kinds(Settings) | dict.fromkeys(_LENGTHS, number())
+    found = check_row(
+        "measurements", row["id"], row.get("settings") or {}, {}, kinds, inside="settings"
+    )
+    return {
+        name: tuple(cast("list[Any]", v)) if isinstance(v, list) else v for name, v in found.items()
+    }
 
 
 def _trainer(row: dict[str, Any], assumptions: list[str]) -> Trainer:

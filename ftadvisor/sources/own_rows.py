@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -57,6 +58,7 @@ def row_of(ran: Ran) -> dict[str, Any]:
         "gpu_as_published": ran.device,
         **_settings(s),
         **_lengths(s),
+        "settings": _stated(s),
         "micro_step_seconds": steps / s.gradient_accumulation_steps if steps else None,
         "step_seconds_spread": m.get("step_seconds_spread"),
         "memory_metric": "allocated",
@@ -112,6 +114,16 @@ def _lengths(s: Settings) -> dict[str, Any]:
         "longest_sequence_tokens": None if full else int(s.longest_length) or None,
         "mean_tokens_per_sample": None if full else float(s.mean_length) or None,
     }
+
+
+def _stated(s: Settings) -> dict[str, Any]:
+    """The whole record in its own words: nothing is lost on the way.
+
+    PEFT's options stand apart, for an export keeps no texts of theirs.
+    """
+    own: dict[str, Any] = {f.name: getattr(s, f.name) for f in fields(s)}
+    del own["peft_config"]
+    return own | {"lora_target_modules": list(s.lora_target_modules)}
 
 
 def machine_id(device: str) -> str:
