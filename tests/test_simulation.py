@@ -19,7 +19,7 @@ from ftadvisor.simulation.cuda.allocator import rounded  # noqa: E402
 from ftadvisor.simulation.cuda.attention import Problem, backend  # noqa: E402
 from ftadvisor.simulation.cuda.autocast import FP32, FP32_BY_ARGUMENT, LOWER, WIDEST  # noqa: E402
 from ftadvisor.simulation.depth import deep_recording  # noqa: E402
-from ftadvisor.simulation.model.building import transformers_config  # noqa: E402
+from ftadvisor.simulation.model.building import build_model, transformers_config  # noqa: E402
 from ftadvisor.simulation.recording.dispatch import as_cuda  # noqa: E402
 from ftadvisor.simulation.recording.pattern import layer_pattern  # noqa: E402
 from ftadvisor.simulation.recording.recorder import Recorder  # noqa: E402
@@ -126,6 +126,42 @@ def test_few_layers_stand_for_all(name: str, trainer: str, options: dict[str, An
     assert replayed.live_bytes == expected.live_bytes
     assert replayed.allocated_bytes == expected.allocated_bytes
     assert replayed.reserved_bytes == expected.reserved_bytes
+
+
+def test_layers_of_one_module_are_recorded_whole():
+    albert = {**BERT, "model_type": "albert", "embedding_size": 64, "num_hidden_groups": 1}
+    options = {"technique": "full", "objective": "seq_cls"}
+    config, settings, found, _ = run(albert, "transformers-5", **options)
+    assert layer_pattern(transformers_config(config)) is None
+    peaks: list[int] = []
+    for layers in (2, 4, 6):
+        shallow = {**config, "num_hidden_layers": layers}
+        recording = deep_recording(shallow, settings, found, compute_capability=AMPERE)
+        peaks.append(replay(recording).live_bytes)
+    # Each two layers add as much as the last two did.
+    assert peaks[1] - peaks[0] == peaks[2] - peaks[1] > 0
+
+
+@pytest.mark.parametrize("model_type", ["t5", "mt5"])
+def test_a_head_of_its_own_is_built(model_type: str):
+    # Both say tie_word_embeddings themselves, whatever a checkpoint's config.json says.
+    t5 = {
+        "model_type": model_type, "vocab_size": 512, "d_model": 128, "d_ff": 256, "d_kv": 32,
+        "num_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu", "pad_token_id": 0,
+        "eos_token_id": 1, "decoder_start_token_id": 0,
+    }  # fmt: skip
+    tied, own = (
+        sum(
+            p.numel()
+            for p in build_model({**t5, "tie_word_embeddings": tie}, *plain()).parameters()
+        )
+        for tie in (True, False)
+    )
+    assert own - tied == 512 * 128
+
+
+def plain() -> tuple[Settings, Any, None]:
+    return Settings(technique="full", objective="seq2seq"), find_trainer("transformers-5"), None
 
 
 def test_parts_sum_to_the_peak():

@@ -39,6 +39,8 @@ MODELS = {
     "gpt_oss": "openai/gpt-oss-20b",
     "bert": "google-bert/bert-base-uncased",
     "roberta": "FacebookAI/roberta-base",
+    "albert": "albert/albert-base-v2",
+    "deberta-v2": "microsoft/deberta-v3-base",
     "modernbert": "answerdotai/ModernBERT-base",
     "t5": "google-t5/t5-base",
     "llava": "llava-hf/llava-1.5-7b-hf",
@@ -55,6 +57,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **_LORA, **_PLAIN, "trainer": "transformers-5", "lora_dropout": 0.1,
     },
     "lora, eager attention": {**_LORA, **_PLAIN, "attn_implementation": "eager"},
+    "lora, transformers, fp32 weights": {
+        **_LORA, **_PLAIN, "trainer": "transformers-5", "precision": "amp-bf16",
+    },
     "full, trl": {"technique": "full"},
     "full, transformers, fp32 weights": {
         **_PLAIN, "technique": "full", "trainer": "transformers-5", "precision": "amp-bf16",

@@ -13,7 +13,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ftadvisor.estimation.arithmetic import select
-from ftadvisor.estimation.attention import attention_saved
+from ftadvisor.estimation.attention import (
+    AttentionBytes,
+    attention_saved,
+    disentangled_saved,
+)
 from ftadvisor.estimation.feedforward import mlp_saved
 from ftadvisor.estimation.norms import feeds_fp32, layer_norms, qk_norms, residual_bytes
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
@@ -131,6 +135,35 @@ def packing_needs_mask(settings: Settings, trainer: Trainer) -> bool:
     return apart and settings.attn_implementation != "flash_attention_2"
 
 
+def _attention(
+    model: ModelSpec,
+    block: Block,
+    settings: Settings,
+    n: Numerics,
+    trainer: Trainer,
+    *,
+    masked: bool,
+) -> AttentionBytes:
+    kernel = settings.attn_implementation
+    attention = attention_saved(model.model_type, block, n, kernel, trainer, padded=masked)
+    if kernel == "sdpa" and block.attention.position == "relative" and not masked:
+        # Without a mask all sequences share the positions'.
+        rows = settings.micro_batch_size
+        attention = attention._replace(
+            per_key=attention.per_key / rows, working_per_key=attention.working_per_key / rows
+        )
+    if block.attention.scored_positions:
+        positions = disentangled_saved(block, n, settings.longest_length)
+        attention = attention._replace(
+            kept=attention.kept + positions, working=attention.working + positions
+        )
+    if block.cross_attention:
+        across = cross_attention_saved(block, n, settings, attention.per_key)
+        working = attention.working + across
+        attention = attention._replace(kept=attention.kept + across, working=working)
+    return attention
+
+
 def _layer(
     model: ModelSpec,
     block: Block,
@@ -141,18 +174,7 @@ def _layer(
     masked: bool,
 ) -> LayerActivations:
     norms = layer_norms(block, n, fused=settings.fused_norm or trainer.low_precision_norm)
-    kernel = settings.attn_implementation
-    attention = attention_saved(model.model_type, block, n, kernel, trainer, padded=masked)
-    if kernel == "sdpa" and block.attention.position == "relative" and not masked:
-        # Without a mask all sequences share the positions'.
-        rows = settings.micro_batch_size
-        attention = attention._replace(
-            per_key=attention.per_key / rows, working_per_key=attention.working_per_key / rows
-        )
-    if block.cross_attention:
-        across = cross_attention_saved(block, n, settings, attention.per_key)
-        working = attention.working + across
-        attention = attention._replace(kept=attention.kept + across, working=working)
+    attention = _attention(model, block, settings, n, trainer, masked=masked)
     mlp = mlp_saved(block, n, fused=settings.fused_mlp, grouped=trainer.grouped_experts)
     h, stream = block.hidden_size, residual_bytes(block, n)
     rest = norms.kept + qk_norms(block, n, fused=settings.fused_norm) + input_copies(block, n)

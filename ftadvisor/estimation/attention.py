@@ -89,6 +89,17 @@ def _latents(block: Block, n: Numerics) -> float:
     return float(n.attention * unrotated + normed * FP32_BYTES * (2 if n.trained else 1))
 
 
+def disentangled_saved(block: Block, n: Numerics, length: Number) -> float:
+    """What scores of relative positions keep per token: gather keeps all of them to choose from,
+    each sequence its own copy of the positions' keys and queries, and the keys are divided by the
+    scale in a copy. Ref: transformers/models/deberta_v2/modeling_deberta_v2.py,
+    disentangled_attention_bias.
+    """
+    a = block.attention
+    scored = a.scored_positions * (a.num_heads + a.q_width / length)
+    return n.attention * (scored + a.k_width)
+
+
 def _scores(block: Block, n: Numerics) -> float:
     """Bytes per head, token and key of the softmax and what follows it."""
     traits, c = block.traits, n.attention

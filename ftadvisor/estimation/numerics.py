@@ -87,7 +87,8 @@ def numerics(
     preparation leaves the norms in fp32, so the residual stream becomes fp32 and bitsandbytes'
     layers, which return their input's dtype, follow it (peft/utils/other.py,
     prepare_model_for_kbit_training; bitsandbytes/nn/modules.py, Linear4bit.forward). Where autocast
-    makes the layers' norms put out fp32 (`layer_norm`, torch's own), they follow too.
+    makes the layers' norms put out fp32 (`layer_norm`, torch's own), or what is not quantised is
+    fp32, they follow too.
     """
     weight = DTYPE_BYTES[settings.weights_dtype]
     # TRL reroutes the student through `forward` of the class, which leaves accelerate's autocast
@@ -107,7 +108,7 @@ def numerics(
     prepares = trainer.prepares_kbit or own if asked is None else asked
     prepared = kbit and prepares and settings.strategy not in PARAMETER_SHARDED
     wide_residual = prepared and (trainer.kbit_residual_fp32 or own or bool(asked))
-    if settings.quantization in BITSANDBYTES and autocast and layer_norm:
+    if settings.quantization in BITSANDBYTES and autocast and (layer_norm or weight == FP32_BYTES):
         wide_residual = True
     compute = HALF_BYTES if autocast else weight
     residual = FP32_BYTES if wide_residual else weight

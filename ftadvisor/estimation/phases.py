@@ -195,7 +195,7 @@ def cast_weights(t: Terms) -> Number:
 def _cast_head(t: Terms) -> Number:
     """The head's half-precision copy, which its backward frees; a fused head is cast one chunk of
     the vocabulary at a time [bytes]."""
-    if not (t.n.trained and t.n.autocast) or t.n.weight == HALF_BYTES:
+    if not t.n.autocast or t.n.weight == HALF_BYTES:
         return 0
     if t.settings.strategy == "fsdp":
         return 0
@@ -317,7 +317,7 @@ def _int8_inputs(t: Terms) -> Number:
     """
     if t.settings.quantization != "int8" or t.settings.gradient_checkpointing == "none":
         return 0
-    return matrix_inputs(t)
+    return matrix_inputs(t, t.n.compute, t.n.attention)
 
 
 def _head_gradient_kept(t: Terms, *, first: bool) -> Number:

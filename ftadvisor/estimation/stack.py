@@ -25,16 +25,20 @@ def _kept_by_layers(t: Terms) -> Number:
 
 def inputs_kept(t: Terms) -> Number:
     """Inputs of 4-bit matrices that no checkpoint drops, to the end of backward [bytes]."""
-    return matrix_inputs(t) if outlive_checkpoints(t.settings, t.trainer) else 0
+    kept = outlive_checkpoints(t.settings, t.trainer)
+    return matrix_inputs(t, HALF_BYTES, HALF_BYTES) if kept else 0
 
 
-def matrix_inputs(t: Terms) -> Number:
-    """Inputs of all layers' matrices in half precision, q's, k's and v's one tensor [bytes]."""
+def matrix_inputs(t: Terms, element: int, of_attention: int) -> Number:
+    """Inputs of all layers' matrices, q's, k's and v's one tensor, the output of attention in its
+    own dtype [bytes]."""
     return sum(
         x.tokens
         * x.block.num_layers
-        * HALF_BYTES
-        * (2 * x.block.hidden_size + x.block.attention.out_width + x.block.mlp.intermediate_size)
+        * (
+            element * (2 * x.block.hidden_size + x.block.mlp.intermediate_size)
+            + of_attention * x.block.attention.out_width
+        )
         for x in t.layers
     )
 
@@ -62,4 +66,5 @@ def _checkpoint(t: Terms, x: Layer) -> Number:
 def saved_by_last(t: Terms) -> Number:
     """What the layer that backward starts with has kept [bytes]."""
     last = t.layers[-1]
-    return last.tokens * _saved_by_one(last) + t.tokens * t.adapter.saved_per_token_per_layer
+    adapter = t.tokens * t.adapter.saved_per_token_per_layer + t.adapter.saved_bytes_per_layer
+    return last.tokens * _saved_by_one(last) + adapter

@@ -155,8 +155,7 @@ def terms(
         scored=sequences * (completion or text),
         length=text,
         vocab_size=0 if objective.classifies or model.family == "encoder" else model.vocab_size,
-        # malloc cuts to the byte.
-        unsplit=NOTHING if trainer.cpu_kernels else _unsplit(layers[-1], settings, n),
+        unsplit=_unsplit(layers[-1], settings, n, trainer),
         mask_bytes=(sequences * text) ** 2 if packing_needs_mask(settings, trainer) else 0,
     )
 
@@ -169,8 +168,11 @@ def _as_it_runs(model: ModelSpec, settings: Settings, trainer: Trainer) -> Setti
     return replace(settings, attn_implementation=kernel)
 
 
-def _unsplit(last: Layer, settings: Settings, n: Numerics) -> Unsplit:
-    """Of layers like the last, whose tensors are as wide as the stream or as the feed-forward."""
+def _unsplit(last: Layer, settings: Settings, n: Numerics, trainer: Trainer) -> Unsplit:
+    """Of layers like the last, whose tensors are as wide as the stream or as the feed-forward;
+    malloc cuts to the byte."""
+    if trainer.cpu_kernels:
+        return NOTHING
     block = last.block
     stream = n.compute * block.hidden_size * last.tokens
     wide = n.compute * block.mlp.intermediate_size * last.tokens

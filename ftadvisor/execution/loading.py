@@ -10,6 +10,7 @@ from typing import Any
 
 from ftadvisor.configuration.adapter_config import TRAINED_HEADS
 from ftadvisor.configuration.experts import name_experts
+from ftadvisor.configuration.heads import untie_head
 from ftadvisor.errors import ModelUnavailableError, UnsupportedError, first_line, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
@@ -76,7 +77,7 @@ def blank_model(
     options.pop("ignore_mismatched_sizes", None)
     if "quantization_config" not in options:
         with torch.device(device.place):
-            return _ready(cls.from_config(config, **options))
+            return _blank(cls.from_config(config, **options), spec)
     with torch.device("meta"):
         shapes = {n: t.shape for n, t in cls.from_config(config).state_dict().items()}
     largest = max(shape.numel() for shape in shapes.values())
@@ -84,7 +85,13 @@ def blank_model(
     weights = {n: noise[: s.numel()].view(s).clone() for n, s in shapes.items()}
     # An Auto class takes no state dict.
     kind = cls._model_mapping[type(config)]
-    return _ready(kind.from_pretrained(None, config=config, state_dict=weights, **options))
+    return _blank(kind.from_pretrained(None, config=config, state_dict=weights, **options), spec)
+
+
+def _blank(found: Any, spec: ModelSpec) -> Any:
+    if not spec.tie_word_embeddings:
+        untie_head(found)
+    return _ready(found)
 
 
 def model_class(family: str, objective: str) -> Any:

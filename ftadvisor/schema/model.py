@@ -65,6 +65,9 @@ class Attention:
     latent_dim: int = 0
     """Multi-head latent attention: width of the compressed keys and values; 0: none."""
     q_latent_dim: int = 0
+    scored_positions: int = 0
+    """Relative positions that each token is scored against besides the keys, of all kinds
+    together (DeBERTa)."""
     sinks: bool = False
     """A learned extra logit per head in the softmax (gpt-oss)."""
 

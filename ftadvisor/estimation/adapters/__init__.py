@@ -19,6 +19,7 @@ from ftadvisor.estimation.adapters import (
     selective,
     shared_bases,
 )
+from ftadvisor.estimation.adapters.casts import with_casts
 from ftadvisor.estimation.adapters.cost import Cost, Run, Target
 from ftadvisor.estimation.adapters.targets import targets
 from ftadvisor.estimation.adapters.traffic import Matrix, traffic, with_traffic
@@ -110,7 +111,7 @@ def adapter_bytes(
     modules that the model does not have.
     """
     run = Run(model, settings, trainer, n, tokens)
-    found = _of_technique(run)
+    found = with_casts(_of_technique(run), run)
     head = classifier_params(model, settings)
     if not head:
         return found
@@ -233,7 +234,8 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         copies = 1 if block.shared else block.num_layers
         params = params + copies * cost.params
         buffers = buffers + copies * cost.buffers_bytes
-        fixed = fixed + block.num_layers * cost.saved_bytes
+        read = select(run.settings.num_images > 0, 1, 0) if block.stream == "image" else 1
+        fixed = fixed + read * block.num_layers * cost.saved_bytes
         if cost.forward_per_token:
             forward = largest(forward, cost.forward_per_token)
             freed = largest(freed, cost.freed_per_token)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ftadvisor.configuration.depths import text_config, with_layers
 from ftadvisor.configuration.experts import name_experts
+from ftadvisor.configuration.heads import untie_head
 from ftadvisor.errors import UnsupportedError, first_line, quoted
 from ftadvisor.schema.model import Family
 from ftadvisor.schema.settings import Settings
@@ -92,14 +93,17 @@ def build_model(config: dict[str, Any], settings: Settings, trainer: Trainer, la
     cls = CLASSES.get(settings.objective) or usual or head_of(made)[0]
     asked = attn_implementation(made, settings, trainer)
     try:
-        return _made(cls, made, settings, asked, remote)
+        found = _made(cls, made, settings, asked, remote)
     except ValueError as error:
         if "attention" not in str(error) or asked == "eager":
             raise _unbuildable(made, error) from error
+        # Types without an SDPA form run eagerly, as from_pretrained does unasked.
+        found = _made(cls, made, settings, "eager", remote)
     except UNBUILDABLE as error:
         raise _unbuildable(made, error) from error
-    # Types without an SDPA form run eagerly, as from_pretrained does unasked.
-    return _made(cls, made, settings, "eager", remote)
+    if config.get("tie_word_embeddings") is False:
+        untie_head(found)
+    return found
 
 
 def _made(cls: Any, made: Any, settings: Settings, attention: str, remote: bool) -> Any:

@@ -35,8 +35,11 @@ class Pattern(NamedTuple):
 
 
 def layer_pattern(config: Any) -> Pattern | None:
-    """The pattern of a configuration's layers; None where an encoder and a decoder differ."""
+    """The pattern of a configuration's layers; None where an encoder and a decoder differ, or where
+    all layers are one module, whose name does not tell them apart (ALBERT)."""
     text = text_config(config)
+    if hasattr(text, "num_hidden_groups"):
+        return None
     found = {getattr(text, name) for name in DEPTHS if isinstance(getattr(text, name, None), int)}
     if len(found) > 1:
         return None

@@ -27,11 +27,14 @@ def encoder(c: Config, id: str) -> ModelSpec:
         others += h * h + h
     if "relative_table" in row:
         others += c.integer(row["relative_table"]) * c.integer("num_attention_heads")
-    more_linears, more_per_layer = (), 0
+    more_linears, more_per_layer, scored = (), 0, 0
     if "disentangled" in row:
-        more_linears, more_per_layer, relative = _disentangled(c, row["disentangled"], h)
+        more_linears, more_per_layer, relative, scored = _disentangled(c, row["disentangled"], h)
         others += relative
-    blocks = stack(c, "layer", more_linears, other_params=more_per_layer, shared=_shared(c))
+    blocks = tuple(
+        replace(b, attention=replace(b.attention, scored_positions=scored)) if scored else b
+        for b in stack(c, "layer", more_linears, other_params=more_per_layer, shared=_shared(c))
+    )
     return ModelSpec(
         id=id,
         model_type=c.model_type,
@@ -90,15 +93,18 @@ def _without_first_norm(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
     return (first, *others, *rest)
 
 
-def _disentangled(c: Config, rule: dict[str, Any], h: int) -> tuple[tuple[Linear, ...], int, int]:
-    """DeBERTa's projections of relative positions, biases per layer, and the shared embedding.
+def _disentangled(
+    c: Config, rule: dict[str, Any], h: int
+) -> tuple[tuple[Linear, ...], int, int, int]:
+    """DeBERTa's projections of relative positions, biases per layer, the shared embedding, and how
+    many positions a token is scored against.
 
     Source: transformers/models/deberta{,_v2}/modeling_deberta{,_v2}.py, DisentangledSelfAttention
     and the encoder's rel_embeddings.
     """
     biases = rule.get("biases", 0) * h
     if not c.flag("relative_attention"):
-        return (), biases, 0
+        return (), biases, 0, 0
     stated = c.get("pos_att_type")
     kinds = stated.lower().split("|") if isinstance(stated, str) else c.listed("pos_att_type") or ()
     linears = tuple(
@@ -110,10 +116,12 @@ def _disentangled(c: Config, rule: dict[str, Any], h: int) -> tuple[tuple[Linear
     if positions < 1:
         positions = c.integer("max_position_embeddings")
     buckets = c.optional("position_buckets", least=-1) or -1
-    params = 2 * (buckets if buckets > 0 else positions) * h
+    span = 2 * (buckets if buckets > 0 else positions)
+    params = span * h
     if "layer_norm" in c.text("norm_rel_ebd", "none").lower():
         params += 2 * h
     kernel = c.integer("conv_kernel_size", 0, least=0)
     if kernel:
         params += kernel * h * h // c.integer("conv_groups", 1) + 3 * h
-    return linears, biases, params
+    scored = span * sum(kind in kinds for kind, *_ in rule["projections"])
+    return linears, biases, params, scored
