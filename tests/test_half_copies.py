@@ -106,4 +106,6 @@ def test_deberta_keeps_the_scores_of_all_positions():
     n = numerics(settings, TRAINER, trains_base=True)
     by_hand = 2 * (1024 * 12 + 1024 * 768 / 256 + 768)
     assert disentangled_saved(block, n, 256) == pytest.approx(by_hand)
+    frozen = numerics(settings, TRAINER, trains_base=False)
+    assert disentangled_saved(block, frozen, 256) == pytest.approx(by_hand + 2 * 768)
     assert find_model("bert-base-uncased").spec.blocks[0].attention.scored_positions == 0

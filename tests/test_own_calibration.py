@@ -205,7 +205,9 @@ def test_a_processor_is_hardware_once_it_was_probed():
     assert found.memory.device_bytes == pytest.approx(found.memory.allocated_bytes, rel=1e-6)
     assert "workspace" not in found.memory.parts
     # What docs/probing.md says of a processor on which no step was measured.
-    assert found.time.total_high_seconds / found.time.total_seconds == pytest.approx(1.636, rel=0.001)
+    assert found.time.total_high_seconds / found.time.total_seconds == pytest.approx(
+        1.636, rel=0.001
+    )
     memory = found.memory
     assert memory.allocated_high_bytes / memory.allocated_bytes == pytest.approx(1.056, rel=0.001)
     with pytest.raises(UnsupportedError, match="2 processes on one processor"):

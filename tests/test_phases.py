@@ -127,11 +127,20 @@ def test_scores_are_no_logits(objective: str, rows: int):
     assert found["loss_forward"].activations == rows * LENGTH * (LAYERS * KEPT + AT_HEAD)
 
 
-def test_orpo_needs_whole_logits():
-    """Its backward holds the fp32 logits, log-probabilities of the chosen half, two gradients."""
+@pytest.mark.parametrize(
+    ("dtypes", "per_logit"),
+    [
+        # The fp32 logits, log-probabilities of the chosen half, two gradients.
+        ({"autocast": "bf16"}, FP32 + FP32 / 2 + 2 * FP32),
+        ({"weights_dtype": "fp32"}, FP32 + FP32 / 2 + 2 * FP32),
+        # Half precision is scored row by row: two gradients, and the chosen half's.
+        ({}, 2 * BF16 + BF16 / 2),
+    ],
+)
+def test_orpo_needs_whole_logits(dtypes: dict[str, Any], per_logit: float):
     for kernel in ("torch", "chunked"):
-        found = phases(objective="orpo", loss_kernel=kernel)["loss_backward"]
-        assert found.logits == 2 * TOKENS * VOCAB * (FP32 + FP32 / 2 + 2 * FP32)
+        found = phases(objective="orpo", loss_kernel=kernel, **dtypes)["loss_backward"]
+        assert found.logits == 2 * TOKENS * VOCAB * per_logit
 
 
 def test_a_reference_reads_while_the_policy_s_activations_wait():

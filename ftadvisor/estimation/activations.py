@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.attention import (
+    PLACES_BYTES,
     AttentionBytes,
     attention_saved,
     disentangled_saved,
@@ -155,7 +156,9 @@ def _attention(
     if block.attention.scored_positions:
         positions = disentangled_saved(block, n, settings.longest_length)
         attention = attention._replace(
-            kept=attention.kept + positions, working=attention.working + positions
+            kept=attention.kept + positions,
+            working=attention.working + positions,
+            per_key=attention.per_key + PLACES_BYTES / settings.micro_batch_size,
         )
     if block.cross_attention:
         across = cross_attention_saved(block, n, settings, attention.per_key)

@@ -89,15 +89,22 @@ def _latents(block: Block, n: Numerics) -> float:
     return float(n.attention * unrotated + normed * FP32_BYTES * (2 if n.trained else 1))
 
 
+PLACES_BYTES = 16
+"""Where each key lies from a token, as gather keeps it, from content to positions and back: two
+int64, the same for all heads and sequences (DeBERTa)."""
+
+
 def disentangled_saved(block: Block, n: Numerics, length: Number) -> float:
     """What scores of relative positions keep per token: gather keeps all of them to choose from,
     each sequence its own copy of the positions' keys and queries, and the keys are divided by the
-    scale in a copy. Ref: transformers/models/deberta_v2/modeling_deberta_v2.py,
-    disentangled_attention_bias.
+    scale in a copy. The encoder collects what all layers put out, which matrices that train keep
+    anyway. Ref: transformers/models/deberta_v2/modeling_deberta_v2.py, disentangled_attention_bias
+    and DebertaV2Model.forward (output_hidden_states=True).
     """
     a = block.attention
     scored = a.scored_positions * (a.num_heads + a.q_width / length)
-    return n.attention * (scored + a.k_width)
+    collected = 0 if n.trained else n.residual * block.hidden_size
+    return n.attention * (scored + a.k_width) + collected
 
 
 def _scores(block: Block, n: Numerics) -> float:

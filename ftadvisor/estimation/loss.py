@@ -153,6 +153,8 @@ def logit_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trai
         return LogitBytes(3.0 * n.head, 3.0 * n.head + held, held)
     if trainer.loss_chunk_tokens:
         return _chunked_logits(settings, n, trainer)
+    if settings.objective == "orpo" and half and not n.autocast:
+        return _half_odds(half)
     shift = _shift_copy(trainer, settings.micro_batch_size)
     caller = half if (trainer.half_logits_held or trainer.holds_outputs) else 0
     if trainer.outputs_upcast:
@@ -174,6 +176,17 @@ def logit_bytes(model: ModelSpec, settings: Settings, n: Numerics, trainer: Trai
         # gradients of log-probabilities and logits (trl/experimental/orpo/orpo_trainer.py).
         backward = FP32_BYTES + FP32_BYTES / 2 + 2.0 * FP32_BYTES
     return LogitBytes(caller + 2 * FP32_BYTES + shift + capped, backward, held)
+
+
+def _half_odds(half: int) -> LogitBytes:
+    """ORPO's where nothing is converted to fp32 [bytes per logit].
+
+    Half precision is scored row by row: there are the logits and, of the chosen half, their shifted
+    copy and its log-probabilities; in backward gradients of all, again where the halves join, and
+    the half. Ref: trl/experimental/orpo/orpo_trainer.py, concatenated_forward; trl/trainer/utils.py,
+    selective_log_softmax.
+    """
+    return LogitBytes(2.0 * half, 2.5 * half, 0.0)
 
 
 def _pair_logits(n: Numerics) -> LogitBytes:

@@ -24,7 +24,9 @@ def with_casts(a: AdapterBytes, run: Run) -> AdapterBytes:
     widest: Number = 0
     for b in run.model.blocks:
         copies = 1 if b.shared else b.num_layers
-        layer = HALF_BYTES * (b.num_linear_weights - b.num_bare_weights) / copies
+        # Grouped products are no autocast operation; Llama 4's experts are multiplied by bmm.
+        bare = 0 if b.traits.splits_experts else b.num_bare_weights
+        layer = HALF_BYTES * (b.num_linear_weights - bare) / copies
         read = select(settings.num_images > 0, 1, 0) if b.stream == "image" else 1
         whole = whole + read * b.num_layers * layer
         widest = largest(widest, read * layer)
