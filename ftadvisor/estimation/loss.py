@@ -183,8 +183,8 @@ def _half_odds(half: int) -> LogitBytes:
 
     Half precision is scored row by row: there are the logits and, of the chosen half, their shifted
     copy and its log-probabilities; in backward gradients of all, again where the halves join, and
-    the half. Ref: trl/experimental/orpo/orpo_trainer.py, concatenated_forward; trl/trainer/utils.py,
-    selective_log_softmax.
+    the half. Ref: trl/experimental/orpo/orpo_trainer.py, concatenated_forward;
+    trl/trainer/utils.py, selective_log_softmax.
     """
     return LogitBytes(2.0 * half, 2.5 * half, 0.0)
 
