@@ -99,6 +99,8 @@ MODES: list[tuple[str, dict[str, Any]]] = [
     ("trl-1.16", {"technique": "full", "weights_dtype": "fp32"}),
     ("transformers-5", {"technique": "full", "optim": "adamw_torch"}),
     ("transformers-5", {"technique": "lora", "gradient_accumulation_steps": 2}),
+    ("transformers-5", {"technique": "full", "optim": "adafactor"}),
+    ("transformers-5", {"technique": "full", "optim": "paged_adamw_8bit"}),
     ("peft-method-comparison", {"technique": "lora"}),
 ]
 
@@ -162,6 +164,18 @@ def test_a_head_of_its_own_is_built(model_type: str):
 
 def plain() -> tuple[Settings, Any, None]:
     return Settings(technique="full", objective="seq2seq"), find_trainer("transformers-5"), None
+
+
+def test_states_of_large_tensors_are_paged():
+    # The embedding of 1024 x 128 elements is large, nothing else is.
+    config = {**LLAMA, "vocab_size": 1024}
+    kept: list[int] = []
+    for optim in ("adamw", "paged_adamw_32bit"):
+        recording = recorded(config, "transformers-5", technique="full", optim=optim)
+        (step,) = [p for p in phase_peaks(recording) if p.name == "step 2"]
+        kept.append(parts_at(recording, step.event)["optimizer"])
+    assert kept[0] == pytest.approx(8 * recording.num_trainable_params, rel=0.01)
+    assert kept[0] - kept[1] == pytest.approx(8 * 1024 * 128, rel=0.01)
 
 
 def test_parts_sum_to_the_peak():

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ftadvisor.configuration.peft_config import AS_SETTINGS
 from ftadvisor.errors import UnsupportedError, first_line
 from ftadvisor.schema.settings import ALL_LINEAR, Settings
+from ftadvisor.schema.technique import Technique
 from ftadvisor.sources.techniques import (
     default_target_modules,
     expert_modules,
@@ -65,6 +66,7 @@ def peft_config(
         total_steps=total_steps,
         linears=linears(model),
         not_adaptable=not_adaptable(model),
+        norms=norms(model),
     )
     technique = find_technique(settings.technique)
     cls = peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(getattr(peft.PeftType, name, name))
@@ -85,6 +87,21 @@ def linears(model: Any) -> list[str]:
         name.rpartition(".")[2]
         for name, module in model.named_modules()
         if hasattr(module, "in_features") and module is not head
+    }
+    return sorted(found)
+
+
+def norms(model: Any) -> list[str]:
+    """Names of the norms over the text's hidden size, which LayerNorm tuning means."""
+    width = model.config.get_text_config().hidden_size
+    found = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if type(module).__name__.endswith("Norm")
+        and getattr(module, "weight", None) is not None
+        and module.weight.numel() == width
+        and "vision" not in name
+        and "visual" not in name
     }
     return sorted(found)
 
@@ -113,6 +130,7 @@ def adapter_config(
     total_steps: int | None = None,
     linears: Sequence[str] = (),
     not_adaptable: Sequence[str] = (),
+    norms: Sequence[str] = (),
 ) -> AdapterConfig:
     """The class and the options that these settings are in PEFT.
 
@@ -121,7 +139,8 @@ def adapter_config(
     `total_steps` are the optimizer steps of the run, which AdaLoRA's schedule asks for;
     `linears` are the names of all linear layers, which PEFT is told one by one where it would adapt
     a mixture's experts and router besides: it forms a second copy of them in every forward, and
-    takes no dropout; `not_adaptable` are those that all linear layers are without.
+    takes no dropout; `not_adaptable` are those that all linear layers are without;
+    `norms` are the names of the norms, which LayerNorm tuning trains where PEFT has no default.
     Raises UnsupportedError for a technique that PEFT has not.
     """
     technique = find_technique(settings.technique)
@@ -130,16 +149,12 @@ def adapter_config(
     peft_type = PEFT_TYPES.get(technique.id, technique.id.upper())
     fields = peft_options(technique.id).keys() | peft_own_options()
     options: dict[str, Any] = dict(technique.settings.get("peft_config", {}))
-    own = {option for option, setting in AS_SETTINGS.items() if setting in technique.settings}
-    # A setting of all that are LoRA, whose default is none of a technique's own.
-    own |= {"lora_dropout"} if "lora_alpha" in own else set()
-    for option in own & fields:
-        options[option] = getattr(settings, AS_SETTINGS[option])
+    options |= {o: getattr(settings, AS_SETTINGS[o]) for o in _settable(technique) & fields}
     options |= {key: value for key, value in settings.peft_config.items() if value is not None}
     options |= SWITCHES.get(technique.id, {})
     options = {k: v for k, v in options.items() if k in fields and k not in peft_own_options()}
     if technique.id not in NO_TARGETS and "target_modules" in fields:
-        options["target_modules"] = _targets(settings, options, model_type)
+        options["target_modules"] = _targets(settings, options, model_type, norms)
         if options["target_modules"] == ALL_LINEAR and "exclude_modules" in fields:
             options["exclude_modules"] = _excluded(options, not_adaptable)
             if experts := expert_modules(technique.id, model_type):
@@ -156,7 +171,16 @@ def adapter_config(
     return AdapterConfig(peft_type, {k: v for k, v in options.items() if v is not None})
 
 
-def _targets(settings: Settings, options: dict[str, Any], model_type: str) -> list[str] | str:
+def _settable(technique: Technique) -> set[str]:
+    """PEFT's options that settings of ftadvisor's own stand for."""
+    own = {option for option, setting in AS_SETTINGS.items() if setting in technique.settings}
+    # A setting of all that are LoRA, whose default is none of a technique's own.
+    return own | ({"lora_dropout"} if "lora_alpha" in own else set())
+
+
+def _targets(
+    settings: Settings, options: dict[str, Any], model_type: str, norms: Sequence[str]
+) -> list[str] | str:
     if settings.lora_target_modules:
         names = list(settings.lora_target_modules)
         return names[0] if names == [ALL_LINEAR] else names
@@ -164,8 +188,10 @@ def _targets(settings: Settings, options: dict[str, Any], model_type: str) -> li
     if given:
         return given
     found = default_target_modules(settings.technique, model_type)
-    # Where PEFT has no default it refuses; all linear layers are taken instead, as in an estimate.
-    return list(found) if found else ALL_LINEAR
+    if found:
+        return list(found)
+    # Where PEFT has no default it refuses; all norms or linear layers are taken, as in an estimate.
+    return list(norms) if settings.technique == "ln_tuning" else ALL_LINEAR
 
 
 def _excluded(options: dict[str, Any], not_adaptable: Sequence[str]) -> list[str] | str | None:

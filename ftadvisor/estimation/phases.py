@@ -11,9 +11,11 @@ from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES
 from ftadvisor.estimation.stack import inputs_kept, matrix_inputs, saved_by_last
 from ftadvisor.estimation.states import (
     GALORE_RANK,
+    adafactor_step_bytes,
     galore_state_bytes,
     is_paged,
     run_optimizer_bytes,
+    unpaged_state_bytes,
     wide_embedding_bytes,
 )
 from ftadvisor.estimation.terms import Terms
@@ -81,8 +83,13 @@ def static(t: Terms, compute_capability: str) -> Phase:
     if t.settings.optim.startswith("galore"):
         rank = t.settings.peft_config.get("rank", GALORE_RANK)
         states = galore_state_bytes(t.model, t.settings.optim, t.trainable_bytes, rank)
-    if t.settings.offload_optimizer or is_paged(t.settings.optim):
+    if t.settings.offload_optimizer:
         states = 0
+    elif is_paged(t.settings.optim) and not t.trainer.cpu_kernels:
+        # An embedding's states have 32 bits, and no scales.
+        scaled = trainable - (t.model.num_embedding_params if t.n.trained else 0)
+        small = t.adapter.num_unpaged_params
+        states = unpaged_state_bytes(t.settings.optim, optimizer.state, scaled, small)
     if t.settings.offload_params:
         weights = 0 * weights
     second = t.shard.weights
@@ -357,5 +364,7 @@ def optimizer_step(t: Terms, base: Phase) -> Phase:
     step = run_optimizer_bytes(t.settings, t.n, t.trainer, t.trainable_bytes).step_temporary
     held = t.tokens * t.vocab_size * t.loss.logits.held
     temporaries = t.trainable_params * step / _optimizer_divisor(t)
+    if t.settings.optim == "adafactor" and t.n.trained:
+        temporaries = adafactor_step_bytes(t.model, t.trainable_bytes) / _optimizer_divisor(t)
     left = base.unsplit + (t.unsplit.weights * gradients if t.n.trained else 0)
     return base._replace(gradients=gradients, temporaries=temporaries, logits=held, unsplit=left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.numerics import (
     BITSANDBYTES,
     FP32_BYTES,
@@ -136,6 +137,49 @@ def wide_embedding_bytes(model: ModelSpec, optim: str, state: float) -> float:
 def is_paged(optim: str) -> bool:
     """Whether the states live in managed memory, which torch does not count."""
     return optim.startswith("paged_")
+
+
+PAGED_FROM = 1e5
+"""Elements of a tensor from which on its states are paged (bitsandbytes/optim/optimizer.py,
+get_state_buffer)."""
+
+
+def unpaged(elements: Number) -> Number:
+    """Those of one tensor whose states a paged optimizer leaves to torch."""
+    return select(elements < PAGED_FROM, elements, 0)
+
+
+def unpaged_state_bytes(optim: str, state: float, params: Number, small: Number) -> Number:
+    """What torch holds of a paged optimizer's states: those of small tensors, and the scales of
+    8-bit ones [bytes].
+
+    `state`: of one parameter; `small`: of the trained `params`, those in tensors too small to page.
+    """
+    scales = 0.0
+    if optim.endswith("8bit"):
+        scales = state / _EIGHT_BIT * FP32_BYTES / OPTIMIZER_BLOCK
+    return small * state + (params - small) * scales
+
+
+ADAFACTOR_COPIES = 2
+"""Of the parameter that its step works on, in fp32: the gradient's square and its sum with epsilon;
+half precision is converted besides, parameter and gradient (transformers/optimization.py,
+Adafactor.step)."""
+
+
+def adafactor_step_bytes(model: ModelSpec, element: int) -> float:
+    """Temporaries of the largest parameter, of `element` bytes [bytes]; one is stepped at a time.
+
+    A mixture's experts are one parameter where they are no modules.
+    """
+    matrices = [
+        x.in_features * x.out_features if x.module else x.num_weights
+        for block in model.blocks
+        for x in block.linears
+    ]
+    widest = max([model.vocab_size * model.embedding_width, *matrices])
+    copies = ADAFACTOR_COPIES + (2 if element == HALF_BYTES else 0)
+    return float(copies * FP32_BYTES * widest)
 
 
 def run_optimizer_bytes(

@@ -52,6 +52,8 @@ class AdapterBytes(NamedTuple):
     """Kept by the matrix that backward begins with [bytes per token]."""
     num_unreached_params: Number = 0
     """Of the trainable ones, those of a vision tower that sees no image: no gradient, no states."""
+    num_unpaged_params: Number = 0
+    """Of the trainable ones, those in tensors whose states a paged optimizer does not page."""
     num_head_params: Number = 0
     """Of the trainable ones, a classifier's new head: it keeps the base's dtype."""
 

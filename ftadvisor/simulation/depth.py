@@ -45,9 +45,12 @@ def _pattern(config: dict[str, Any], settings: Settings, trainer: Trainer) -> Pa
     """None too where no few layers stand for all: adapters sit in some only, or share matrices
     with layers far away (PEFT's lily/model.py, _post_injection_hook), and where FSDP1 prefetches:
     a frozen unit that one layer asks for is freed two layers later, and splicing follows what a
-    layer leaves to the next one only.
+    layer leaves to the next one only. So it is with Adafactor, whose step holds the last
+    parameter's temporaries while it makes the next one's, a layer or a group later.
     """
     if settings.strategy in FSDP and prefetches_flat(trainer):
+        return None
+    if settings.optim == "adafactor":
         return None
     options = settings.peft_config
     some = settings.technique in ("adaption_prompt", "lily") or options.get("layers_to_transform")

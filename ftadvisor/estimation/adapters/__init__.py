@@ -26,6 +26,7 @@ from ftadvisor.estimation.adapters.traffic import Matrix, traffic, with_traffic
 from ftadvisor.estimation.arithmetic import largest, select
 from ftadvisor.estimation.numerics import Numerics
 from ftadvisor.estimation.objectives import CLASSIFYING, NUM_LABELS
+from ftadvisor.estimation.states import unpaged
 from ftadvisor.estimation.terms import AdapterBytes
 from ftadvisor.schema.model import Block, ModelSpec
 from ftadvisor.schema.settings import Number, Settings
@@ -163,6 +164,7 @@ def _once(run: Run) -> AdapterBytes:
     layers = sum(b.num_layers for b in run.model.blocks if b.stream == "text")
     return AdapterBytes(
         num_trainable_params=cost.params,
+        num_unpaged_params=unpaged(cost.params),
         buffers_bytes=0,
         saved_per_token=0,
         saved_per_token_per_layer=0,
@@ -265,9 +267,19 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         backward_per_token=largest(*(cost.backward_per_token for _, cost in costs)),
         forward_per_token=forward,
         freed_per_token=freed,
+        num_unpaged_params=_unpaged(costs),
         num_unreached_params=select(run.settings.num_images > 0, 0, unreached) if unreached else 0,
         virtual_tokens=0,
     )
+
+
+def _unpaged(costs: list[tuple[Block, Cost]]) -> Number:
+    small: Number = 0
+    for block, cost in costs:
+        known = cost.unpaged_params
+        copies = 1 if block.shared else block.num_layers
+        small = small + copies * (unpaged(cost.params) if known is None else known)
+    return small
 
 
 def _with_shared(each: AdapterBytes, shared: Cost) -> AdapterBytes:

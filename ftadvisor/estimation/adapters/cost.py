@@ -16,6 +16,8 @@ class Cost(NamedTuple):
     largest counts."""
 
     params: Number = 0
+    unpaged_params: Number | None = None
+    """Those in tensors whose states a paged optimizer does not page; None: all are one tensor."""
     saved_per_token: Number = 0
     """Kept from forward to backward [bytes per token of the micro-batch]."""
     saved_bytes: Number = 0

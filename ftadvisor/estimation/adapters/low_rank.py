@@ -6,6 +6,7 @@ from ftadvisor.estimation.adapters.cost import Cost, Run, Target
 from ftadvisor.estimation.adapters.targets import matches
 from ftadvisor.estimation.arithmetic import largest
 from ftadvisor.estimation.numerics import FP32_BYTES
+from ftadvisor.estimation.states import unpaged
 from ftadvisor.schema.settings import Number
 from ftadvisor.sources.techniques import target_table
 
@@ -61,6 +62,7 @@ def _plain(t: Target, run: Run) -> Cost:
     bias = t.rows if run.settings.peft_config.get("lora_bias") else 0
     return Cost(
         params=a + b + bias,
+        unpaged_params=unpaged(a) + unpaged(b) + bias,
         saved_per_token=kept + c * r,
         buffers_bytes=frozen,
         backward_per_token=c * (t.rows + t.columns) if run.settings.fused_lora else 0,
@@ -104,6 +106,7 @@ def dora(t: Target, run: Run) -> Cost:
     matrix = t.rows * t.columns
     return plain._replace(
         params=plain.params + t.rows,
+        unpaged_params=sum(unpaged(size) for size in lora_sizes(t, run)) + t.rows,
         saved_per_token=plain.saved_per_token + (base + run.compute) * t.rows,
         saved_bytes=3 * run.weight * t.rows,
         temporary_bytes=wide * (3 * matrix + t.columns**2),

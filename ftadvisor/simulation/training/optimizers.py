@@ -12,9 +12,8 @@ from ftadvisor.simulation.stack import bitsandbytes as bnb
 from ftadvisor.simulation.stack import torch, transformers
 
 LEARNING_RATE = 1e-4
-EIGHT_BIT = frozenset({"adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"})
-PAGED = frozenset({"paged_adamw_8bit", "paged_adamw_32bit", "paged_adamw"})
-"""Their states are managed memory, which the caching allocator never sees."""
+PAGED_FROM = 1e5
+"""Elements of a parameter (bitsandbytes/optim/optimizer.py, get_state_buffer)."""
 
 
 def make_optimizer(name: str, model: Any) -> Any:
@@ -22,6 +21,10 @@ def make_optimizer(name: str, model: Any) -> Any:
 
     Raises UnsupportedError for one whose step needs values.
     """
+    if name.startswith("paged_"):
+        found = make_optimizer(name.removeprefix("paged_"), model)
+        found.get_state_buffer = _paged
+        return found
     groups = parameter_groups(model)
     makers: dict[str, Callable[[], Any]] = {
         "adamw_torch": lambda: torch.optim.AdamW(groups, lr=LEARNING_RATE),
@@ -32,6 +35,10 @@ def make_optimizer(name: str, model: Any) -> Any:
         "adafactor": lambda: transformers.Adafactor(
             groups, lr=LEARNING_RATE, scale_parameter=False, relative_step=False
         ),
+        "adamw": lambda: bnb.optim.AdamW32bit(groups, lr=LEARNING_RATE),
+        "adamw_32bit": lambda: bnb.optim.AdamW32bit(groups, lr=LEARNING_RATE),
+        "adamw_8bit": lambda: bnb.optim.AdamW8bit(groups, lr=LEARNING_RATE),
+        "adamw_bnb_8bit": lambda: bnb.optim.AdamW8bit(groups, lr=LEARNING_RATE),
         "lion": lambda: bnb.optim.Lion32bit(groups, lr=LEARNING_RATE),
         "lion_32bit": lambda: bnb.optim.Lion32bit(groups, lr=LEARNING_RATE),
         "lion_8bit": lambda: bnb.optim.Lion8bit(groups, lr=LEARNING_RATE),
@@ -41,10 +48,6 @@ def make_optimizer(name: str, model: Any) -> Any:
     }
     if "8bit" in name:
         _embeddings_in_fp32(model)
-    if name in EIGHT_BIT:
-        return bnb.optim.AdamW8bit(groups, lr=LEARNING_RATE)
-    if name in PAGED:
-        return bnb.optim.AdamW32bit(groups, lr=LEARNING_RATE)
     if name.startswith("galore"):
         # galore_torch/galore_projector.py, get_orthogonal_matrix
         reason = "its projections are a singular value decomposition, whose cuSOLVER workspace no"
@@ -53,6 +56,13 @@ def make_optimizer(name: str, model: Any) -> Any:
     if name not in makers:
         raise UnsupportedError.of(f"optimizer {name}", "its step needs values", ["adamw_torch"])
     return makers[name]()
+
+
+def _paged(parameter: Any, dtype: Any = torch.float32) -> Any:
+    """A state in managed memory, which the caching allocator never sees, where it is large."""
+    if parameter.numel() < PAGED_FROM:
+        return torch.zeros_like(parameter, dtype=dtype)
+    return parameter.new_zeros(1, dtype=dtype).expand(parameter.shape)
 
 
 def _embeddings_in_fp32(model: Any) -> None:
