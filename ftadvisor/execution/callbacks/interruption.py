@@ -44,6 +44,20 @@ class InterruptionCallback(stack.transformers.TrainerCallback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextmanager
+    def finishing(self) -> Generator[None]:
+        """A report that is begun is written: torchrun sends SIGTERM to a process as soon as another
+        one has failed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """From here on there is something to save."""
         self._trains = True
