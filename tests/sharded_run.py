@@ -35,11 +35,11 @@ def made(self: Any, *args: Any, fsdp_plugin: Any = None, **options: Any) -> None
     state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
 
-def cut(done: Path, place: Path) -> None:
-    """The directory of a run as it was after its checkpoint before the last."""
+def cut(done: Path, place: Path, lost: int) -> None:
+    """The directory of a run as it was before it ended; its last checkpoints are `lost`."""
     shutil.copytree(done, place)
-    last = sorted((place / "checkpoints").glob("checkpoint-*"))[-1]
-    shutil.rmtree(last)
+    for last in sorted((place / "checkpoints").glob("checkpoint-*"))[2 - lost :]:
+        shutil.rmtree(last)
     (place / "report.json").unlink()
 
 
@@ -48,9 +48,10 @@ if __name__ == "__main__":
     preflight.check_strategy = lambda settings, cpu: iter(())
     torch.set_num_threads(1)
     for options in json.loads(sys.argv[1]):
-        if "cut" in options:
+        source, lost = options.pop("cut", None), options.pop("lost", 1)
+        if source is not None:
             if os.environ["RANK"] == "0":
-                cut(Path(options.pop("cut")), Path(options["output_dir"]))
+                cut(Path(source), Path(options["output_dir"]), lost)
             torch.distributed.barrier()
         report = ftadvisor.run(**options)
         assert report.status == "done", report.events

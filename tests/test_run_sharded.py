@@ -23,15 +23,17 @@ SETTINGS: dict[str, Any] = {
     "gradient_checkpointing": "none",
 }  # fmt: skip
 RUN: dict[str, Any] = {"max_steps": 4, "save_steps": 2, "eval_share": 0.2, "progress": False}
-HALF = {"weights_dtype": "bf16", "autocast": "bf16", "lora_dropout": 0.2}
+HALF = {"weights_dtype": "bf16", "lora_dropout": 0.2}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "whole": ("full", {}),
     "kept": ("lora", {"lora_dropout": 0.3}),
     "again": ("lora", {"lora_dropout": 0.3, "gradient_checkpointing": "full"}),
-    "half": ("lora", HALF),
-    "half adapter": ("lora", {**HALF, "adapter_dtype": "bf16"}),
+    "mixed": ("lora", {**HALF, "autocast": "bf16"}),
+    "half": ("lora", {**HALF, "adapter_dtype": "bf16"}),
 }
 """Technique and settings."""
+TRAINED = ("whole", "kept")
+"""Ended once more after the last checkpoint."""
 
 
 def plan(place: Path, model: Path, technique: str, settings: dict[str, Any], gpus: int) -> str:
@@ -57,6 +59,8 @@ def done(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
         case = {"plan": file, "output_dir": str(place / name), **RUN}
         again = {"output_dir": str(place / f"{name} resumed"), "cut": case["output_dir"]}
         cases += [case, {**case, **again, "resume": True}]
+        trained = {"output_dir": str(place / f"{name} trained"), "cut": case["output_dir"]}
+        cases += [{**case, **trained, "lost": 0, "resume": True}] if name in TRAINED else []
     script = Path(__file__).with_name("sharded_run.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
                "2", str(script), json.dumps(cases)]  # fmt: skip
@@ -105,6 +109,21 @@ def test_it_goes_on_exactly(done: Path, name: str):
     resumed = done / f"{name} resumed"
     assert "resumed" in (resumed / "report.json").read_text()
     assert steps(resumed) == steps(done / name)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_is_trained_already_is_saved(done: Path, name: str):
+    """Killed after its last step: nothing is left to train, only to evaluate and to save."""
+    from safetensors.torch import load_file
+
+    again, first = (json.loads((done / n / "report.json").read_text())
+                    for n in (f"{name} trained", name))  # fmt: skip
+    assert again["status"] == "done"
+    after = again["metrics"]["eval_loss"]["after"]
+    assert after == pytest.approx(first["metrics"]["eval_loss"]["after"])
+    file = "model.safetensors" if name == "whole" else "adapter_model.safetensors"
+    saved = load_file(done / f"{name} trained" / file)
+    assert all((weight == saved[n]).all() for n, weight in load_file(done / name / file).items())
 
 
 def test_an_adapter_is_whole(done: Path, models: dict[str, Path]):

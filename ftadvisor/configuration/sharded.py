@@ -48,8 +48,19 @@ def check_sharded(chosen: dict[str, Any], technique: Technique, model: ModelSpec
             "encoder and decoder share their embeddings, and torch 2.13 divides them only together"
         )
         found = f"{model.id}, an encoder-decoder", why, ["--strategy zero3"]
+    elif strategy in FSDP and _becomes_fp32(chosen, technique):
+        # accelerate 1.15 utils/fsdp_utils.py line 806.
+        what = f"adapter_dtype {chosen['adapter_dtype']} and mixed precision"
+        found = what, "accelerate makes fp32 of all that is trained", ["--adapter-dtype fp32"]
     if found:
         what, why, instead = found
         raise UnsupportedError.of(
             f"{what} with strategy {strategy}", why, [*instead, "--strategy ddp"]
         )
+
+
+def _becomes_fp32(chosen: dict[str, Any], technique: Technique) -> bool:
+    """Whether an adapter would not be of the dtype that the settings say; of a base in 4 bits
+    accelerate leaves it."""
+    half = chosen.get("adapter_dtype", "fp32") != "fp32" and chosen["autocast"] != "none"
+    return half and not technique.trains_base and not str(chosen["quantization"]).startswith("nf4")

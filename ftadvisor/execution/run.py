@@ -201,8 +201,7 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
     try:
         # The Trainer would train one step too many where none is left.
         if last is not None and is_last(last):
-            trainer._load_from_checkpoint(str(last))
-            trainer.state = trainer.state.load_from_json(str(last / "trainer_state.json"))
+            _load(trainer, start.settings, last)
         else:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
             if not trainer.state.global_step:
@@ -217,6 +216,17 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
         # Last: where it fails, all else is there.
         if start.run.merge and trainer.is_world_process_zero():
             _merge(of)
+
+
+def _load(trainer: Any, settings: Settings, last: Path) -> None:
+    """What is trained already."""
+    if evaluates_first(settings):
+        trainer._load_from_checkpoint(str(last))
+        trainer.state = trainer.state.load_from_json(str(last / "trainer_state.json"))
+        return
+    from ftadvisor.execution.callbacks.base import load_divided
+
+    load_divided(trainer, str(last))
 
 
 def _measure_base(trainer: Any, of: Training, outcome: Outcome, *, resumed: bool) -> None:

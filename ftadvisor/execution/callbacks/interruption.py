@@ -95,6 +95,9 @@ class InterruptionCallback(stack.transformers.TrainerCallback):
         self._name, self._when = name, now
         if not self._trains:
             raise KeyboardInterrupt(name)
+        if os.environ.get("RANK", "0") != "0":
+            # Of several processes the first one says it.
+            return
         said = f"ftadvisor: {name}: a checkpoint is written after this step; again: ends at once.\n"
         # Not print: the stream may be in the middle of another line.
         with suppress(OSError):
