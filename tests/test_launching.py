@@ -112,7 +112,6 @@ def test_layers_are_checkpointed_by_transformers_under_fsdp():
         ("galore", {"strategy": "zero3", "optim": "galore_adamw"}, "whole gradient matrices"),
         ("prompt_tuning", {"strategy": "fsdp"}, "cannot save virtual tokens"),
         ("lora", {"strategy": "fsdp", "autocast": "bf16", "adapter_dtype": "bf16"}, "makes fp32"),
-        ("p_tuning", {"strategy": "zero3"}, "cannot save virtual tokens"),
         ("full", {"strategy": "fsdp", "offload_params": True}, "together"),
         ("full", {"strategy": "fsdp-shard-grad-op", "offload_optimizer": True}, "zero2"),
     ],

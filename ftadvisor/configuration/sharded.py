@@ -37,9 +37,9 @@ def check_sharded(chosen: dict[str, Any], technique: Technique, model: ModelSpec
     elif strategy in FSDP and optim not in DIVISIBLE:
         instead = ["--optim adamw_torch_fused", "--strategy zero2"]
         found = f"optim {optim}", "torch cannot compute or save it with divided parameters", instead
-    elif strategy in (*FSDP, "zero3") and technique.id in VIRTUAL_TOKENS:
-        # Only the first process makes them, and waits for the others (transformers 5.23 trainer.py,
-        # _save; peft 0.21.2 save_and_load.py, get_prompt_embedding_to_save).
+    elif strategy in FSDP and technique.id in VIRTUAL_TOKENS:
+        # peft 0.21.2 peft_model.py, get_prompt_embedding_to_save: the encoder's forward outside of
+        # the unit that would gather it.
         why = "PEFT cannot save virtual tokens that are divided"
         found = technique.id, why, ["--technique lora"]
     elif strategy in FSDP and model.family == "encdec":
@@ -60,7 +60,8 @@ def check_sharded(chosen: dict[str, Any], technique: Technique, model: ModelSpec
 
 
 def _becomes_fp32(chosen: dict[str, Any], technique: Technique) -> bool:
-    """Whether an adapter would not be of the dtype that the settings say; of a base in 4 bits
+    """Whether an adapter would not be of the dtype that the settings say; beside a quantised base
     accelerate leaves it."""
     half = chosen.get("adapter_dtype", "fp32") != "fp32" and chosen["autocast"] != "none"
-    return half and not technique.trains_base and not str(chosen["quantization"]).startswith("nf4")
+    whole = chosen.get("quantization", "none") == "none"
+    return half and whole and not technique.trains_base
