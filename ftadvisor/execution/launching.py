@@ -23,13 +23,14 @@ from ftadvisor.execution import stack
 from ftadvisor.schema.report import Status
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings, Strategy
+from ftadvisor.units import HOUR
 
 CONFIGURATION = "accelerate.yaml"
 LAUNCHED = "FTADVISOR_LAUNCHED"
 """Set for the processes that `start` starts: the one that started them prints."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Where torchrun looks for what a process failed of (torch 2.13 distributed/elastic)."""
-WAITS_SECONDS = 3600
+WAITS_SECONDS = int(HOUR)
 """Of torchrun after a signal: its own 30 s (torch 2.13 distributed/launcher/api.py line 148) would
 kill its processes while they finish a step and write a checkpoint, which take minutes of a large
 model. A second signal ends them at once."""

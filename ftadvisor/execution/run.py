@@ -224,7 +224,7 @@ def _load(trainer: Any, settings: Settings, last: Path) -> None:
         trainer._load_from_checkpoint(str(last))
         trainer.state = trainer.state.load_from_json(str(last / "trainer_state.json"))
         return
-    from ftadvisor.execution.callbacks.base import load_divided
+    from ftadvisor.execution.callbacks.divided import load_divided
 
     load_divided(trainer, str(last))
 
@@ -242,7 +242,7 @@ def _measure_base(trainer: Any, of: Training, outcome: Outcome, *, resumed: bool
         measured()
     elif not resumed:
         # A checkpoint is loaded before the first callback is called: the model is no base then.
-        from ftadvisor.execution.callbacks.base import BaseCallback
+        from ftadvisor.execution.callbacks.divided import BaseCallback
 
         # First: what the others clock begins after it.
         trainer.callback_handler.callbacks.insert(0, BaseCallback(measured))
