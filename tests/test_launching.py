@@ -97,39 +97,6 @@ def test_layers_are_checkpointed_by_transformers_under_fsdp():
         )
 
 
-@pytest.mark.parametrize(
-    ("technique", "more", "why"),
-    [
-        (
-            "full",
-            {"strategy": "fsdp", "optim": "adamw_8bit"},
-            r"optim adamw_8bit with strategy fsdp",
-        ),
-        ("full", {"strategy": "fsdp", "optim": "adafactor"}, "adamw_torch_fused"),
-        ("full", {"strategy": "zero2", "optim": "adafactor"}, "another optimizer"),
-        ("adalora", {"strategy": "zero2"}, "adalora with strategy zero2"),
-        ("adalora", {"strategy": "fsdp"}, "adalora with strategy fsdp"),
-        ("galore", {"strategy": "zero3", "optim": "galore_adamw"}, "whole gradient matrices"),
-        ("prompt_tuning", {"strategy": "fsdp"}, "cannot save virtual tokens"),
-        ("lora", {"strategy": "fsdp", "autocast": "bf16", "adapter_dtype": "bf16"}, "makes fp32"),
-        ("full", {"strategy": "fsdp", "offload_params": True}, "together"),
-        ("full", {"strategy": "fsdp-shard-grad-op", "offload_optimizer": True}, "zero2"),
-    ],
-)
-def test_what_cannot_be_divided_is_refused(technique: str, more: dict[str, Any], why: str):
-    content = {"model": "llama3.2-1b", "technique": technique, "settings": more,
-               "hardware": {"gpu": "h100-80gb", "num_gpus": 2}}  # fmt: skip
-    with pytest.raises(FtadvisorError, match=why):
-        complete_plan(draft_of("a plan", content))
-
-
-def test_an_encoder_decoder_is_not_divided_by_fsdp():
-    content = {"model": "t5-base", "technique": "full", "settings": {"strategy": "fsdp"},
-               "hardware": {"gpu": "h100-80gb", "num_gpus": 2}}  # fmt: skip
-    with pytest.raises(FtadvisorError, match="share their embeddings"):
-        complete_plan(draft_of("a plan", content))
-
-
 def failure(exitcode: int, said: str | None = None, when: int = 0, second: int = 100) -> Any:
     """As torchrun tells of a process."""
     from types import SimpleNamespace
