@@ -17,7 +17,7 @@ from ftadvisor.api.running import rehearse
 from ftadvisor.api.simulating import settings_of
 from ftadvisor.cli import main
 from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
-from ftadvisor.execution import launching, preflight
+from ftadvisor.execution import arguments, launching, preflight
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
 from ftadvisor.schema.run import RunSettings
@@ -43,8 +43,6 @@ def test_fsdp_is_version_two_wrapped_by_layer():
     assert found["fsdp_config"]["version"] == 2
     assert found["fsdp_config"]["auto_wrap_policy"] == "TRANSFORMER_BASED_WRAP"
     assert found["fsdp_config"]["reshard_after_forward"]
-    assert found["fsdp_config"]["activation_checkpointing"]
-    assert found["activation_checkpointing"] is False
     kept = launching.strategy_arguments(settings("fsdp-shard-grad-op"))
     assert not kept["fsdp_config"]["reshard_after_forward"]
     assert launching.strategy_arguments(settings("ddp")) == {}
@@ -66,10 +64,63 @@ def test_words_say_what_differs_from_the_usual():
     words = launching.words_of(Path("out/plan.yaml"), run)
     assert words == ["run", "out/plan.yaml", "--output-dir", "out", "--max-steps", "3",
                      "--report-to", "tensorboard", "wandb", "--force"]  # fmt: skip
-    assert launching.command_of(words, 1)[0] == "ftadvisor"
-    assert launching.command_of(words, 2)[:4] == [
+    alone = replace(settings("ddp"), num_gpus=1, strategy="none")
+    assert launching.command_of(words, alone)[0] == "ftadvisor"
+    assert launching.command_of(words, settings("ddp"))[:4] == [
         "torchrun", "--standalone", "--nproc-per-node", "2",
     ]  # fmt: skip
+
+
+def test_an_engine_of_one_process_is_launched_too():
+    """DeepSpeed finds no place for a process that no launcher has started, and the Trainer refuses
+    FSDP in one."""
+    one = replace(settings("zero2", offload_optimizer=True), num_gpus=1)
+    assert launching.command_of([], one)[:4] == [
+        "torchrun",
+        "--standalone",
+        "--nproc-per-node",
+        "1",
+    ]
+    assert launching.accelerate_configuration(one, gpu=True)["distributed_type"] == "DEEPSPEED"
+
+
+def test_layers_are_checkpointed_by_transformers_under_fsdp():
+    """accelerate's own draws dropout anew when it computes a layer again, and knows no
+    selection."""
+    for how in ("full", "selective"):
+        chosen = settings("fsdp", gradient_checkpointing=how)
+        assert not launching.strategy_arguments(chosen)["fsdp_config"]["activation_checkpointing"]
+        found = arguments._checkpointing(chosen) | launching.strategy_arguments(chosen)
+        assert found["activation_checkpointing"]
+        assert bool(found["activation_checkpointing_kwargs"].get("selective")) == (
+            how == "selective"
+        )
+
+
+def failure(exitcode: int, said: str | None = None, when: int = 0, second: int = 100) -> Any:
+    """As torchrun tells of a process."""
+    from types import SimpleNamespace
+
+    message = {"message": said, "suggestions": [], "status": "failed", "nanoseconds": when}
+    return SimpleNamespace(exitcode=exitcode, timestamp=second, message=message if said else "?")
+
+
+@pytest.mark.parametrize(
+    ("failures", "rank", "said"),
+    [
+        # The one that was killed, not the one that noticed it.
+        ({0: failure(1, "peer is gone", 7), 1: failure(-9, second=101)}, 1, "SIGKILL"),
+        # Of the same second.
+        ({0: failure(1, "peer is gone", 9), 1: failure(1, "out of memory", 8)}, 1, "out of memory"),
+        # torchrun ended it, which hung, half a minute later.
+        ({0: failure(-9, second=130), 1: failure(1, "out of memory", 8)}, 1, "out of memory"),
+        ({0: failure(-15), 1: failure(3, second=99)}, 1, "exit code 3"),
+    ],
+)
+def test_the_process_that_failed_first(failures: dict[int, Any], rank: int, said: str):
+    found = launching._first(failures)
+    assert found.failed.rank == rank
+    assert said in found.message
 
 
 def test_fsdp_on_a_cpu_is_refused():

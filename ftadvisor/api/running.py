@@ -6,9 +6,10 @@ import json
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from ftadvisor.api.calibrating import find_hardware
 from ftadvisor.api.plan_files import estimate_on, options_of, read_plan
@@ -27,6 +28,9 @@ from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.plans import PLAN_FILE, write_plan
 from ftadvisor.sources.text_files import replace_text
 from ftadvisor.sources.yaml_files import dump_yaml
+
+if TYPE_CHECKING:
+    from ftadvisor.execution import launching
 
 
 class PlanOptions(Options, RunOptions, total=False):
@@ -71,7 +75,7 @@ def run(
     )
     from ftadvisor.execution import launching
 
-    if ready.plan.hardware.num_gpus > 1 and not launching.is_worker():
+    if launching.is_launched(ready.settings) and not launching.is_worker():
         return _launched(ready, [] if calibration else ["--no-calibration"])
     from ftadvisor.execution.run import execute
 
@@ -104,7 +108,7 @@ def rehearse(
     elif not was_there:
         place.rmdir()
     words = launching.words_of(place / PLAN_FILE, ready.run)
-    command = launching.command_of(words, ready.settings.num_gpus)
+    command = launching.command_of(words, ready.settings)
     return Rehearsal(ready.plan, shlex.join(command), tuple(journal.events))
 
 
@@ -176,17 +180,49 @@ def _launched(ready: Ready, besides: list[str]) -> Report:
     file = _write(ready, gpu=not device.is_cpu)
     report = place / REPORT
     before = _written(report)
+    failed: launching.ProcessError | None = None
     try:
         words = [*launching.words_of(file, ready.run), *besides]
         launching.start(words, ready.settings.num_gpus)
-    except (FtadvisorError, KeyboardInterrupt):
+    except (FtadvisorError, KeyboardInterrupt) as error:
+        failed = error if isinstance(error, launching.ProcessError) else None
         # One that is older is of the attempt that was continued.
         if _written(report) == before:
-            # The directory of a run that has not begun is free for the next one.
-            for path in own:
-                path.unlink(missing_ok=True)
+            _leave(place, own, failed)
             raise
-    return Report.of(json.loads(report.read_text(encoding="utf-8")), read_plan(file))
+    found = Report.of(json.loads(report.read_text(encoding="utf-8")), read_plan(file))
+    return _with_cause(found, failed) if failed else found
+
+
+def _leave(place: Path, own: list[Path], failed: launching.ProcessError | None) -> None:
+    """The directory of a run that has not begun is free for the next one; one that has can go on,
+    which is said.
+    """
+    from ftadvisor.execution.launching import ProcessError
+    from ftadvisor.execution.resuming import resume_command, stored_run
+
+    if not stored_run(place):
+        for path in own:
+            path.unlink(missing_ok=True)
+    elif failed:
+        ways = [resume_command(place), *failed.suggestions]
+        raise ProcessError(failed.message, ways, failed.failed) from None
+
+
+def _with_cause(report: Report, failed: launching.ProcessError) -> Report:
+    """The report, which the first process has written, with what another one failed of."""
+    from ftadvisor.execution.run import write_files
+
+    rank, status = failed.failed
+    if not rank:
+        return report
+    step = report.events[-1].step if report.events else 0
+    said = failed.message.rstrip(".")
+    what = said if said.startswith("Process ") else f"process {rank}: {said}"
+    event = Event("process", step, what)
+    report = replace(report, status=status or report.status, events=(*report.events, event))
+    write_files(report)
+    return report
 
 
 def _written(file: Path) -> int:

@@ -128,7 +128,8 @@ def run(given: dict[str, Any]) -> int:
     broken = report.status in ("failed", "out_of_memory")
     if not api.speaks():
         # The other processes may wait for this one: torchrun ends them when it fails.
-        return int(broken and api.hand_over(FtadvisorError(ending(report))))
+        said = FtadvisorError(ending(report))
+        return int(broken and api.hand_over(said, report.status))
     print_answer(report, lambda: run_document(report), as_json=as_json)
     if report.status != "done":
         print(f"ftadvisor: {ending(report)}", file=sys.stderr)

@@ -17,7 +17,10 @@ from ftadvisor.schema.trainer import Trainer
 
 GALORE = ("galore_adamw", "galore_adamw_8bit")
 SHARDING = ("zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op")
-OFFLOADING = {"offload_params": ("zero3", "fsdp"), "offload_optimizer": SHARDING}
+OFFLOADING = {
+    "offload_params": ("zero3", "fsdp"),
+    "offload_optimizer": ("zero1", "zero2", "zero3", "fsdp"),
+}
 """Strategies whose engine (DeepSpeed, FSDP) can keep it on the CPU."""
 FLASH_CAPABILITY = 8.0
 """flash-attn 2 has kernels for Ampere and later (README, NVIDIA CUDA support)."""
@@ -143,6 +146,12 @@ def set_strategy(chosen: dict[str, Any], given: dict[str, Any], said: list[str])
                 f" engines of {', '.join(OFFLOADING[name])} keep it on the CPU.",
                 [f"--strategy {way}" for way in ways],
             )
+    if strategy == "fsdp" and len(offloaded) == 1:
+        raise InvalidSettingError(
+            f"{offloaded[0]} alone with strategy fsdp: FSDP keeps parameters, gradients and"
+            " optimizer states on the CPU together (torch distributed/fsdp, CPUOffloadPolicy).",
+            ["--offload-params --offload-optimizer", "--strategy zero3"],
+        )
     if gpus == 1 and strategy not in (None, "none") and not offloaded:
         raise InvalidSettingError(
             f"strategy {strategy} with num_gpus 1: there is nothing to divide.",

@@ -15,6 +15,7 @@ from ftadvisor.configuration.lengths import set_lengths
 from ftadvisor.configuration.options import PRECISIONS
 from ftadvisor.configuration.pairs import check_pair
 from ftadvisor.configuration.peft_config import with_peft_config
+from ftadvisor.configuration.sharded import check_sharded
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.estimation.numerics import BITSANDBYTES, quantizes_nothing
 from ftadvisor.estimation.sharding import CHUNKED
@@ -94,6 +95,8 @@ def resolve(
     _check_technique(chosen, given, technique, said)
     check_technique_options(chosen, given, technique, trainer, model)
     set_strategy(chosen, given, said)
+    if trainer.model_code == "transformers" and trainer.fsdp_version == CHUNKED:
+        check_sharded(chosen, technique, model)
     check_attention(chosen, given, model, trainer)
     if gpu is not None:
         check_hardware(chosen, given, gpu, said)

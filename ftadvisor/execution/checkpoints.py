@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ftadvisor.execution.journal import EndedError
+from ftadvisor.execution.saving import virtual_tokens
 
 UNFINISHED = ".unfinished"
 """Beside the finished ones: what is being written, or removed."""
@@ -67,7 +68,8 @@ def write_whole(trainer: Any) -> None:
             shutil.rmtree(unfinished / name, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
         try:
-            save(model, trial)
+            with virtual_tokens(trainer):
+                save(model, trial)
             trainer.accelerator.wait_for_everyone()
             if trainer.is_world_process_zero():
                 _finish(unfinished / name, folder)

@@ -16,18 +16,27 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
 from ftadvisor.execution import stack
+from ftadvisor.schema.report import Status
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings, Strategy
+from ftadvisor.units import HOUR
 
 CONFIGURATION = "accelerate.yaml"
 LAUNCHED = "FTADVISOR_LAUNCHED"
 """Set for the processes that `start` starts: the one that started them prints."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Where torchrun looks for what a process failed of (torch 2.13 distributed/elastic)."""
+WAITS_SECONDS = int(HOUR)
+"""Of torchrun after a signal: its own 30 s (torch 2.13 distributed/launcher/api.py line 148) would
+kill its processes while they finish a step and write a checkpoint, which take minutes of a large
+model. A second signal ends them at once."""
+FOLLOWS_SECONDS = 5
+"""Within so many seconds the end of one process makes the others fail: torchrun looks every 0.1 s,
+and kills what does not end 30 s later."""
 ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
 FSDP = {"fsdp": True, "fsdp-shard-grad-op": False}
 """Strategy to whether a layer's weights are given away again after its forward pass."""
@@ -38,6 +47,13 @@ def is_worker() -> bool:
     return "WORLD_SIZE" in os.environ
 
 
+def is_launched(settings: Settings) -> bool:
+    """Whether torchrun starts it: several processes, or one that keeps something on the CPU by an
+    engine that asks for a launcher.
+    """
+    return settings.num_gpus > 1 or settings.strategy in (*FSDP, *ZERO)
+
+
 def speaks() -> bool:
     """Whether this process prints: the first one, and not where another one waits for it."""
     return os.environ.get("RANK", "0") == "0" and LAUNCHED not in os.environ
@@ -46,7 +62,6 @@ def speaks() -> bool:
 def strategy_arguments(settings: Settings) -> dict[str, Any]:
     """TrainingArguments for the plan's strategy; DDP needs none."""
     if settings.strategy in FSDP:
-        checkpointing = settings.gradient_checkpointing != "none"
         return {
             "fsdp": True,
             "fsdp_config": {
@@ -55,11 +70,12 @@ def strategy_arguments(settings: Settings) -> dict[str, Any]:
                 "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
                 "reshard_after_forward": FSDP[settings.strategy],
                 "cpu_offload": settings.offload_params,
-                "activation_checkpointing": checkpointing,
+                # Transformers' own does it, which gathers no more: accelerate's draws dropout anew
+                # when it computes again (1.15 utils/fsdp_utils.py line 722), and the gradients are
+                # of another function than the loss.
+                "activation_checkpointing": False,
                 "state_dict_type": "FULL_STATE_DICT",
             },
-            # FSDP's own costs one gathering less (transformers 5.23 training_args.py line 2793).
-            "activation_checkpointing": False,
         }
     if settings.strategy in ZERO:
         return {"deepspeed": _deepspeed(settings)}
@@ -116,7 +132,7 @@ def accelerate_configuration(settings: Settings, *, gpu: bool) -> dict[str, Any]
         "use_cpu": not gpu,
     }
     given = strategy_arguments(settings)
-    if settings.num_gpus == 1:
+    if not is_launched(settings):
         return {**found, "distributed_type": "NO"}
     if "fsdp" in given:
         names = {"cpu_offload": "offload_params"}
@@ -153,17 +169,17 @@ def words_of(plan_file: Path, run: RunSettings) -> list[str]:
     return found
 
 
-def command_of(words: list[str], processes: int) -> list[str]:
-    """The command that runs these words in as many processes."""
-    if processes == 1:
+def command_of(words: list[str], settings: Settings) -> list[str]:
+    """The command that runs these words in as many processes as the settings say."""
+    if not is_launched(settings):
         return ["ftadvisor", *words]
-    return ["torchrun", *_options(processes), "-m", "ftadvisor", *words]
+    return ["torchrun", *_options(int(settings.num_gpus)), "-m", "ftadvisor", *words]
 
 
 def start(words: list[str], processes: int) -> None:
     """Run these words in as many processes of this machine, and wait for them.
 
-    Raises a FtadvisorError with what the first process to fail has said, KeyboardInterrupt at a
+    Raises a ProcessError with what the first process to fail has said, KeyboardInterrupt at a
     signal.
     """
     here = stack.torch.cuda.device_count() if stack.torch.cuda.is_available() else processes
@@ -181,19 +197,49 @@ def start(words: list[str], processes: int) -> None:
         with _signals_kept():
             torchrun([*_options(processes), "-m", "ftadvisor", *words])
     except failed as error:
-        rank, failure = error.get_first_failure()
-        said = cast("dict[str, Any] | str", failure.message)
-        if not isinstance(said, str):
-            raise InvalidSettingError(said["message"], said["suggestions"]) from None
-        raise InvalidSettingError(
-            f"Process {rank} ended with exit code {failure.exitcode}.",
-            ["FTADVISOR_DEBUG=1, which shows where"],
-        ) from None
+        raise _first(error.failures) from None
     except signalled as told:
         # The processes have been told, and have ended.
         raise KeyboardInterrupt(str(told)) from None
     finally:
         del os.environ[LAUNCHED]
+
+
+class ProcessError(InvalidSettingError):
+    """One of several processes has failed, and the others with it."""
+
+    def __init__(self, message: str, suggestions: list[str], failed: Failed) -> None:
+        super().__init__(message, suggestions)
+        self.failed = failed
+
+
+class Failed(NamedTuple):
+    """Of which process it is said."""
+
+    rank: int
+    status: Status | None
+    """Of its run; None: it never got so far."""
+
+
+def _first(failures: dict[int, Any]) -> ProcessError:
+    """Why the processes failed: when one is gone, those that wait for it say so at once."""
+    began = min(failure.timestamp for failure in failures.values())
+    for rank, failure in failures.items():
+        # torchrun itself ends the others by SIGTERM.
+        killed = failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+        if killed and failure.timestamp <= began + FOLLOWS_SECONDS:
+            name = signal.Signals(-failure.exitcode).name
+            what = f"Process {rank} was ended by {name}, by another program or for want of memory."
+            return ProcessError(what, ["free -h, nvidia-smi"], Failed(rank, "failed"))
+    words = {rank: cast("object", failure.message) for rank, failure in failures.items()}
+    told = {rank: cast("dict[str, Any]", w) for rank, w in words.items() if isinstance(w, dict)}
+    if told:
+        rank = min(told, key=lambda rank: int(told[rank]["nanoseconds"]))
+        said = told[rank]
+        return ProcessError(said["message"], said["suggestions"], Failed(rank, said["status"]))
+    rank = min(failures, key=lambda rank: failures[rank].timestamp)
+    what = f"Process {rank} ended with exit code {failures[rank].exitcode}."
+    return ProcessError(what, ["FTADVISOR_DEBUG=1, which shows where"], Failed(rank, None))
 
 
 @contextmanager
@@ -211,14 +257,15 @@ def _signals_kept() -> Generator[None]:
                 signal.signal(number, handler)
 
 
-def hand_over(error: FtadvisorError) -> bool:
+def hand_over(error: FtadvisorError, status: Status | None = None) -> bool:
     """Leave an error for the process that waits; False: none does."""
     path = os.environ.get(ERROR_FILE)
     if LAUNCHED not in os.environ or not path:
         return False
-    now = int(time.time())
-    said = {"message": error.message, "suggestions": list(error.suggestions)}
-    content = {"message": {**said, "extraInfo": {"timestamp": now}}}
+    # torchrun reads seconds, within which all of them have failed.
+    said = {"message": error.message, "suggestions": list(error.suggestions), "status": status,
+            "nanoseconds": time.time_ns()}  # fmt: skip
+    content = {"message": {**said, "extraInfo": {"timestamp": int(time.time())}}}
     Path(path).write_text(json.dumps(content), encoding="utf-8")
     return True
 
@@ -245,7 +292,7 @@ def check_trainer(trainer: Any, settings: Settings) -> None:
     world = trainer.args.world_size
     shared = {"fsdp": trainer.is_fsdp_enabled, "zero": trainer.is_deepspeed_enabled}
     lost = [name for name, is_on in shared.items() if settings.strategy.startswith(name) != is_on]
-    if world != settings.num_gpus or (settings.num_gpus > 1 and lost):
+    if world != settings.num_gpus or (is_launched(settings) and lost):
         kind = f", and {lost[0]} is not as planned" if lost else ""
         raise UnsupportedError.of(
             f"{settings.num_gpus} processes with strategy {settings.strategy}",
@@ -261,6 +308,8 @@ def share(trainer: Any, settings: Settings) -> None:
     DDP: each process would train alone, without a word (transformers 5.23 trainer.py line 2920,
     accelerate 1.15 accelerator.py lines 1806 and 2074).
     """
+    if settings.strategy in FSDP:
+        _wrap_layers(trainer.model)
     if settings.num_gpus == 1 or settings.strategy != "ddp":
         return
     from ftadvisor.execution.callbacks.sharing import SharingCallback
@@ -272,10 +321,31 @@ def share(trainer: Any, settings: Settings) -> None:
     trainer.add_callback(SharingCallback(trainer))
 
 
+def _wrap_layers(model: Any) -> None:
+    """Leave out of the layers that FSDP divides one by one a class that holds the embeddings, as
+    encoders name one: accelerate divides the embeddings besides, and torch cannot do it twice
+    (accelerate 1.15 utils/fsdp_utils.py line 861).
+    """
+    embeddings = model.get_input_embeddings()
+    holding = {
+        type(m).__name__ for m in model.modules() if any(embeddings is e for e in m.modules())
+    }
+    model._no_split_modules = [
+        name for name in model._no_split_modules or () if name not in holding
+    ]
+
+
 def evaluates_first(settings: Settings) -> bool:
-    """DeepSpeed's engine for evaluation alone is another one than for training."""
-    return settings.strategy not in ZERO
+    """Whether the model can be evaluated before the training has wrapped it.
+
+    DeepSpeed's engine for evaluation alone is another one than for training, and for FSDP2
+    accelerate prepares no model without its optimizer (1.15 accelerator.py line 1517).
+    """
+    return settings.strategy not in (*ZERO, *FSDP)
 
 
 def _options(processes: int) -> list[str]:
-    return ["--standalone", "--nproc-per-node", str(processes)]
+    return [
+        "--standalone", "--nproc-per-node", str(processes),
+        "--shutdown-timeout", str(WAITS_SECONDS),
+    ]  # fmt: skip

@@ -295,10 +295,10 @@ def hardware(of: Subject, device: Device) -> Iterator[Event]:
         raise UnsupportedError.of(
             "flash_attention_2 on a CPU", "its kernels are a GPU's", ["--attn-implementation sdpa"]
         )
+    spec = find_model(of.plan.model).spec
     for said in check_strategy(of.settings, cpu=device.is_cpu):
         yield Event("device", 0, said)
-    model_type = find_model(of.plan.model).spec.model_type
-    check_liger(of.settings, model_type, on_cpu=device.is_cpu)
+    check_liger(of.settings, spec.model_type, on_cpu=device.is_cpu)
     if device.is_cpu and of.settings.optim.startswith("paged_"):
         yield Event("device", 0, f"optim {of.settings.optim}: bitsandbytes pages nothing on a CPU")
     yield Event("device", 0, f"trains on {device.name}")

@@ -103,8 +103,9 @@ def execute(
     except (FtadvisorError, KeyboardInterrupt):
         _leave(start)
         raise
-    record_run(start.settings, start.device, report_of(start, journal, outcome), journal)
-    return write_report(start, journal, outcome)
+    with interruption.finishing():
+        record_run(start.settings, start.device, report_of(start, journal, outcome), journal)
+        return write_report(start, journal, outcome)
 
 
 def _leave(start: Start) -> None:
@@ -125,19 +126,24 @@ def write_report(start: Start, journal: Journal, outcome: Outcome) -> Report:
     report = report_of(start, journal, outcome)
     if start.device.rank:
         return report
-    place = Path(report.output_dir)
     try:
         if not outcome.begun:
             begin(start)
-        replace_text(place / REPORT, json.dumps(report.as_dict(), indent=2) + "\n")
-        replace_text(place / PAGE, report.as_page())
-        # In the place of PEFT's and TRL's own.
-        replace_text(place / CARD, report.as_card())
+        write_files(report)
     except (OSError, InvalidSettingError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         journal.end("failed", "failed", f"{REPORT} cannot be written: {reason}", journal.step)
         return report_of(start, journal, outcome)
     return report
+
+
+def write_files(report: Report) -> None:
+    """A report's three files. Raises OSError."""
+    place = Path(report.output_dir)
+    replace_text(place / REPORT, json.dumps(report.as_dict(), indent=2) + "\n")
+    replace_text(place / PAGE, report.as_page())
+    # In the place of PEFT's and TRL's own.
+    replace_text(place / CARD, report.as_card())
 
 
 def check(
@@ -188,17 +194,14 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
     # From here on the directory is this run's.
     begin(start)
     outcome.begun = True
-    with same_randomness():
-        if not outcome.before.tallies and evaluates_first(start.settings):
-            outcome.before = measure(trainer, of, base=True)
+    _measure_base(trainer, of, outcome, resumed=last is not None)
     share(trainer, start.settings)
     if last is not None:
         journal.say(RESUMED, f"goes on from {last.name}", step_of(last))
     try:
         # The Trainer would train one step too many where none is left.
         if last is not None and is_last(last):
-            trainer._load_from_checkpoint(str(last))
-            trainer.state = trainer.state.load_from_json(str(last / "trainer_state.json"))
+            _load(trainer, start.settings, last)
         else:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
             if not trainer.state.global_step:
@@ -213,6 +216,36 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
         # Last: where it fails, all else is there.
         if start.run.merge and trainer.is_world_process_zero():
             _merge(of)
+
+
+def _load(trainer: Any, settings: Settings, last: Path) -> None:
+    """What is trained already."""
+    if evaluates_first(settings):
+        trainer._load_from_checkpoint(str(last))
+        trainer.state = trainer.state.load_from_json(str(last / "trainer_state.json"))
+        return
+    from ftadvisor.execution.callbacks.divided import load_divided
+
+    load_divided(trainer, str(last))
+
+
+def _measure_base(trainer: Any, of: Training, outcome: Outcome, *, resumed: bool) -> None:
+    """What `after` is compared with: now, or when the engine that divides the model has it."""
+
+    def measured() -> None:
+        with same_randomness():
+            outcome.before = measure(trainer, of, base=True)
+
+    if outcome.before.tallies:
+        return
+    if evaluates_first(of.settings):
+        measured()
+    elif not resumed:
+        # A checkpoint is loaded before the first callback is called: the model is no base then.
+        from ftadvisor.execution.callbacks.divided import BaseCallback
+
+        # First: what the others clock begins after it.
+        trainer.callback_handler.callbacks.insert(0, BaseCallback(measured))
 
 
 def begin(start: Start) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def save_model(trainer: Any, tokenizer: Any, output_dir: Path, labels: Sequence[
     """
     # Of use again where the model answers.
     trainer.model.config.use_cache = True
-    trainer.save_model(str(output_dir))
+    with virtual_tokens(trainer):
+        trainer.save_model(str(output_dir))
     if not trainer.args.should_save:
         return
     tokenizer.save_pretrained(str(output_dir))
@@ -31,3 +33,26 @@ def save_model(trainer: Any, tokenizer: Any, output_dir: Path, labels: Sequence[
         (output_dir / LABELS).write_text(names + "\n", encoding="utf-8")
     # Pickled arguments with paths of this machine: checkpoints have them, a model needs none.
     (output_dir / "training_args.bin").unlink(missing_ok=True)
+
+
+@contextmanager
+def virtual_tokens(trainer: Any) -> Generator[None]:
+    """What PEFT saves of virtual tokens its encoder puts out, which ZeRO-3 has divided: all
+    processes must run it, and only the first one saves (peft 0.21.2 peft_model.py,
+    get_prompt_embedding_to_save). It would wait for the others for ever.
+    """
+    model = trainer.model
+    config = getattr(model, "active_peft_config", None)
+    if not (trainer.is_deepspeed_enabled and config is not None and config.is_prompt_learning):
+        yield
+        return
+    made = model.get_prompt_embedding_to_save(model.active_adapter)
+
+    def ready(_: str) -> Any:
+        return made
+
+    model.get_prompt_embedding_to_save = ready
+    try:
+        yield
+    finally:
+        del model.get_prompt_embedding_to_save

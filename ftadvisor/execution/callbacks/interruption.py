@@ -44,6 +44,20 @@ class InterruptionCallback(stack.transformers.TrainerCallback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextmanager
+    def finishing(self) -> Generator[None]:
+        """A report that is begun is written: torchrun sends SIGTERM to a process as soon as another
+        one has failed.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """From here on there is something to save."""
         self._trains = True
@@ -81,6 +95,9 @@ class InterruptionCallback(stack.transformers.TrainerCallback):
         self._name, self._when = name, now
         if not self._trains:
             raise KeyboardInterrupt(name)
+        if os.environ.get("RANK", "0") != "0":
+            # Of several processes the first one says it.
+            return
         said = f"ftadvisor: {name}: a checkpoint is written after this step; again: ends at once.\n"
         # Not print: the stream may be in the middle of another line.
         with suppress(OSError):

@@ -1,0 +1,141 @@
+"""FSDP2 over two processes of a CPU: what one process learns, and all of it is saved."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from execution_models import rows, write_rows
+
+import ftadvisor
+from ftadvisor.sources.yaml_files import dump_yaml
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytest.importorskip("trl")
+
+SETTINGS: dict[str, Any] = {
+    "weights_dtype": "fp32", "autocast": "none", "micro_batch_size": 2,
+    "gradient_accumulation_steps": 2, "max_length": 64, "learning_rate": 5e-3, "warmup_steps": 0,
+    "gradient_checkpointing": "none",
+}  # fmt: skip
+RUN: dict[str, Any] = {"max_steps": 4, "save_steps": 2, "eval_share": 0.2, "progress": False}
+HALF = {"weights_dtype": "bf16", "lora_dropout": 0.2}
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "whole": ("full", {}),
+    "kept": ("lora", {"lora_dropout": 0.3}),
+    "again": ("lora", {"lora_dropout": 0.3, "gradient_checkpointing": "full"}),
+    "mixed": ("lora", {**HALF, "autocast": "bf16"}),
+    "half": ("lora", {**HALF, "adapter_dtype": "bf16"}),
+}
+"""Technique and settings."""
+TRAINED = ("whole", "kept")
+"""Ended once more after the last checkpoint."""
+
+
+def plan(place: Path, model: Path, technique: str, settings: dict[str, Any], gpus: int) -> str:
+    sharing = {"strategy": "fsdp"} if gpus > 1 else {}
+    content = {
+        "model": str(model), "technique": technique, "dataset": str(place / "rows.jsonl"),
+        "hardware": {"gpu": None, "num_gpus": gpus},
+        "settings": {**SETTINGS, **settings, **sharing},
+    }  # fmt: skip
+    file = place / f"{len(list(place.glob('*.yaml')))}.yaml"
+    file.write_text(dump_yaml(content))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def done(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All runs, whose libraries take longer to import than they take to train."""
+    place = tmp_path_factory.mktemp("sharded")
+    write_rows(place / "rows.jsonl", rows("sft"))
+    cases: list[dict[str, Any]] = []
+    for name, (technique, settings) in RUNS.items():
+        file = plan(place, models["decoder"], technique, settings, 2)
+        case = {"plan": file, "output_dir": str(place / name), **RUN}
+        again = {"output_dir": str(place / f"{name} resumed"), "cut": case["output_dir"]}
+        cases += [case, {**case, **again, "resume": True}]
+        trained = {"output_dir": str(place / f"{name} trained"), "cut": case["output_dir"]}
+        cases += [{**case, **trained, "lost": 0, "resume": True}] if name in TRAINED else []
+    script = Path(__file__).with_name("sharded_run.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+               "2", str(script), json.dumps(cases)]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=540, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return place
+
+
+def steps(place: Path) -> list[tuple[float, float]]:
+    report = json.loads((place / "report.json").read_text())
+    return [(row["loss"], row["grad_norm"]) for row in report["losses"]]
+
+
+def test_it_learns_what_one_process_learns(done: Path, models: dict[str, Path]):
+    from safetensors.torch import load_file
+
+    more = {"gradient_accumulation_steps": 4}
+    file = plan(done, models["decoder"], "full", more, 1)
+    one = ftadvisor.run(file, output_dir=done / "one", **RUN)
+    found = steps(done / "whole")
+    assert found == [pytest.approx((r["loss"], r["grad_norm"]), abs=1e-4) for r in one.losses]
+    learnt = [load_file(done / name / "model.safetensors") for name in ("one", "whole")]
+    assert learnt[0].keys() == learnt[1].keys()
+    for name, weight in learnt[0].items():
+        assert (weight - learnt[1][name]).abs().max() < 1e-4, name
+
+
+def test_it_is_evaluated_before_and_after(done: Path):
+    """accelerate prepares no model for FSDP2 before it has an optimizer."""
+    report = json.loads((done / "whole/report.json").read_text())
+    loss = report["metrics"]["eval_loss"]
+    assert loss["after"] < loss["before"]
+    # Of a model that knows nothing: the logarithm of its vocabulary.
+    assert loss["before"] == pytest.approx(6.4, abs=0.1)
+
+
+def test_dropout_is_the_same_where_layers_are_computed_again(done: Path):
+    """accelerate's own checkpointing draws it anew: the gradients are of another function."""
+    assert steps(done / "again") == [pytest.approx(step, abs=1e-5) for step in steps(done / "kept")]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_goes_on_exactly(done: Path, name: str):
+    resumed = done / f"{name} resumed"
+    assert "resumed" in (resumed / "report.json").read_text()
+    assert steps(resumed) == steps(done / name)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_is_trained_already_is_saved(done: Path, name: str):
+    """Killed after its last step: nothing is left to train, only to evaluate and to save."""
+    from safetensors.torch import load_file
+
+    again, first = (json.loads((done / n / "report.json").read_text())
+                    for n in (f"{name} trained", name))  # fmt: skip
+    assert again["status"] == "done"
+    after = again["metrics"]["eval_loss"]["after"]
+    assert after == pytest.approx(first["metrics"]["eval_loss"]["after"])
+    file = "model.safetensors" if name == "whole" else "adapter_model.safetensors"
+    saved = load_file(done / f"{name} trained" / file)
+    assert all((weight == saved[n]).all() for n, weight in load_file(done / name / file).items())
+
+
+def test_an_adapter_is_whole(done: Path, models: dict[str, Path]):
+    import peft
+    import transformers
+    from safetensors.torch import load_file
+
+    base = transformers.AutoModelForCausalLM.from_pretrained(models["decoder"])
+    loaded = peft.PeftModel.from_pretrained(base, str(done / "kept"))
+    own = peft.get_peft_model_state_dict(loaded)
+    saved = load_file(done / "kept/adapter_model.safetensors")
+    assert {n: tuple(t.shape) for n, t in own.items()} == {
+        n: tuple(t.shape) for n, t in saved.items()
+    }
+    assert any(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_B" in name)
