@@ -9,7 +9,7 @@ and after there are optimizer states, and each whose batch is larger than those 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from ftadvisor.execution import stack
@@ -86,7 +86,7 @@ class Allocations:
     def _is_larger(self, inputs: Any) -> bool:
         """Than any watched one that found as much beside it: states, gradients of those before."""
         kind = (self._optimized > 0, self._accumulates)
-        values: Iterable[Any] = inputs.values() if isinstance(inputs, Mapping) else ()
+        values: Any = inputs.values() if hasattr(inputs, "values") else ()
         size = sum(v.numel() for v in values if isinstance(v, stack.torch.Tensor))
         if size <= self._largest.get(kind, -1):
             return False
@@ -112,7 +112,7 @@ def models_of(trainer: Any) -> list[Any]:
     """Every model that a trainer keeps: its own, a reference, a teacher, rewards."""
     module = stack.torch.nn.Module
     kept: list[Any] = []
-    for value in vars(trainer).values():
+    for value in trainer.__dict__.values():
         kept += cast("list[Any]", value) if isinstance(value, list) else [value]
     return [one for one in kept if isinstance(one, module)]
 
@@ -132,13 +132,14 @@ def held_bytes(models: Iterable[Any], optimizer: Any) -> int:
             copies += sum(p.nbytes for p in own if p.requires_grad)
         # AdaLoRA's importance of each weight of its ranks lies beside the model.
         ranks = getattr(getattr(model, "base_model", None), "rankallocator", None)
-        tables += vars(ranks).values() if ranks else ()
+        tables += ranks.__dict__.values() if ranks else ()
     tensors += [*parameters, *(p.grad for p in parameters if p.grad is not None)]
-    # A 4-bit weight keeps its scales beside it, and those theirs.
+    # An 8-bit weight keeps its scales beside it, a 4-bit one its own, and those theirs.
+    tables += [{0: getattr(p, "SCB", None)} for p in parameters]
     scales = [getattr(p, "quant_state", None) for p in parameters]
     scales += [getattr(state, "state2", None) for state in scales]
     tables += [vars(state) for state in scales if state is not None]
-    tables += optimizer.state.values()
+    tables += [*optimizer.state.values()]
     named = [cast("dict[Any, Any]", each) for each in tables if isinstance(each, dict)]
     tensors += [v for each in named for v in each.values() if isinstance(v, stack.torch.Tensor)]
     storages = {s.data_ptr(): s.nbytes() for t in tensors for s in _storages(t)}
