@@ -4,6 +4,12 @@ torch.profiler records it beside every operation, which is dear: 0.3 s and 30 MB
 2,000 operations. With no operations asked for, Kineto records allocations alone: 6 ms and 1 MB.
 Even so not every step is watched, but every one that may be the fullest so far: the first before
 and after there are optimizer states, and each whose batch is larger than those that were watched.
+
+A recording does not tell that something older than it is freed (torch 2.13 c10/core/
+CPUAllocator.cpp, ProfiledCPUMemoryReporter::Delete), and torch warns on standard error. So each is
+short: from a micro-batch's loss to the end of its backward pass, and the optimizer's step, in which
+nothing is freed but what they allocate. What is there before is the sum of the tensors' storages,
+weights that are mapped from their file among them.
 """
 
 from __future__ import annotations
