@@ -17,7 +17,7 @@ from one_row import apart, errors_of, factors_of, groups
 from ftadvisor import estimate
 from ftadvisor.api import calibrating
 from ftadvisor.api.calibrating import fitted_for, load_calibration
-from ftadvisor.calibration.cases import Case, repository_cases
+from ftadvisor.calibration.cases import Case, case_of, repository_cases
 from ftadvisor.calibration.own_fit import Shipped, fit_calibration, log_seconds, machine_of
 from ftadvisor.errors import InvalidSettingError, UnsupportedError
 from ftadvisor.estimation.calibrated import CPU, cpu_of, cpu_time
@@ -281,6 +281,23 @@ def test_other_versions_make_a_probed_machine_stale(
     assert widths == pytest.approx(
         [w * cpu_coefficients().spread * 1.645 for w in (1, 1, 2**0.5, 2**0.5)]
     )
+
+
+def test_what_a_processor_allocates_moves_no_ladder():
+    """Its kernels keep what a GPU's fuse: its row says nothing of cache or context."""
+    rows = [c for c in repository_cases() if c.measurement.source == "ftadvisor H100 (2026-11)"]
+    figures = ("memory_gib_reserved", "memory_gib_device")
+    own = {k: v for k, v in rows[0].measurement.row.items() if k not in figures}
+    own |= {"gpu": CPU, "gpu_as_published": CPU, "machine": "mine", "memory_gib": 40.0}
+    ran = case_of(replace(rows[0].measurement, gpu=CPU, row=own, memory_gib=40.0))
+    here = {"h100-sxm5-80gb": machine_of(rows[0])}
+    cpu = cpu_of(MACHINE)
+    without, found = (fit_calibration(r, shipped(), here, cpu) for r in (rows, [*rows, ran]))
+    for name in ("context_bytes", "factors"):
+        kept = getattr(without.gpus["h100-sxm5-80gb"], name)
+        assert getattr(found.gpus["h100-sxm5-80gb"], name) == pytest.approx(kept)
+    mine = found.machines["mine"]
+    assert (mine.context_bytes, mine.factors.cache) == (None, 1.0)
 
 
 def test_other_versions_make_it_stale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

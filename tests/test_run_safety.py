@@ -461,16 +461,22 @@ def test_nothing_to_resume(options: dict[str, Any], tmp_path: Path):
         ftadvisor.run(resume=True)
 
 
+@pytest.mark.parametrize("measured", [True, False])
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress(terminal: bool):
+def test_progress(terminal: bool, measured: bool):
+    from ftadvisor.execution.allocations import Allocations
     from ftadvisor.execution.callbacks.progress import ProgressCallback
     from ftadvisor.execution.device import Device
 
     time = SimpleNamespace(step_seconds=0.5)
-    estimate: Any = SimpleNamespace(time=time, memory=SimpleNamespace(reserved_bytes=2**30))
+    memory = SimpleNamespace(allocated_bytes=2**30, reserved_bytes=2**32)
+    estimate: Any = SimpleNamespace(time=time, memory=memory)
+    allocations = Allocations()
+    allocations.now, allocations.peak = (3 * 2**30, 5 * 2**30) if measured else (0, 0)
     text = StringIO()
     console = Console(file=text, force_terminal=terminal, width=200)
-    callback = ProgressCallback(Device("cpu", "cpu", 2**34, "cpu", 1), estimate, console)
+    device = Device("cpu", "cpu", 2**34, "cpu", 1)
+    callback = ProgressCallback(device, estimate, allocations, console)
     state = SimpleNamespace(
         global_step=0, max_steps=3, num_input_tokens_seen=0, is_world_process_zero=True
     )
@@ -482,5 +488,9 @@ def test_progress(terminal: bool):
     said = text.getvalue()
     for words in ("step 3/3", "loss 2.5", "tokens/s", "peak", "(predicted 500 ms)", "0 ms left"):
         assert words in said
+    allocated = "memory 3.00 GiB (peak 5.00 GiB, predicted 1.00 GiB)"
+    # What the process takes is no prediction's.
+    assert (allocated in said) == measured
+    assert ("GiB, predicted" in said) == measured
     # Between the first and the last line no ten seconds have passed.
     assert "step 2/3" not in said

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.execution import preflight, stack
 from ftadvisor.execution.adapting import adapt, load_as_trained, set_adapter_dtype
+from ftadvisor.execution.allocations import Allocations
 from ftadvisor.execution.arguments import total_steps
 from ftadvisor.execution.attempts import WaysToFit, told, until_it_fits
 from ftadvisor.execution.checkpoints import default_steps, is_last, step_of, write_whole
@@ -185,6 +186,9 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
     trainer.remove_callback(stack.transformers.PrinterCallback)
     set_adapter_dtype(trainer.model, start.settings)
     load_as_trained(trainer, start.settings)
+    for callback in of.callbacks:
+        if hasattr(callback, "follow"):
+            callback.follow(trainer)
     write_whole(trainer)
     evaluate_apart(trainer)
     if start.plan.technique == "adalora":
@@ -319,11 +323,13 @@ def _callbacks(start: Start, journal: Journal, *, resumed: bool) -> list[Any]:
     from ftadvisor.execution.callbacks.progress import ProgressCallback
     from ftadvisor.execution.callbacks.ranks import RanksCallback
 
+    allocations = Allocations()
     found: list[Any] = [
-        MeasuringCallback(start.device, journal),
+        MeasuringCallback(start.device, journal, allocations),
         LogCallback(Path(start.run.output_dir) / LOG, journal, resumed=resumed),
         # A loss that may be zero, or below it, has no measure of growth.
         DivergenceCallback(journal, may_grow=start.plan.objective in (*POLICY, *PREFERRING)),
     ]
-    found += [ProgressCallback(start.device, start.plan.estimate)] if start.run.progress else []
+    if start.run.progress:
+        found.append(ProgressCallback(start.device, start.plan.estimate, allocations))
     return [*found, RanksCallback()] if start.plan.technique == "adalora" else found

@@ -13,7 +13,7 @@ from ftadvisor.render.run import headline, measured_table, metrics_table, name_o
 from ftadvisor.schema.report import Report
 from ftadvisor.units import GIB, format_bytes
 
-TRAINING, HELD_OUT, PREDICTED = "#4c78a8", "#e45756", "#888888"
+TRAINING, HELD_OUT, PREDICTED, PROCESS = "#4c78a8", "#e45756", "#888888", "#72b7b2"
 SMOOTHED = 10
 """A mean over a tenth of the run's steps is drawn over the losses."""
 PAGE_STYLE = """
@@ -110,18 +110,24 @@ def _smoothed(points: list[tuple[float, float]], window: int) -> list[tuple[floa
 
 
 def _memory(report: Report) -> str:
-    """Each step's peak; of a GPU, beside what was predicted."""
+    """What each step allocated at most, beside what was predicted; of a CPU, the process too."""
+    allocated, process = (
+        [(row["step"], row[key] / GIB) for row in report.memory if key in row]
+        for key in ("allocated_bytes", "host_bytes")
+    )
     lines: list[Line] = []
-    for key, name in (("allocated_bytes", "allocated"), ("host_bytes", "of the process")):
-        points = [(row["step"], row[key] / GIB) for row in report.memory if key in row]
-        if not points:
-            continue
-        lines.append(Line(f"{name}, peak of each step", TRAINING, points))
-        predicted = report.predicted.get(key)
+    if allocated:
+        # Of a CPU a few steps are watched.
+        few = len(allocated) < len(report.memory)
+        said = f"allocated, peak of {'watched steps' if few else 'each step'}"
+        lines.append(Line(said, TRAINING, allocated, dots=few))
+        predicted = report.predicted.get("allocated_bytes")
         if predicted:
-            ends = [(points[0][0], predicted / GIB), (points[-1][0], predicted / GIB)]
+            ends = [(report.memory[i]["step"], predicted / GIB) for i in (0, -1)]
             said = f"predicted {format_bytes(predicted)}"
             lines.append(Line(said, PREDICTED, ends, dashed=True))
+    if process:
+        lines.append(Line("of the process, after each step", PROCESS, process))
     return chart(lines, "steps", lambda gib: f"{gib:.3g} GiB", from_zero=True) if lines else ""
 
 

@@ -54,7 +54,8 @@ class Report(Displayed):
     predicted: Mapping[str, float]
     """The plan's estimate by the names of its record: step_seconds, allocated_bytes, ..."""
     measured: Mapping[str, float]
-    """The same names, as far as the device can tell; `host_bytes` is the process's peak."""
+    """The same names, as far as the device can tell; `host_bytes` is the process's peak. Of a CPU
+    `allocated_bytes` is the fullest of the steps that were watched, in `memory`."""
     losses: tuple[Mapping[str, float], ...]
     """One row per logged step: `step`, `loss`, and what the trainer logs besides."""
     metrics: Mapping[str, Metric]
@@ -64,8 +65,8 @@ class Report(Displayed):
     answers: tuple[Answer, ...] = ()
     """Side by side, before training and after it: a few."""
     memory: tuple[Mapping[str, float], ...] = ()
-    """After each step: `step`, and the peak within it: `allocated_bytes` of a GPU, else
-    `host_bytes` as they are."""
+    """After each step: `step`, and the peak within it, `allocated_bytes`; of a CPU that of watched
+    steps alone, and `host_bytes` as they are."""
     labels: tuple[str, ...] = ()
     """The classes, in the order of their numbers."""
 

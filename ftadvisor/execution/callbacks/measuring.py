@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from ftadvisor.execution import stack
+from ftadvisor.execution.allocations import Allocations
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.journal import Journal
 from ftadvisor.units import KIB
@@ -18,14 +19,20 @@ MAXRSS_BYTES = 1 if sys.platform == "darwin" else KIB
 
 
 class MeasuringCallback(stack.transformers.TrainerCallback):
-    """Clocks each step; on a GPU reads the allocator's peaks."""
+    """Clocks each step; on a GPU reads the allocator's peaks, on a CPU watches some allocations."""
 
-    def __init__(self, device: Device, journal: Journal) -> None:
+    def __init__(self, device: Device, journal: Journal, allocations: Allocations) -> None:
         self._device = device
+        self._allocations = allocations
         self._journal = journal
         self._steps: list[float] = []
         self._start = self._before = 0.0
         self._tokens_before = 0
+
+    def follow(self, trainer: Any) -> None:
+        """What it trains is there."""
+        if self._device.is_cpu:
+            self._allocations.follow(trainer)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """From here on it counts."""
@@ -38,6 +45,16 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
         """A step starts with its first micro-batch."""
         self._before = time.monotonic()
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Gradients are there, and clipped."""
+        if self._device.is_cpu:
+            self._allocations.before_optimizer()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Gradients are still there."""
+        if self._device.is_cpu:
+            self._allocations.after_optimizer()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The loss has been read, so that a GPU's work is done."""
         self._steps.append(time.monotonic() - self._before)
@@ -45,6 +62,7 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
 
     def close(self, state: Any) -> None:
         """All figures to the journal, however training has ended; of the steps of this process."""
+        self._allocations.close()
         found = self._journal.measured
         total = time.monotonic() - self._start if self._start else 0.0
         found |= {
@@ -62,13 +80,18 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
         found["host_bytes"] = float(peak_host_bytes())
         if not self._device.is_cpu:
             found |= _gpu_memory(self._device.place)
-            peaks = [row["allocated_bytes"] for row in self._journal.memory]
-            found["allocated_bytes"] = max([*peaks, found["allocated_bytes"]])
+        peaks = [r["allocated_bytes"] for r in self._journal.memory if "allocated_bytes" in r]
+        if peaks:
+            found["allocated_bytes"] = max([*peaks, found.get("allocated_bytes", 0.0)])
 
     def _peak(self) -> dict[str, float]:
-        """Of the step that ended: a GPU's counter starts anew; a process has but its size now."""
+        """Of the step that ended: a GPU's counter starts anew; a process has but its size now, and
+        the peak of a step that was watched.
+        """
         if self._device.is_cpu:
-            return {"host_bytes": float(resident_bytes())}
+            peak = self._allocations.of_step()
+            found = {"host_bytes": float(resident_bytes())}
+            return found if peak is None else {**found, "allocated_bytes": float(peak)}
         cuda = stack.torch.cuda
         peak = float(cuda.max_memory_allocated(self._device.place))
         cuda.reset_peak_memory_stats(self._device.place)

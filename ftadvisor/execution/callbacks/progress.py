@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ftadvisor.execution import stack
+from ftadvisor.execution.allocations import Allocations
 from ftadvisor.execution.callbacks.measuring import peak_host_bytes, resident_bytes
 from ftadvisor.execution.device import Device
 from ftadvisor.schema.estimate import Estimate
@@ -25,8 +26,15 @@ class ProgressCallback(stack.transformers.TrainerCallback):
     predicted beside what is.
     """
 
-    def __init__(self, device: Device, predicted: Estimate, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        device: Device,
+        predicted: Estimate,
+        allocations: Allocations,
+        console: Console | None = None,
+    ) -> None:
         self._device = device
+        self._allocations = allocations
         self._predicted = predicted
         self._console = console or Console(stderr=True)
         self._bar: Progress | None = None
@@ -85,7 +93,10 @@ class ProgressCallback(stack.transformers.TrainerCallback):
         )
 
     def _memory(self) -> str:
-        if self._device.is_cpu:
+        if self._device.is_cpu and self._allocations.peak:
+            now, peak = self._allocations.now, self._allocations.peak
+            predicted = self._predicted.memory.allocated_bytes
+        elif self._device.is_cpu:
             now, peak, predicted = resident_bytes(), peak_host_bytes(), None
         else:
             cuda = stack.torch.cuda

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from ftadvisor.execution import stack
+from ftadvisor.execution.allocations import held_bytes
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.probing.extrapolation import MIDDLE
 
@@ -27,7 +28,11 @@ class Marks:
         self.peaks: dict[str, int] = {}
         self._device = device
         self._name = FORWARD
-        self._held = 0 if not device.is_cpu else held_bytes(model, optimizer)
+        self._held = 0
+        if device.is_cpu:
+            # What nobody holds any more must not be freed in the middle of the step.
+            gc.collect()
+            self._held = held_bytes([model], optimizer)
         self._profile: Any = None
         self._hooks: list[Any] = []
         for stack_name, layers in layer_stacks(model).items():
@@ -124,18 +129,3 @@ def layer_stacks(model: Any) -> dict[str, list[Any]]:
         ):
             found[name] = layers
     return found
-
-
-def held_bytes(model: Any, optimizer: Any) -> int:
-    """Storages of parameters, buffers, gradients and optimizer states, each once [bytes]."""
-    gc.collect()
-    tensors: list[Any] = [*model.parameters(), *model.buffers()]
-    tensors += [p.grad for p in model.parameters() if p.grad is not None]
-    # A 4-bit weight keeps its scales beside it, and those theirs.
-    scales = [getattr(p, "quant_state", None) for p in model.parameters()]
-    scales += [getattr(state, "state2", None) for state in scales]
-    tables: list[dict[str, Any]] = [vars(state) for state in scales if state is not None]
-    tables += list(optimizer.state.values())
-    tensors += [v for each in tables for v in each.values() if isinstance(v, stack.torch.Tensor)]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())
