@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ftadvisor.api.estimator import Subject, estimate_subject
 from ftadvisor.api.smallest_run import Ask, Judged, hopeless, judge, smallest
-from ftadvisor.errors import InvalidSettingError
+from ftadvisor.errors import InvalidSettingError, UnsupportedError
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.technique import Technique
@@ -103,8 +103,8 @@ def _fewest(
 
     try:
         place = bisect_left(counts, True, lo=1, key=fits)
-    except InvalidSettingError:
-        # Several of a kind that works alone only, or a strategy that needs one.
+    except (InvalidSettingError, UnsupportedError):
+        # Several of a kind that works alone only, a strategy that needs one, or none takes it.
         return None
     return judged[counts[place]] if place < len(counts) else None
 

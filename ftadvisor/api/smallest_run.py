@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from ftadvisor.api.estimator import Subject, predict, subject_from
 from ftadvisor.configuration.effects import check_technique, of_technique
 from ftadvisor.configuration.objectives import GROUPED
+from ftadvisor.errors import UnsupportedError
 from ftadvisor.estimation.prediction import verdict
 from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.estimate import Verdict
@@ -94,19 +95,26 @@ def smallest(subject: Subject, technique: Technique) -> Subject:
 def judge(subject: Subject, technique: Technique) -> Judged:
     """Whether it fits; over several GPUs without a strategy, by the one that gets it furthest.
 
-    Raises FtadvisorError for settings that exclude each other.
+    Raises FtadvisorError for settings that exclude each other, and where no strategy takes them.
     """
     best: Judged | None = None
+    refused: UnsupportedError | None = None
     for run in _shared(subject):
         assert run.gpu is not None
-        memory = predict(run, technique).memory
+        try:
+            memory = predict(run, technique).memory
+        except UnsupportedError as error:
+            refused = refused or error
+            continue
         usable = run.gpu.usable_bytes
         found = Judged(verdict(memory, usable), run, round(memory.device.value))
         if found.verdict == "fits":
             return found
         if best is None or (best.verdict, found.verdict) == ("does_not_fit", "tight"):
             best = found
-    assert best is not None
+    if best is None:
+        assert refused is not None
+        raise refused
     return best
 
 
