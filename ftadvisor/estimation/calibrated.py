@@ -88,6 +88,7 @@ def cpu_time(c: TimeCoefficients, cpu: Gpu) -> TimeCoefficients:
         c,
         efficiency={"default": 1.0},
         half_tokens_per_teraflops=TERA * HALF_BYTES / 2 / cpu.memory_bandwidth_bytes_per_second,
+        half_width=0.0,
         bandwidth_share=1.0,
         kernel_seconds=0.0,
         overlap_power=1.0,
