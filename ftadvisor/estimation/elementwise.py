@@ -64,8 +64,9 @@ def stream_passes(block: Block, settings: Settings, trainer: Trainer) -> StreamP
         part = TANH_IN_PYTHON if spelled else PLAIN
     turned = rotated if traits.rope != "none" else 0.0
     rope = ROTATED_KERNEL if settings.fused_norm and trainer.fused_rope else ROTATED
-    forward, backward = (
-        norms * of_norm + turned * of_rope + wide / h * of_mlp + of_sums
-        for of_norm, of_rope, of_mlp, of_sums in zip(norm, rope, part, RESIDUAL_SUMS, strict=True)
+    wide = wide / h
+    sums = RESIDUAL_SUMS
+    return StreamPasses(
+        norms * norm[0] + turned * rope[0] + wide * part[0] + sums[0],
+        norms * norm[1] + turned * rope[1] + wide * part[1] + sums[1],
     )
-    return StreamPasses(forward, backward)

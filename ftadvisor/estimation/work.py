@@ -7,6 +7,7 @@ forward of the layers.
 
 from __future__ import annotations
 
+from operator import add
 from typing import NamedTuple
 
 from ftadvisor.estimation.activations import is_padded
@@ -87,7 +88,7 @@ def micro_batch_work(
         launched = _launched(model.kernels, settings, passes)
         stream = stream_passes(block, settings, trainer)
         more = _block_work(block, settings, kernel, tokens, keys, row, passes, launched, stream)
-        found = Work(*(a + b for a, b in zip(found, more, strict=True)))
+        found = Work(*map(add, found, more))
     return found
 
 
