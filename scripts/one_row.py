@@ -3,8 +3,8 @@
     python scripts/one_row.py
 
 Leaves each (GPU, program) of data/measurements/ out of the fit of time, gives its first row by id
-as the probe, and prints the median errors of the others: the fit is made anew each time, so that it
-takes minutes.
+as the probe, and prints the median errors of the others, pooled and with each group counted once:
+the fit is made anew each time, so that it takes minutes.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def main() -> int:
     cases = [case for rows in published.values() for case in rows]
     before: list[float] = []
     after: list[float] = []
+    middles: list[tuple[float, float]] = []
     for name, rows in sorted(published.items(), key=lambda item: -len(item[1])):
         if len(rows) < 2:
             continue
@@ -71,6 +72,7 @@ def main() -> int:
         plain = errors_of(rest, c, np.zeros(3))
         moved = errors_of(rest, c, factors_of(probe, known))
         before, after = before + plain, after + moved
+        middles.append((statistics.median(plain), statistics.median(moved)))
         print(
             f"{name:75} {len(rest):3} rows {statistics.median(plain):6.1%}"
             f" -> {statistics.median(moved):6.1%}",
@@ -79,6 +81,10 @@ def main() -> int:
     print(
         f"all: {len(after)} rows, median {statistics.median(before):.1%} without,"
         f" {statistics.median(after):.1%} with one row"
+    )
+    means = [statistics.fmean(found) for found in zip(*middles, strict=True)]
+    print(
+        f"{len(middles)} groups, mean of their medians {means[0]:.1%} without, {means[1]:.1%} with"
     )
     return 0
 

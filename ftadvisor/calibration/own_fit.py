@@ -1,10 +1,12 @@
 """Fits a user's measurements: a few factors on the shipped numbers, shrunk towards them.
 
-Factors are logarithms with normal priors, in three levels: a machine's lie around its GPU type's,
-those around the family's, those around what is shipped. One fit finds all of them, so that a row
-counts once. Rows weigh by how far they lie from the others of their machine (Tukey's biweight), so
-that a mistaken one decides nothing; where most of them disagree nobody knows which is mistaken, and
-each counts for something. Without rows there is nothing to fit and no calibration.
+Factors are logarithms with priors in three levels: a machine's lie around its GPU type's, those
+around the family's, those around what is shipped. One fit finds all of them, so that a row counts
+once. Most machines are as shipped and a few far from it, so a machine's priors have a Cauchy's long
+tails: a residual as small as the formula's own errors moves little, a large one all. Rows weigh by
+how far they lie from the others of their machine (Tukey's biweight), so that a mistaken one decides
+nothing; where most of them disagree nobody knows which is mistaken, and each counts for something.
+Without rows there is nothing to fit and no calibration.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ BIWEIGHT = 4.685
 FEWEST_TO_REJECT = 3
 """Rows of a machine: two that disagree do not say which of them is mistaken."""
 PARAMETERS = ("rate", "bandwidth", "host")
-ITERATIONS = 12
+ITERATIONS = 20
+QUARTILE = 0.6745
+"""Of a normal's spread: half of all lies nearer, as within a Cauchy distribution's scale. The fit
+begins with the normal."""
 STEP = 0.02
 """Of a logarithm, for the slopes."""
 FEWEST_FOR_RANKS = 20
@@ -165,6 +170,7 @@ class _Fit:
             of_node = (shipped.cpu.spread,) * 3 if index in on_cpu else widths[level]
             precision += [1 / w**2 for w in of_node]
         self.precision = np.array(precision)
+        self.on_cpu = on_cpu
         self.values = np.zeros(len(precision))
         self.weights = np.ones(len(rows))
         self.variances = np.array([r.spread**2 for r in rows])
@@ -178,6 +184,7 @@ class _Fit:
     def _solve(self) -> None:
         size = len(PARAMETERS)
         for iteration in range(ITERATIONS):
+            precision = self.precision * (self._pull() if iteration else 1.0)
             found, slopes = self._predicted()
             self.residuals = np.array([r.measured for r in self.rows]) - found
             self.weights = self._weigh(self.residuals, soft=iteration < ITERATIONS // 3)
@@ -186,8 +193,8 @@ class _Fit:
                 for node in path:
                     design[i, node * size : (node + 1) * size] = slopes[i]
             scaled = design * (self.weights / self.variances)[:, None]
-            normal = scaled.T @ design + np.diag(self.precision)
-            moved = scaled.T @ self.residuals - self.precision * self.values
+            normal = scaled.T @ design + np.diag(precision)
+            moved = scaled.T @ self.residuals - precision * self.values
             step = np.linalg.solve(normal, moved)
             # How much of its own residual each row explains away.
             self.leverage = np.einsum("ij,ij->i", scaled @ np.linalg.inv(normal), design)
@@ -196,6 +203,20 @@ class _Fit:
                 break
         found, _ = self._predicted(slopes=False)
         self.residuals = np.array([r.measured for r in self.rows]) - found
+
+    def _pull(self) -> np.ndarray:
+        """A Cauchy prior's weight of each value (Lange 1989, one degree of freedom): by how far a
+        machine's factors lie in all, so that the levels share a distance as they would share a
+        small one. A processor's, whose rates were measured, stay normal."""
+        size = len(PARAMETERS)
+        weights: dict[int, list[float]] = {index: [] for index in self.nodes.values()}
+        for path in {tuple(path) for path in self.paths}:
+            at = [i * size + j for i in path for j in range(size)]
+            far = float(np.sum(self.precision[at] * self.values[at] ** 2)) / QUARTILE**2
+            own = 1.0 if self.on_cpu.intersection(path) else 2 / (1 + far) / QUARTILE**2
+            for index in path:
+                weights[index].append(own)
+        return np.repeat([statistics.fmean(weights[i]) for i in range(len(self.nodes))], size)
 
     def _weigh(self, residuals: np.ndarray, *, soft: bool) -> np.ndarray:
         """Full weight near the machine's median; softly (Huber's) at first, from where all begins,

@@ -34,18 +34,20 @@ SPREAD = 0.1
 
 SCALARS: dict[str, tuple[float, float]] = {
     "half_tokens_per_teraflops": (1.5, 0.7),
+    "half_width": (256.0, 1.0),
     "bandwidth_share": (0.7, 0.2),
-    "elementwise_passes": (40.0, 0.4),
+    "elementwise_passes": (1.0, 0.3),
     "score_passes": (14.0, 0.4),
     "adapter_passes": (1.0, 0.3),
     "matrix_passes": (0.9, 0.3),
     "kernel_seconds": (4e-6, 0.3),
     "exposed": (0.15, 0.7),
+    "gather_seconds": (3e-4, 1.0),
     "step_seconds": (0.01, 1.0),
 }
-"""Prior and its spread in logarithms. Unfused, the norms (in fp32), residual sums, rotary
-embeddings and the gated activation (2.7 times as wide) of a layer read or write the half-precision
-residual stream about forty times; collectives hide behind computation but for first and last.
+"""Prior and its spread in logarithms. A tile's loop fills a pipeline of four stages of 64 features
+before it is at work. What elementwise operations name they move, as an adapter's. Collectives hide
+behind computation but for first and last; a gather is some 20 operations of the host.
 Eager scores: written by the product, scaled, masked, softmax to fp32 and back, dropout, read by the
 second product: 14 passes in half precision. A kernel that does next to nothing takes some 4 µs on
 the GPU; the host takes some 15 µs for an operation of a module under autograd."""

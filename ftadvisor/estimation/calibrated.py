@@ -87,6 +87,7 @@ def cpu_time(c: TimeCoefficients, cpu: Gpu, shares: CpuCoefficients) -> TimeCoef
         c,
         efficiency={"default": shares.rate_share},
         half_tokens_per_teraflops=TERA * HALF_BYTES / 2 / cpu.memory_bandwidth_bytes_per_second,
+        half_width=0.0,
         bandwidth_share=shares.bandwidth_share,
         launch_seconds={k: v * shares.host_slowness for k, v in c.launch_seconds.items()},
         step_seconds=c.step_seconds * shares.host_slowness,

@@ -33,8 +33,15 @@ class Rates(NamedTuple):
     """Achieved to the CPU's memory [bytes/s]."""
     host_slowness: Number
     """What the CPU takes to launch a kernel over what a usual one takes."""
+    fused_attention: Number = 1.0
+    """Share of the matrix rate that a fused attention's instructions have."""
 
 
+SYNCHRONOUS_SHARE = 0.629
+"""Of Hopper's matrix rate, what instructions of Ampere's kind (mma.sync) reach of it on average.
+Matrix products there are issued to whole warp groups; flash attention 2, SDPA's too, was written
+before that, and so gets a smaller share of an H100 (35 %) than of an A100 (50 to 73 %).
+Ref: Luo et al. 2024, arXiv 2402.13499, section IV; Shah et al. 2024, arXiv 2407.08608; Dao 2023."""
 HALF_OVER_FP32 = 16.0
 """Half precision's matrix rate over fp32's vector rate where the latter is not published (Gaudi):
 A100's (312 over 19.5 TFLOP/s) and H100's (989 over 67)."""
@@ -56,6 +63,7 @@ def rates(gpu: Gpu, settings: Settings, trainer: Trainer, c: TimeCoefficients) -
         network=gpu.link_bytes_per_second * c.link_share["between-machines"],
         host=gpu.host_link_bytes_per_second * c.link_share["default"],
         host_slowness=1.0,
+        fused_attention=SYNCHRONOUS_SHARE if gpu.arch == "hopper" else 1.0,
     )
 
 

@@ -102,7 +102,7 @@ def step_time_at(
     kernel = attention_kernel(model, settings, trainer)
     row = packing_needs_mask(settings, trainer)
     work = micro_batch_work(
-        model, settings, objective, length, kernel, trained=trained, one_row=row
+        model, settings, objective, length, kernel, trainer, trained=trained, one_row=row
     )
     tokens = settings.micro_batch_size * objective.sequences * length
     seconds = _computing(work, settings, kernel, tokens, r, c)
@@ -113,6 +113,8 @@ def step_time_at(
         seconds = seconds + moving_seconds(adapter, tokens, r, c) + c.kernel_seconds * kernels
         launched = launched + kernels
     launches = launch_seconds(launched, trainer, r, c)
+    if settings.strategy == "fsdp":
+        launches = launches + gathering_seconds(model, settings, r, c, trained=trained)
     waits = trainer.lora_waits and settings.technique in ("lora", "qlora")
     p = 1.0 if waits else c.overlap_power
     seconds = (seconds**p + launches**p) ** (1 / p)
@@ -149,8 +151,11 @@ def _computing(
 ) -> Number:
     half = c.half_tokens_per_teraflops * r.linear_peak / TERA
     saturated = tokens / (tokens + half)
-    linear = work.linear_flops / (r.linear_peak * r.efficiency * saturated)
+    products = work.linear_flops + c.half_width * work.narrow_flops
+    linear = products / (r.linear_peak * r.efficiency * saturated)
     share = c.attention_share.get(kernel) or c.attention_share["default"]
+    if kernel != "eager":
+        share = share * r.fused_attention
     attention = work.attention_flops / (r.peak * r.efficiency * share)
     moved = c.elementwise_passes * work.elementwise_bytes + work.logit_bytes
     moved = moved + c.score_passes * work.score_bytes
@@ -184,6 +189,17 @@ def launch_seconds(kernels: Number, trainer: Trainer, r: Rates, c: TimeCoefficie
     return (c.step_seconds + each * kernels) * r.host_slowness
 
 
+def gathering_seconds(
+    model: ModelSpec, settings: Settings, r: Rates, c: TimeCoefficients, *, trained: bool
+) -> Number:
+    """Host time of FSDP's gathers and scatters of all layers [s].
+
+    DeepSpeed's hooks fetch ahead: its published steps show no such time.
+    """
+    layers = sum(b.num_layers for b in model.blocks)
+    return c.gather_seconds * layers * _gathers(settings, trained=trained) * r.host_slowness
+
+
 def _with_communication(
     seconds: Number,
     model: ModelSpec,
@@ -206,8 +222,7 @@ def _with_communication(
     exchanged = stored if n.kbit else parameter_bytes(settings) * model.num_params
     times = 0.0
     if settings.strategy in PARAMETER_SHARDED:
-        frozen = objective_cost(settings, trains_base=trained).frozen_forwards
-        times = 2.0 + frozen + (1.0 if trained else 0.0)
+        times = _gathers(settings, trained=trained)
     elif trained:
         # A reduction moves as much as a scatter and a gather; accumulation does it once a step.
         times = 2.0 / settings.gradient_accumulation_steps
@@ -217,6 +232,12 @@ def _with_communication(
     if settings.offload_params:
         moved = moved + times * exchanged / gpus / r.host
     return largest(seconds, moved) + c.exposed * smallest(seconds, moved)
+
+
+def _gathers(settings: Settings, *, trained: bool) -> float:
+    """Times that a shard is gathered or scattered in a micro-batch."""
+    frozen = objective_cost(settings, trains_base=trained).frozen_forwards
+    return 2.0 + frozen + (1.0 if trained else 0.0)
 
 
 def _generation(

@@ -7,14 +7,17 @@ forward of the layers.
 
 from __future__ import annotations
 
+from operator import add
 from typing import NamedTuple
 
 from ftadvisor.estimation.activations import is_padded
 from ftadvisor.estimation.arithmetic import select, smallest
+from ftadvisor.estimation.elementwise import StreamPasses, stream_passes
 from ftadvisor.estimation.numerics import DTYPE_BYTES, FP32_BYTES, HALF_BYTES
 from ftadvisor.estimation.objectives import ObjectiveCost
 from ftadvisor.schema.model import Block, LayerKernels, ModelSpec
 from ftadvisor.schema.settings import AttnImplementation, Number, Settings
+from ftadvisor.schema.trainer import Trainer
 
 SELECTIVE_RECOMPUTED = 0.5
 """Share of a layer's matrix products that selective checkpointing runs again: attention's output
@@ -29,6 +32,8 @@ class Work(NamedTuple):
     """One rank's micro-batch, forward and backward."""
 
     linear_flops: Number
+    narrow_flops: Number
+    """The same over the width of the stream that each product is of."""
     attention_flops: Number
     score_bytes: Number
     """Eager attention's scores, once for each pass over a layer; fused kernels never write them."""
@@ -50,6 +55,7 @@ def micro_batch_work(
     objective: ObjectiveCost,
     length: Number,
     kernel: AttnImplementation,
+    trainer: Trainer,
     *,
     trained: bool,
     one_row: bool = False,
@@ -80,8 +86,9 @@ def micro_batch_work(
         tokens, keys = _tokens(model, block, settings, sequences, own_length)
         row = tokens if one_row and block.stream == "text" else None
         launched = _launched(model.kernels, settings, passes)
-        more = _block_work(block, settings, kernel, tokens, keys, row, passes, launched)
-        found = Work(*(a + b for a, b in zip(found, more, strict=True)))
+        stream = stream_passes(block, settings, trainer)
+        more = _block_work(block, settings, kernel, tokens, keys, row, passes, launched, stream)
+        found = Work(*map(add, found, more))
     return found
 
 
@@ -104,9 +111,10 @@ def _block_work(
     row: Number | None,
     p: _Passes,
     launched: float,
+    moved: StreamPasses,
 ) -> Work:
     """All layers of one block; `row`: tokens that a mask over everything spans, `launched`: what
-    one layer launches."""
+    one layer launches, `moved`: how often its stream is."""
     layers = block.num_layers
     product = 2.0 * layers * block.num_active_weights * tokens
     pairs = layers * tokens * block.attention.num_heads
@@ -123,9 +131,10 @@ def _block_work(
     runs = 2 + p.again + p.frozen
     return Work(
         linear_flops=product * (runs + p.own),
+        narrow_flops=product * (runs + p.own) / block.hidden_size,
         attention_flops=computed * (1 + p.again + ATTENTION_BACKWARD + p.frozen),
         score_bytes=scores * (1 + runs),
-        elementwise_bytes=stream * (0.5 + runs),
+        elementwise_bytes=stream * (moved.forward * (runs - 1) + moved.backward),
         logit_bytes=0,
         dequantized_weights=0
         if settings.quantization == "none"
@@ -142,6 +151,7 @@ def _head_work(model: ModelSpec, head: int, tokens: Number, p: _Passes, *, twice
     logits = FP32_BYTES * model.vocab_size * tokens if head else 0
     return Work(
         linear_flops=product * (2 + twice + p.own + p.frozen),
+        narrow_flops=product * (2 + twice + p.own + p.frozen) / model.embedding_width,
         attention_flops=0,
         score_bytes=0,
         elementwise_bytes=0,

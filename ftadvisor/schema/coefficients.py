@@ -76,11 +76,14 @@ class TimeCoefficients:
     half_tokens_per_teraflops: float
     """Tokens of a micro-batch at which half of that share is reached, per TFLOP/s of the dense
     rate: the faster the GPU, the more tokens hide what a kernel takes however small it is."""
+    half_width: float
+    """Width of the stream of which a product gets half of that share: a tile's loop over its inner
+    dimension begins and ends, however long it is."""
     bandwidth_share: float
     attention_share: dict[str, float]
     """Attention's rate over the matrix rate, by implementation."""
     elementwise_passes: float
-    """Times that a layer's elementwise kernels read or write the residual stream."""
+    """Bytes that a layer's elementwise kernels move over those that its operations name."""
     score_passes: float
     """Times that eager attention reads or writes its scores in one pass over a layer."""
     dequantized_per_cycle: dict[str, float]
@@ -100,5 +103,7 @@ class TimeCoefficients:
     the share that a network between machines of eight leaves of the link inside them."""
     exposed: float
     """Share of the shorter of computation and communication that is not hidden."""
+    gather_seconds: float
+    """Host time of FSDP's gathering or scattering one layer: hooks, buffers, waits [s]."""
     step_seconds: float
     """Host time of one micro-batch outside the layers [s]."""

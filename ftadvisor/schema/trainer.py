@@ -104,6 +104,8 @@ class Trainer:
     kept is in fp32 (lit-gpt of 2023)."""
     low_precision_norm: bool = False
     """LayerNorm runs in the autocast dtype, not in fp32."""
+    fused_rope: bool = False
+    """With its fused norms come fused rotary embeddings."""
     lora_waits: bool = False
     """LoRA copies an index from the host in every layer, which waits for the GPU."""
     tf32: bool = False
