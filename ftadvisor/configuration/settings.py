@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ftadvisor.configuration.contradictions import (
-    check_attention,
     check_hardware,
     check_technique_options,
+    set_attention,
     set_strategy,
 )
 from ftadvisor.configuration.lengths import set_lengths
@@ -94,7 +94,7 @@ def resolve(
     _check_technique(chosen, given, technique, said)
     check_technique_options(chosen, given, technique, trainer, model)
     set_strategy(chosen, given, said)
-    check_attention(chosen, given, model, trainer)
+    set_attention(chosen, given, model, trainer, said)
     if gpu is not None:
         check_hardware(chosen, given, gpu, said)
     set_lengths(chosen, given, model, technique, workload, said)
