@@ -186,7 +186,7 @@ def test_what_cannot_be_written_is_said_before_a_probe(
     (tmp_path / "benchmark" / "full" / "plan.yaml").write_text("")
     (tmp_path / "file").write_text("")
     for words, said in (
-        (["--train"], "full' holds other files"),
+        (["--train"], "full' holds another run"),
         (["--train-minutes", "1", "-o", "file"], "is a file"),
         (["--plot", "b.pdf"], "must end in"),
         (["--plot", "no/b.svg"], "there is no directory 'no'"),

@@ -17,8 +17,9 @@ from ftadvisor.api.run_plans import planned
 from ftadvisor.api.running import rehearse, run
 from ftadvisor.cli import main
 from ftadvisor.errors import DataFileError, FtadvisorError, InvalidSettingError, UnsupportedError
-from ftadvisor.execution import examples, preflight
+from ftadvisor.execution import classes, examples, preflight
 from ftadvisor.execution.device import Device
+from ftadvisor.execution.places import check_place
 from ftadvisor.schema.plan import PlanDataset
 from ftadvisor.schema.run import RunSettings
 
@@ -329,3 +330,100 @@ def test_every_option_is_a_field_of_its_class():
         name = PEFT_TYPES.get(id_, id_.upper())
         cls = peft.PEFT_TYPE_TO_CONFIG_MAPPING[getattr(peft.PeftType, name)]
         assert {field.name for field in dataclasses.fields(cls)} == {*peft_options(id_)}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "said"),
+    [
+        ("cosine_with_min_lr", {}, "options of it that no plan has"),
+        ("cosine_warmup_with_min_lr", {}, "options of it that no plan has"),
+        ("warmup_stable_decay", {}, "options of it that no plan has"),
+        ("reduce_lr_on_plateau", {}, "--eval-steps"),
+        ("reduce_lr_on_plateau", {"eval_steps": 5}, ""),
+        ("cosine", {}, ""),
+    ],
+)
+def test_a_schedule_that_asks_for_more_than_a_plan_says(
+    tmp_path: Path, schedule: str, options: dict[str, Any], said: str
+):
+    """Transformers refuses them when the model is loaded and evaluated already."""
+    of = subject(RunSettings(output_dir=str(tmp_path), **options), None)
+    held_out = of.examples._replace(held_out=[{"text": "one"}])
+    of = of._replace(examples=held_out, plan=with_settings(of, lr_scheduler_type=schedule))
+    if not said:
+        list(preflight.schedule(of))
+        return
+    with pytest.raises(FtadvisorError) as caught:
+        list(preflight.schedule(of))
+    assert said in str(caught.value)
+
+
+def test_a_warmup_without_effect_is_said(tmp_path: Path):
+    of = subject(RunSettings(output_dir=str(tmp_path)), None)
+    plan = with_settings(of, lr_scheduler_type="constant", warmup_steps=0.1)
+    (event,) = preflight.schedule(of._replace(plan=plan))
+    assert event.what == "warmup_steps 0.1: lr_scheduler_type constant has no warmup"
+
+
+def with_settings(of: preflight.Subject, **changed: Any) -> Any:
+    return replace(of.plan, settings={**of.plan.settings, **changed})
+
+
+def test_an_optimizer_that_a_cpu_has_not(tmp_path: Path):
+    of = subject(RunSettings(output_dir=str(tmp_path)), None)
+    of = of._replace(settings=replace(of.settings, optim="galore_adamw_8bit"))
+    with pytest.raises(UnsupportedError, match="optim galore_adamw_8bit on a CPU"):
+        list(preflight.hardware(of, CPU))
+
+
+@NEEDS_STACK
+def test_the_estimate_is_made_once(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):  # fmt: skip
+    from ftadvisor.api import running
+
+    asked: list[str] = []
+    real = running.estimate_on
+
+    def spied(name: str, **options: Any) -> Any:
+        asked.append(name)
+        return real(name, **options)
+
+    monkeypatch.setattr(running, "estimate_on", spied)
+    data = write_rows(tmp_path / "r.jsonl", rows("sft", 5))
+    rehearse(model=str(model), dataset=str(data), technique="lora", output_dir=tmp_path / "out")
+    assert len(asked) == len({*asked}) == 1
+
+
+def test_a_dataset_whose_name_is_almost_right(model: Path, tmp_path: Path):
+    write_rows(tmp_path / "train.jsonl", rows("sft", 5))
+    (tmp_path / "train.log").write_text("")
+    error = refused(model, tmp_path / "trian.jsonl")
+    assert error.suggestions[0] == str(tmp_path / "train.jsonl")
+    assert str(tmp_path / "train.log") not in error.suggestions
+
+
+@pytest.mark.parametrize(
+    ("labels", "own", "expected"),
+    [
+        (("bad", "good"), {"good": 0, "bad": 1}, ("good", "bad")),
+        # All classes of the head, or it would be made anew.
+        (("bad", "good"), {"good": 1, "bad": 2, "so": 0}, ("so", "good", "bad")),
+        (("0", "2"), {"good": 1, "bad": 2, "so": 0}, ("0", "1", "2")),
+        (("bad", "good"), {"yes": 0, "no": 1}, ("bad", "good")),
+        (("bad", "good"), None, ("bad", "good")),
+    ],
+)
+def test_classes_in_the_order_of_the_checkpoint_s_head(
+    labels: tuple[str, ...], own: dict[str, int] | None, expected: tuple[str, ...]
+):
+    assert classes.as_numbered(labels, own) == expected
+
+
+def test_a_place_for_a_run(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    check_place(tmp_path / "new/er")
+    for place, said in (("file", "is a file"), ("file/x", "which is a file"), ("", "other files")):
+        with pytest.raises(InvalidSettingError, match=said):
+            check_place(tmp_path / place)
+    check_place(tmp_path, lambda names: names == ["file"])

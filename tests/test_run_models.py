@@ -110,4 +110,9 @@ def test_every_described_type_has_a_body_or_is_refused_and_its_attention_is_know
         own = [kind for kind in cls.__mro__ if kind.__module__.startswith("transformers.models.")]
         bodies = [inspect.getsource(kind) for kind in own]
         assert any(named in text for text in bodies) == (name not in WITHOUT_A_BODY), name
-        assert cls._supports_sdpa == architectures()[name].get("sdpa", True), name
+        rows = [architectures()[name]]
+        assert cls._supports_sdpa == rows[0].get("sdpa", True), name
+        if vision:
+            # Of its text too: the wrapper has what both have.
+            rows += [architectures()[part] for part in [rows[0]["text"]["type"]]]
+        assert cls._supports_flash_attn == all(row.get("flash", True) for row in rows), name

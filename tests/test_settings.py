@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import pytest
 
 from ftadvisor.api import estimate, estimates, list_objectives, list_optimizers
+from ftadvisor.api.simulating import settings_of
 from ftadvisor.cli import main
+from ftadvisor.configuration.adapter_config import adapter_config
+from ftadvisor.configuration.experts import name_experts
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
 from ftadvisor.estimation.states import OPTIMIZERS
 from ftadvisor.schema import settings
@@ -285,3 +289,50 @@ def test_options_are_those_of_the_installed_peft():
         if kind.lower() in {t.id for t in all_techniques()}:
             cls = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind]
             assert set(peft_options(kind.lower())) == set(cls.__dataclass_fields__), kind
+
+
+def test_flash_attention_that_only_a_trainer_asks_for_is_said_where_there_is_none():
+    """It was counted as SDPA, and the settings said otherwise."""
+    found = {
+        model: estimate(model, technique="qlora", trainer="fsdp_qlora-2024-01")
+        for model in ("mpt-7b", "llama-7b")
+    }
+    kernels = {model: e.settings["attn_implementation"] for model, e in found.items()}
+    assert kernels == {"mpt-7b": "sdpa", "llama-7b": "flash_attention_2"}
+    said = {model: [s for s in e.assumptions if "attn" in s] for model, e in found.items()}
+    assert said == {
+        "mpt-7b": ["attn_implementation sdpa: mpt has no FlashAttention"],
+        "llama-7b": [],
+    }
+
+
+def test_a_mixture_is_named_alone():
+    """Transformers' class stays as it is: it is every other model's too."""
+
+    class Mixture:
+        attribute_map: ClassVar[dict[str, str]] = {"size": "hidden_size"}
+        num_local_experts = 4
+        hidden_size = 64
+
+        def __getattr__(self, name: str) -> Any:
+            if name in type(self).attribute_map:
+                return getattr(self, type(self).attribute_map[name])
+            raise AttributeError(name)
+
+    named, other = Mixture(), Mixture()
+    name_experts(named)
+    assert (named.num_experts, named.size) == (4, 64)
+    assert not hasattr(other, "num_experts")
+    assert Mixture.attribute_map == {"size": "hidden_size"}
+    assert isinstance(copy.deepcopy(named), Mixture)
+    assert copy.deepcopy(named).num_experts == 4
+    assert vars(named) == {}
+
+
+def test_lists_reach_peft_as_lists():
+    """A frozen record holds tuples, and a tuple is one index of several dimensions."""
+    options = {"technique": "trainable_tokens", "peft_config": {"token_indices": [5, 6]}}
+    subject = settings_of(estimate("llama-7b", **options))
+    made = adapter_config(subject, "llama", encoder_decoder=False)
+    assert made.options["token_indices"] == [5, 6]
+    assert type(made.options["token_indices"]) is list

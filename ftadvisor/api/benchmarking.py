@@ -12,15 +12,13 @@ from typing import Any
 from ftadvisor.api.probing import probe
 from ftadvisor.api.run_plans import plan_of
 from ftadvisor.api.running import run
-from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError, quoted
+from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
 from ftadvisor.schema.benchmark import Benched, Benchmark
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.probe import Probe
 from ftadvisor.schema.report import Report
 from ftadvisor.sources.techniques import find_task
 from ftadvisor.units import MINUTE
-
-ANOTHER = ("--output-dir with another name",)
 
 
 def benchmark(
@@ -86,24 +84,10 @@ def _check_budget(tokens: int | None, minutes: float | None) -> None:
 
 def _check_places(place: Path, techniques: Iterable[str]) -> None:
     """Where runs go is new or empty and can be written: else one would learn it after the probe."""
+    from ftadvisor.execution.places import check_place
+
     for technique in techniques:
-        problem = _problem_of(place / technique)
-        if problem:
-            raise InvalidSettingError(f"output_dir {quoted(str(place))}: {problem}.", ANOTHER)
-
-
-def _problem_of(place: Path) -> str | None:
-    """Why no run can be put there."""
-    try:
-        there = next(path for path in (place, *place.absolute().parents) if path.exists())
-        name = quoted(str(there))
-        if not there.is_dir():
-            return f"{name} is a file"
-        if there == place and any(there.iterdir()):
-            return f"{name} holds other files, and nothing is overwritten"
-        return None if os.access(there, os.W_OK) else f"{name} cannot be written"
-    except OSError as error:
-        return f"{quoted(str(place))} cannot be read: {error.strerror or error}"
+        check_place(place / technique)
 
 
 def _trained(plan: Plan, steps: int | None, place: Path) -> Report:

@@ -7,7 +7,7 @@ that the options known here are its classes' fields is tested.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ftadvisor.configuration.peft_config import AS_SETTINGS
 from ftadvisor.errors import UnsupportedError, first_line
@@ -168,7 +168,16 @@ def adapter_config(
         options.setdefault("total_step", total_steps)
     usual = "SEQ_2_SEQ_LM" if encoder_decoder else "CAUSAL_LM"
     options["task_type"] = TASKS.get(settings.objective, usual)
-    return AdapterConfig(peft_type, {k: v for k, v in options.items() if v is not None})
+    return AdapterConfig(peft_type, {k: _listed(v) for k, v in options.items() if v is not None})
+
+
+def _listed(value: Any) -> Any:
+    """Lists, which a frozen record holds as tuples: PEFT indexes tensors with them, and a tuple is
+    one index of several dimensions (peft 0.21.2 tuners/trainable_tokens/layer.py line 145).
+    """
+    if isinstance(value, dict):
+        return {k: _listed(v) for k, v in cast("dict[str, Any]", value).items()}
+    return list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
 
 
 def _settable(technique: Technique) -> set[str]:

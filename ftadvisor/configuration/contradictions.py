@@ -69,13 +69,21 @@ def check_hardware(
         )
 
 
-def check_attention(
-    chosen: dict[str, Any], given: dict[str, Any], model: ModelSpec, trainer: Trainer
-) -> None:
-    """Raise InvalidSettingError for FlashAttention where the model or the dtype has none."""
+def set_attention(
+    chosen: dict[str, Any], given: dict[str, Any], model: ModelSpec, trainer: Trainer,
+    said: list[str],
+) -> None:  # fmt: skip
+    """FlashAttention that only the trainer's defaults ask for is SDPA where the model has none.
+
+    Raises InvalidSettingError where it was asked for and the model or the dtype has none.
+    """
+    lacks = trainer.model_code == "transformers" and not model.supports_flash_attention
     if given.get("attn_implementation") != "flash_attention_2":
+        if lacks and chosen.get("attn_implementation") == "flash_attention_2":
+            chosen["attn_implementation"] = "sdpa"
+            said.append(f"attn_implementation sdpa: {model.model_type} has no FlashAttention")
         return
-    if trainer.model_code == "transformers" and not model.supports_flash_attention:
+    if lacks:
         raise _no_flash(f"Transformers' code of {model.model_type} has none")
     computes = chosen["weights_dtype"] if chosen["autocast"] == "none" else chosen["autocast"]
     if computes == "fp32":

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ftadvisor.configuration.contradictions import (
-    check_attention,
     check_hardware,
     check_technique_options,
+    set_attention,
     set_strategy,
 )
 from ftadvisor.configuration.lengths import set_lengths
@@ -97,7 +97,7 @@ def resolve(
     set_strategy(chosen, given, said)
     if trainer.model_code == "transformers" and trainer.fsdp_version == CHUNKED:
         check_sharded(chosen, technique, model)
-    check_attention(chosen, given, model, trainer)
+    set_attention(chosen, given, model, trainer, said)
     if gpu is not None:
         check_hardware(chosen, given, gpu, said)
     set_lengths(chosen, given, model, technique, workload, said)

@@ -10,6 +10,8 @@ from ftadvisor.sources.datasets.formats import Layout
 
 Row = dict[str, Any]
 CLASSIFYING = ("seq_cls", "token_cls")
+HEADS = {"seq_cls": "ForSequenceClassification", "token_cls": "ForTokenClassification"}
+"""How the class of a checkpoint with the objective's head ends."""
 TOKENS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "pos_tags", "labels")
 MOST_CLASSES = 1000
@@ -68,6 +70,28 @@ def classes_of(train: list[Row], held_out: list[Row], file: str) -> tuple[str, .
             " is trained on", "more rows of that class, or none",
         )  # fmt: skip
     return tuple(sorted(found, key=lambda name: (int(name) if name.isdigit() else 0, name)))
+
+
+def as_numbered(labels: tuple[str, ...], own: dict[str, Any] | None) -> tuple[str, ...]:
+    """The classes in the order of a checkpoint's own head, all of it, where they are its.
+
+    `own`: its label2id; None: it has no head. In any other order its weights would stand for other
+    classes than the report says.
+    """
+    if own is None:
+        return labels
+    if {*labels} <= own.keys():
+        return tuple(sorted(own, key=lambda name: int(own[name])))
+    numbers = tuple(str(i) for i in range(len(own)))
+    return numbers if {*labels} <= {*numbers} else labels
+
+
+def own_classes(config: dict[str, Any], objective: str) -> dict[str, Any] | None:
+    """label2id of a checkpoint that has the objective's head; None: it has none."""
+    made_for = str(next(iter(config.get("architectures") or []), ""))
+    if not made_for.endswith(HEADS.get(objective, "no head")):
+        return None
+    return cast("dict[str, Any]", config.get("label2id") or {"LABEL_0": 0, "LABEL_1": 1})
 
 
 def _names(row: Row) -> list[str]:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
+from ftadvisor.sources.datasets.blocks import Fault
 from ftadvisor.sources.datasets.examples import ROLES
 from ftadvisor.sources.datasets.formats import Layout
 
 Row = dict[str, Any]
 SPEAKERS = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant",
-            "chatgpt": "assistant", "developer": "system"}  # fmt: skip
+            "chatgpt": "assistant", "developer": "system", "observation": "tool",
+            "function": "tool", "tool_response": "tool", "function_call": "assistant",
+            "tool_call": "assistant"}  # fmt: skip
 """ShareGPT's names of the roles that chat templates know."""
+CALLING = ("function_call", "tool_call")
+"""Of these the text is a call: an object with a name and arguments, as JSON."""
+CARRIED = ("tool_call_id", "name", "reasoning_content", "thinking")
+"""What templates read of a message beside its role, its content and its tool_calls."""
+TOOLS = "tools"
+"""The column of what may be called, as TRL has it (trl 1.16 trainer/sft_trainer.py line 1315)."""
 
 
 def supervised(row: Row, layout: Layout) -> Row | None:
@@ -54,8 +64,7 @@ def source_target(row: Row, layout: Layout) -> Row | None:
 def asked(row: Row, layout: Layout) -> Row | None:
     """`prompt`, and `completion` where the row has an answer: what a student answers itself."""
     if layout.format == "prompts":
-        (part,) = layout.parts
-        return {"prompt": _said_by("user", row[part.column])}
+        return {"prompt": prompted(row, layout)}
     found = supervised(row, layout)
     if found is None or "text" in found:
         return None
@@ -69,14 +78,68 @@ def messages_of(value: Any) -> list[Row]:
         role = message.get("role") or message["from"]
         content = message.get("content")
         content = message.get("value") if content is None else content
-        found.append({"role": SPEAKERS.get(role, role), "content": _text(content)})
+        calls = _calls(message, role, content)
+        made: Row = {"role": SPEAKERS.get(role, role), "content": _text(content)}
+        made |= {name: message[name] for name in CARRIED if message.get(name)}
+        if calls:
+            made["tool_calls"] = calls
+            made["content"] = "" if role in CALLING else made["content"]
+        found.append(made)
     return found
+
+
+def _calls(message: Row, role: str, content: Any) -> list[Row]:
+    """The tools that a message calls, as templates read them: arguments as an object."""
+    # OpenAI's lists, its first spelling, and ShareGPT's.
+    given: Any = message.get("tool_calls") or message.get("function_call")
+    if not given and role in CALLING:
+        given = _of_json(content)
+    several = cast("list[Any]", given) if isinstance(given, list) else [given]
+    found: list[Row] = []
+    for one in several:
+        if not isinstance(one, dict):
+            continue
+        whole = cast("Row", one)
+        call = cast("Row", whole["function"]) if isinstance(whole.get("function"), dict) else whole
+        if "name" in call:
+            named = {"name": call["name"], "arguments": _of_json(call.get("arguments") or {})}
+            identity = {"id": whole["id"]} if whole.get("id") else {}
+            found.append({**identity, "type": "function", "function": named})
+    return found
+
+
+def _of_json(value: Any) -> Any:
+    """What a text of JSON says; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def tools_of(row: Row) -> Row | Fault:
+    """The column of tools, where the row has any."""
+    given = _of_json(row.get(TOOLS))
+    if not given:
+        return {}
+    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):  # pyright: ignore[reportUnknownVariableType]
+        return Fault("has tools that are no list of objects")
+    return {TOOLS: given}
 
 
 def completed(row: Row, layout: Layout) -> Row:
     """The row with its answer, whatever is said of it; a format that has one."""
     known = layout if layout.format != "unpaired_preference" else _unjudged(layout)
     return cast("Row", supervised(row, known))
+
+
+def prompted(row: Row, layout: Layout) -> list[Row]:
+    """The prompt of a row that has no answer."""
+    parts = {part.role: row.get(part.column) for part in layout.parts}
+    asked = next(value for role, value in parts.items() if role != "system")
+    turns = _said_by("user", asked)
+    return turns if turns[0]["role"] == "system" else [*system_of(parts), *turns]
 
 
 def question(parts: Row, value: Any) -> list[Row]:
@@ -92,9 +155,17 @@ def answer(value: Any) -> list[Row]:
 def split_turn(messages: list[Row]) -> Row | None:
     """The last answer as the completion of all before it; None: there is none."""
     for i in range(len(messages) - 1, 0, -1):
-        if ROLES.get(messages[i]["role"]):
-            return {"prompt": messages[:i], "completion": [messages[i]]}
+        one = messages[i]
+        if ROLES.get(one["role"]) and (one["content"] or one.get("tool_calls")):
+            return {"prompt": messages[:i], "completion": [one]}
     return None
+
+
+def last_turn(row: Row) -> Row | None:
+    """A row of messages with its last answer as the completion, and what else it has."""
+    found = split_turn(row["messages"])
+    rest = {name: value for name, value in row.items() if name != "messages"}
+    return {**found, **rest} if found else None
 
 
 def _turn(parts: Row, prompt: Any, completion: Any) -> Row:

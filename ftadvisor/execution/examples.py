@@ -65,6 +65,8 @@ NEEDED = {
 """What an objective's rows hold, for its errors."""
 
 
+TOOLED = ("sft", "clm", "cpt", "dpo", "kto", "reward")
+"""Objectives whose trainers show a row's tools to the template (trl 1.16: the others read none)."""
 FORMS = {"messages": "messages", "prompt": "a prompt", "text": "text"}
 """What the rows of a language model's trainer are told apart by."""
 
@@ -199,7 +201,19 @@ def _example(value: Any, dataset: PlanDataset, objective: str, folder: Path) -> 
             return pictures.illustrated(row, layout, folder)
         return Fault(f"has images, which {objective} does not learn from here")
     made = CONVERTERS[objective](row, layout)
+    if isinstance(made, dict) and conversation.is_conversational(made):
+        made = _with_tools(made, row, objective)
     return made or Fault(f"is {layout.format}, with the columns {', '.join(map(quoted, row))}")
+
+
+def _with_tools(made: Row, row: Row, objective: str) -> Row | Fault:
+    """The example with the tools that its conversation may call: templates show them."""
+    tools = conversation.tools_of(row)
+    if isinstance(tools, Fault):
+        return tools
+    if tools and objective not in TOOLED:
+        return Fault(f"has tools, which {objective} does not learn from here")
+    return {**made, **tools}
 
 
 def _renamed(row: Row, dataset: PlanDataset, *, others: bool) -> Row | Fault:
@@ -210,6 +224,9 @@ def _renamed(row: Row, dataset: PlanDataset, *, others: bool) -> Row | Fault:
     if not dataset.columns:
         return row
     found = {role: row[column] for role, column in dataset.columns.items() if column in row}
+    if row.get(conversation.TOOLS):
+        # No column of a plan's, and a part of the conversation.
+        found[conversation.TOOLS] = row[conversation.TOOLS]
     if not found:
         return Fault(f"has none of the columns {', '.join(map(quoted, dataset.columns.values()))}")
     if "second" in found:

@@ -137,7 +137,8 @@ def pretrained(cls: Any, model: str, **options: Any) -> Any:
     path = Path(model).expanduser()
     if path.is_dir() or path.name == "config.json":
         folder = path if path.is_dir() else path.parent
-        return _loaded(cls, str(folder), {**options, "local_files_only": True})
+        # Absolute: an adapter names its base by it, wherever it is loaded from.
+        return _loaded(cls, str(folder.absolute()), {**options, "local_files_only": True})
     try:
         return cls.from_pretrained(model, **options, local_files_only=True)
     except (OSError, ImportError, ValueError):

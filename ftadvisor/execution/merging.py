@@ -14,6 +14,7 @@ from typing import Any
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import processor
 from ftadvisor.execution.loading import QUANTIZED, load_model
+from ftadvisor.execution.saving import stop_at_ends
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.techniques import find_technique
 
@@ -60,6 +61,7 @@ def merge_model(
     place = output_dir / MERGED
     merged = adapted.merge_and_unload(safe_merge=True)
     _unwrap(merged)
+    stop_at_ends(merged, tokenizer)
     merged.save_pretrained(str(place))
     tokenizer.save_pretrained(str(place))
     return place

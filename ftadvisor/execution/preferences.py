@@ -56,7 +56,9 @@ def pair(row: Row, layout: Layout) -> Row | Fault | None:
     asked = one[:shared]
     if not asked or ROLES[one[0]["role"]]:
         given = parts.get("prompt")
-        asked = conversation.question(parts, given) + asked if given else asked
+        asked = conversation.question({}, given) + asked if given else asked
+    if asked and asked[0]["role"] != "system":
+        asked = conversation.system_of(parts) + asked
     if not asked:
         return Fault("has no prompt")
     if not all(ROLES[said[shared]["role"]] for said in (one, other)):
@@ -94,8 +96,9 @@ def judged_apart(rows: list[Row]) -> list[Row]:
         if "label" in row:
             found.append(row)
             continue
+        rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
         for name, label in (("chosen", True), ("rejected", False)):
-            found.append({"prompt": row["prompt"], "completion": row[name], "label": label})
+            found.append({**rest, "completion": row[name], "label": label})
     return found
 
 
@@ -104,8 +107,8 @@ def asked(row: Row, layout: Layout) -> Row | Fault | None:
     beside = {name: value for name, value in row.items() if name not in TAKEN}
     match layout.format:
         case "prompts":
-            value = row.get(layout.parts[0].column)
-            return {**beside, "prompt": conversation.question({}, value)}
+            made = conversation.prompted(row, layout)
+            return {**beside, "prompt": made}
         case "preference":
             found = pair(row, layout)
         case "chat" | "instruction" | "prompt_completion" | "unpaired_preference":

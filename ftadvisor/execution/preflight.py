@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,14 +28,16 @@ from ftadvisor.errors import (
 )
 from ftadvisor.execution import stack
 from ftadvisor.execution.checkpoints import KEPT
+from ftadvisor.execution.classes import own_classes
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
 from ftadvisor.execution.kernels import attention, check_liger, checkpoint, head, packages
 from ftadvisor.execution.launching import CONFIGURATION, ZERO, check_strategy
 from ftadvisor.execution.merging import refusal
 from ftadvisor.execution.pictures import check_sees
+from ftadvisor.execution.places import cannot_be_written, check_place
 from ftadvisor.execution.preferences import POLICY, check_batch
-from ftadvisor.execution.resuming import ANOTHER, REPORT, check_same, is_done, resume_command
+from ftadvisor.execution.resuming import check_same
 from ftadvisor.execution.teachers import teacher
 from ftadvisor.execution.unpacking import BASE
 from ftadvisor.schema.estimate import Estimate
@@ -61,6 +64,9 @@ NOT_TOLD = ("flyte", "azure_ml")
 """Reporters whose packages Transformers does not look for by their names (transformers 5.23
 integration_utils.py, get_available_reporting_integrations)."""
 FORCED = "--force runs it all the same"
+OF_OPTIONS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
+"""Schedules that ask for lr_scheduler_kwargs (transformers 5.23 optimization.py)."""
+UNWARMED = ("constant", "reduce_lr_on_plateau")
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 MOMENTS_BYTES = 8
 """AdamW's two states of a trained parameter in fp32: what a checkpoint holds beside it."""
@@ -109,25 +115,11 @@ def output_dir(of: Subject) -> Iterator[Event]:
         check_same(of.plan, of.run, of.examples)
         yield from ()
         return
+    check_place(place, partial(_is_ours, of))
     try:
-        if place.exists() and not place.is_dir():
-            raise InvalidSettingError(
-                f"output_dir {quoted(str(place))} is a file.", ["another one"]
-            )
-        holds = [path.name for path in place.iterdir()] if place.is_dir() else []
-        if holds and not _is_ours(of, holds):
-            what = "another run" if {PLAN_FILE, REPORT} & {*holds} else "other files"
-            goes_on = what == "another run" and not is_done(place)
-            raise InvalidSettingError(
-                f"output_dir {quoted(str(place))} holds {what}: nothing is overwritten.",
-                [ANOTHER, *([resume_command(place)] if goes_on else [])],
-            )
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InvalidSettingError(
-            f"output_dir {quoted(str(place))} cannot be written: {error.strerror or error}.",
-            ["a place that can be written"],
-        ) from None
+        raise cannot_be_written(place, error.strerror or str(error)) from None
     yield from ()
 
 
@@ -200,6 +192,26 @@ def settings(of: Subject) -> Iterator[Event]:
     yield from ()
 
 
+def schedule(of: Subject) -> Iterator[Event]:
+    """A schedule that asks for more than a plan says, or does not do all that it says."""
+    name = of.plan.settings["lr_scheduler_type"]
+    warmup = of.plan.settings["warmup_steps"]
+    if name in OF_OPTIONS:
+        raise UnsupportedError.of(
+            f"lr_scheduler_type {name}", "Transformers asks for options of it that no plan has",
+            ["lr_scheduler_type: cosine"],
+        )  # fmt: skip
+    if name == "reduce_lr_on_plateau" and not (of.run.eval_steps and of.examples.held_out):
+        raise InvalidSettingError(
+            f"lr_scheduler_type {name} goes by evaluations in the middle of the training, and there"
+            " are none.",
+            ["--eval-steps 50, with rows held out", "lr_scheduler_type: cosine"],
+        )
+    if name in UNWARMED and warmup:
+        what = f"warmup_steps {warmup:g}: lr_scheduler_type {name} has no warmup"
+        yield Event("settings", 0, what)
+
+
 def technique(of: Subject) -> Iterator[Event]:
     """A technique that nothing here trains, or an optimizer whose package is missing."""
     if of.plan.technique in NOT_RUN:
@@ -235,12 +247,10 @@ def classes(of: Subject) -> Iterator[Event]:
     labels = of.examples.labels
     if not labels:
         return
-    config = model_config(of.plan.model)
-    head = {"seq_cls": "ForSequenceClassification", "token_cls": "ForTokenClassification"}
-    made_for = str(next(iter(config.get("architectures") or []), ""))
-    if not made_for.endswith(head[of.plan.objective]):
+    named = own_classes(model_config(of.plan.model), of.plan.objective)
+    if named is None:
         return
-    own = {str(name) for name in (config.get("label2id") or {"LABEL_0": 0, "LABEL_1": 1})}
+    own = {str(name) for name in named}
     numbers = {str(i) for i in range(len(own))}
     if not {*labels} <= own and not {*labels} <= numbers:
         strange = sorted({*labels} - own - numbers) or sorted({*labels} - own)
@@ -295,6 +305,12 @@ def hardware(of: Subject, device: Device) -> Iterator[Event]:
         raise UnsupportedError.of(
             "flash_attention_2 on a CPU", "its kernels are a GPU's", ["--attn-implementation sdpa"]
         )
+    if device.is_cpu and of.settings.optim == "galore_adamw_8bit":
+        raise UnsupportedError.of(
+            "optim galore_adamw_8bit on a CPU",
+            "its states are a GPU's",
+            ["--optim galore_adamw"],
+        )
     spec = find_model(of.plan.model).spec
     for said in check_strategy(of.settings, cpu=device.is_cpu):
         yield Event("device", 0, said)
@@ -344,8 +360,8 @@ def reporters(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, packages, head, attention, checkpoint, technique, merging, teacher,
-    images, classes, output_dir, disk, data,
+    libraries, settings, schedule, packages, head, attention, checkpoint, technique, merging,
+    teacher, images, classes, output_dir, disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory, reporters)
 

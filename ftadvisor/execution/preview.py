@@ -16,6 +16,7 @@ from ftadvisor.execution import stack
 from ftadvisor.execution.device import processor
 from ftadvisor.execution.examples import Row, check_objective, read_examples
 from ftadvisor.execution.journal import Journal
+from ftadvisor.execution.rendering import rendered
 from ftadvisor.execution.tokenizing import load_tokenizer
 from ftadvisor.execution.trainers import BUILDERS
 from ftadvisor.execution.training import Training
@@ -54,7 +55,7 @@ def preview(plan: Plan, settings: Settings, run: RunSettings) -> Preview:
     conversational = plan.objective != "seq2seq" and "text" not in rows[0]
     tokenizing = load_tokenizer(plan.model, chat=conversational, images=examples.has_images)
     notes += tokenizing.said
-    few = examples._replace(train=rows, held_out=[])
+    few = rendered(examples._replace(train=rows, held_out=[]), tokenizing.tokenizer, Journal())
     # Packs would show where examples meet, not what is learnt of one.
     alone = replace(settings, packing=False, micro_batch_size=1, autocast="none", optim="sgd")
     with tempfile.TemporaryDirectory() as place:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from ftadvisor.execution.allocations import Allocations
 from ftadvisor.execution.arguments import total_steps
 from ftadvisor.execution.attempts import WaysToFit, told, until_it_fits
 from ftadvisor.execution.checkpoints import default_steps, is_last, step_of, write_whole
+from ftadvisor.execution.classes import as_numbered, own_classes
 from ftadvisor.execution.conversation import is_conversational
 from ftadvisor.execution.device import Device, find_device
 from ftadvisor.execution.evaluation.comparison import Measured, compared, measure, side_by_side
@@ -29,6 +31,7 @@ from ftadvisor.execution.merging import merge_model
 from ftadvisor.execution.preferences import POLICY, PREFERRING
 from ftadvisor.execution.randomness import evaluate_apart, same_randomness
 from ftadvisor.execution.recording import record_run
+from ftadvisor.execution.rendering import rendered
 from ftadvisor.execution.resuming import CHECKPOINTS, LOG, REPORT, last_checkpoint, write_identity
 from ftadvisor.execution.rewards import check_reward
 from ftadvisor.execution.saving import save_model
@@ -42,7 +45,7 @@ from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.report import Report
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
-from ftadvisor.sources.models import find_model
+from ftadvisor.sources.models import find_model, model_config
 from ftadvisor.sources.own_rows import versions
 from ftadvisor.sources.plans import PLAN_FILE, write_plan
 from ftadvisor.sources.text_files import replace_text
@@ -153,9 +156,14 @@ def check(
     """All checks, the cheap ones first."""
     check_objective(plan.objective)
     check_reward(plan, run)
+    # It is asked for more than once.
+    estimate_on = cache(estimate_on)
     if plan.dataset is None:
         raise InvalidSettingError("The plan names no dataset.", ["--dataset train.jsonl"])
     examples = read_examples(plan.dataset, plan.objective, run, plan.seed)
+    if examples.labels:
+        own = own_classes(model_config(plan.model), plan.objective)
+        examples = examples._replace(labels=as_numbered(examples.labels, own))
     if run.save_steps is None:
         steps = total_steps(plan, settings, run, len(examples.train))
         run = replace(run, save_steps=default_steps(steps))
@@ -270,6 +278,7 @@ def load(start: Start, journal: Journal, *, resumed: bool) -> Training:
     tokenizing = load_tokenizer(source, chat=chat, images=examples.has_images)
     for said in tokenizing.said:
         journal.say("tokenizer", said)
+    examples = rendered(examples, tokenizing.tokenizer, journal)
     family = find_model(plan.model).spec.family
     labels = head_of(plan.objective, examples.labels)
     model = load_model(source, family, settings, start.device, labels)

@@ -9,10 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from ftadvisor.execution import stack
+from ftadvisor.execution.evaluation.answers import ends
 
 LABELS = "labels.json"
 """The classes' names by number: an adapter's directory may hold no config.json, which Transformers
 would take for a whole model's (5.23 models/auto/auto_factory.py line 314)."""
+
+
+def stop_at_ends(model: Any, tokenizer: Any) -> None:
+    """Let the saved model stop where it was taught to: the end token of the chat template, which a
+    base model's own generation_config.json does not know.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None or not getattr(tokenizer, "chat_template", None):
+        return
+    found = ends(getattr(tokenizer, "tokenizer", tokenizer), model)
+    if len(found) > 1:
+        config.eos_token_id = found
 
 
 def save_model(trainer: Any, tokenizer: Any, output_dir: Path, labels: Sequence[str] = ()) -> None:
@@ -23,6 +36,7 @@ def save_model(trainer: Any, tokenizer: Any, output_dir: Path, labels: Sequence[
     """
     # Of use again where the model answers.
     trainer.model.config.use_cache = True
+    stop_at_ends(trainer.model, tokenizer)
     with virtual_tokens(trainer):
         trainer.save_model(str(output_dir))
     if not trainer.args.should_save:

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     datasets: Any
     numpy: Any
     psutil: Any
+    jinja2: Any
     PIL_Image: Any
     liger: Any
 
 LIBRARIES = (
     "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "numpy",
-    "psutil",
+    "psutil", "jinja2",
 )  # fmt: skip
 MODULES = dict.fromkeys(LIBRARIES) | {
     "PIL_Image": "PIL.Image", "liger": "liger_kernel.transformers.monkey_patch",

@@ -18,6 +18,7 @@ from ftadvisor.execution.examples import Examples, check_objective, read_held_ou
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.pictures import check_sees
+from ftadvisor.execution.rendering import rendered
 from ftadvisor.execution.rewards import check_reward
 from ftadvisor.execution.tokenizing import load_tokenizer
 from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
@@ -52,8 +53,7 @@ def evaluate(
         if is_adapter and not can_be_switched_off(trainer.model):
             of.journal.say("evaluation", "before: prompts of such a model cannot be switched off")
         elif is_adapter:
-            with trainer.model.disable_adapter():
-                before = measure(trainer, of, base=False)
+            before = measure(trainer, of, base=True)
         after = measure(trainer, of, base=False)
     answers = side_by_side(before if is_adapter else after, after)
     if not is_adapter:
@@ -109,6 +109,9 @@ def _prepared(
     own = place if (folder / "tokenizer_config.json").is_file() else source
     chat = plan.objective not in (*CLASSIFYING, "seq2seq") and "text" not in examples.held_out[0]
     tokenizing = load_tokenizer(own, chat=chat, images=examples.has_images)
+    kept = rendered(examples, tokenizing.tokenizer, journal)
+    # A trainer wants something to train on, even where it only evaluates.
+    examples = kept._replace(train=kept.held_out[:1])
     head = head_of(plan.objective, tuple(labels))
     model = load_model(source, family, settings, device, head)
     if is_adapter and plan.objective not in MAKES_THE_ADAPTER:

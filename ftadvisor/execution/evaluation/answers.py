@@ -51,7 +51,7 @@ def answers(trainer: Any, of: Training, asked: list[Question], *, base: bool) ->
     try:
         with evaluating(trainer, base=base) as model:
             options = {
-                "max_new_tokens": min(room, MOST_NEW_TOKENS), "do_sample": False,
+                "max_new_tokens": min(room, MOST_NEW_TOKENS), "do_sample": False, "num_beams": 1,
                 "use_cache": True, "pad_token_id": tokenizer.pad_token_id,
                 "eos_token_id": ends(tokenizer, model),
             }  # fmt: skip
@@ -98,10 +98,10 @@ def _turn(row: Row) -> Row | None:
     if "source" in row:
         return {"prompt": row["source"], "completion": row["target"]}
     if "messages" in row:
-        return conversation.split_turn(row["messages"])
+        return conversation.last_turn(row)
     if not row.get("prompt"):
         return None
-    return {"prompt": row["prompt"], "completion": row.get("completion", row.get("chosen"))}
+    return {**row, "completion": row.get("completion", row.get("chosen"))}
 
 
 def _question(row: Row, tokenizer: Any) -> Question:
@@ -109,8 +109,9 @@ def _question(row: Row, tokenizer: Any) -> Question:
     if isinstance(prompt, str):
         return Question(prompt, tokenizer(prompt)["input_ids"], _said(row["completion"]))
     ids = tokenizer.apply_chat_template(
-        prompt, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+        prompt, tools=row.get(conversation.TOOLS), add_generation_prompt=True, tokenize=True,
+        return_dict=False,
+    )  # fmt: skip
     return Question(_said(prompt), ids, _said(row["completion"]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftadvisor.execution import stack
 from ftadvisor.execution.evaluation.metrics import Tally, perplexity
 from ftadvisor.execution.evaluation.scores import evaluating
 from ftadvisor.execution.training import Training
@@ -19,6 +20,7 @@ def general_perplexity(trainer: Any, of: Training, *, base: bool) -> Tally:
     weights: list[float] = []
     # A processor of images holds its tokenizer.
     tokenizer = getattr(of.tokenizer, "tokenizer", of.tokenizer)
+    cross_entropy = stack.torch.nn.functional.cross_entropy
     with evaluating(trainer, base=base) as model:
         for paragraph in paragraphs():
             encoded = tokenizer(
@@ -26,7 +28,10 @@ def general_perplexity(trainer: Any, of: Training, *, base: bool) -> Tally:
             )
             ids = encoded["input_ids"].to(model.device)
             if ids.shape[1] > 1:
-                losses.append(float(model(input_ids=ids, labels=ids, use_cache=False).loss))
+                # Not the model's own loss: a mixture adds its routers', PEFT AdaLoRA's, and what
+                # virtual tokens put before the text would make its first token count.
+                logits = model(input_ids=ids, use_cache=False).logits[0, -ids.shape[1] :]
+                losses.append(float(cross_entropy(logits[:-1].float(), ids[0, 1:])))
                 weights.append(float(ids.shape[1] - 1))
     return perplexity(losses, weights)
 

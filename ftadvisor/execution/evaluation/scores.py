@@ -27,6 +27,8 @@ DRAWING = (*POLICY, "distillation")
 """They evaluate by drawing answers: the trainer's own loop does it, and gives means alone."""
 UNPAIRED = "kto"
 """Its rows are answers that are good or bad, one by one."""
+FROM_ITSELF = ("dpo", "kto")
+"""Rewards are distances from the model as it was: it prefers nothing to itself, right or wrong."""
 NAMES = {
     "rewards/accuracies": "reward_accuracy", "accuracy": "reward_accuracy",
     "rewards/margins": "reward_margin", "margin": "reward_margin", "reward": "mean_reward",
@@ -39,7 +41,8 @@ def scores(trainer: Any, objective: str, *, base: bool) -> dict[str, Tally]:
     """Metrics of the held-out rows. `base`: of the model without what is trained."""
     if objective in DRAWING or is_sharded(trainer):
         # The same draws before and after, and none that training would miss.
-        with stack.torch.random.fork_rng():
+        alone = base_alone(trainer.model) if base and not is_sharded(trainer) else nullcontext()
+        with stack.torch.random.fork_rng(), alone:
             stack.torch.manual_seed(trainer.args.seed)
             found = trainer.evaluate()
         # The loss of a policy compares two of its own batches: the rewards tell how good it is.
@@ -72,21 +75,28 @@ def can_be_switched_off(model: Any) -> bool:
 def evaluating(trainer: Any, *, base: bool) -> Generator[Any]:
     """The model in evaluation, with the dtype of training; nothing of the run's state moves.
 
-    An adapter starts as nothing, except for prompts: theirs is switched off for the `base`.
+    `base`: without its adapter.
     """
     model, torch = trainer.model, stack.torch
-    config = getattr(model, "active_peft_config", None)
-    off = base and config is not None and config.is_prompt_learning
-    # What cannot be switched off is measured with its prompts.
-    off = off and can_be_switched_off(model)
     training = model.training
     model.eval()
-    alone = model.disable_adapter() if off else nullcontext()
+    alone = base_alone(model) if base else nullcontext()
     try:
         with torch.no_grad(), torch.random.fork_rng(), trainer.accelerator.autocast(), alone:
             yield model
     finally:
         model.train(training)
+
+
+@contextmanager
+def base_alone(model: Any) -> Generator[None]:
+    """The model without its adapter, which need not start as nothing (FourierFT, C3A, prompts).
+
+    What cannot be switched off stays.
+    """
+    has_one = getattr(model, "active_peft_config", None) is not None
+    with model.disable_adapter() if has_one and can_be_switched_off(model) else nullcontext():
+        yield
 
 
 def _lost(trainer: Any, objective: str, base: bool) -> dict[str, Tally]:
@@ -103,7 +113,7 @@ def _lost(trainer: Any, objective: str, base: bool) -> dict[str, Tally]:
             if not weight:
                 continue
             loss, _, _ = trainer.prediction_step(model, batch, prediction_loss_only=True)
-            losses.append(float(loss))
+            losses.append(float(loss) - (_of_routers(trainer, logged) if per_token else 0.0))
             weights.append(weight)
             for key, values in logged.items():
                 own.setdefault(key.removeprefix("eval_"), []).append((float(values[-1]), weight))
@@ -112,7 +122,18 @@ def _lost(trainer: Any, objective: str, base: bool) -> dict[str, Tally]:
     if per_token:
         found["perplexity"] = perplexity(losses, weights)
     found |= {name: mean(*zip(*own[key], strict=True)) for key, name in NAMES.items() if key in own}
-    return found | (_unpaired(own) if objective == UNPAIRED else {})
+    found |= _unpaired(own) if objective == UNPAIRED else {}
+    if base and objective in FROM_ITSELF:
+        found.pop("reward_accuracy", None)
+    return found
+
+
+def _of_routers(trainer: Any, logged: dict[str, list[Any]]) -> float:
+    """What a mixture's load balancing adds to the loss of a batch: it is no measure of the text
+    (trl 1.16 trainer/sft_trainer.py, compute_loss).
+    """
+    values = logged.get("aux_loss")
+    return float(values[-1]) * float(trainer.router_aux_loss_coef) if values else 0.0
 
 
 def _logged(trainer: Any) -> dict[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ftadvisor.errors import InvalidSettingError, UnsupportedError, first_line
@@ -53,8 +54,12 @@ def adapter_of(of: Training) -> dict[str, Any]:
 
 
 def datasets_of(train: list[Row], held_out: list[Row]) -> dict[str, Any]:
-    """Both as the `datasets` library has them."""
-    make = stack.datasets.Dataset.from_list
+    """Both as the `datasets` library has them.
+
+    Objects whose keys differ stay as they are: in a struct, Arrow's usual kind, every call of a
+    tool would get the arguments of all others, empty.
+    """
+    make = partial(stack.datasets.Dataset.from_list, on_mixed_types="use_json")
     return {
         "train_dataset": make(train),
         "eval_dataset": make(held_out) if held_out else None,
@@ -69,6 +74,12 @@ def say_what_is_not_evaluated(of: Training, trainer: Any) -> None:
     # With --eval-steps the Trainer would ask for them in the middle of the training.
     trainer.args.eval_strategy = "no"
     of.journal.say("data", "max_length leaves nothing of what was held out to evaluate")
+
+
+def say_once(of: Training, what: str) -> None:
+    """Of the data, whatever part of them it was found in."""
+    if what not in {event.what for event in of.journal.events}:
+        of.journal.say("data", what)
 
 
 def say_what_was_cut(of: Training, trainer: Any, count: int) -> None:

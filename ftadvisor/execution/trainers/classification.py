@@ -31,10 +31,12 @@ def build_sequence(of: Training) -> Any:
 def build_token(of: Training) -> Any:
     """A class for each word; its first token carries it."""
     numbers = {name: i for i, name in enumerate(of.examples.labels)}
+    between = " " if _joins_words(of.tokenizer) else ""
 
     def encoded(row: Row) -> Row:
+        first, *others = row["tokens"]
         tokens = of.tokenizer(
-            row["tokens"],
+            [first, *(between + word for word in others)],
             is_split_into_words=True,
             truncation=True,
             max_length=of.settings.max_length,
@@ -48,6 +50,19 @@ def build_token(of: Training) -> Any:
 
     collator = stack.transformers.DataCollatorForTokenClassification(of.tokenizer)
     return plain_trainer(of, encoded, collator)
+
+
+def _joins_words(tokenizer: Any) -> bool:
+    """Whether words are tokenised as in a text only with the space before each.
+
+    Byte-level tokenizers read ["in", "the"] as "inthe", which no text is; as Transformers' examples
+    know, of some types (add_prefix_space).
+    """
+    text = tokenizer("in the")["input_ids"]
+    apart, spaced = (
+        tokenizer(["in", word], is_split_into_words=True)["input_ids"] for word in ("the", " the")
+    )
+    return apart != text and spaced == text
 
 
 def plain_trainer(

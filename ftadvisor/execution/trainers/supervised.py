@@ -9,10 +9,13 @@ from ftadvisor.execution.examples import Row
 from ftadvisor.execution.tokenizing import Tokenizing
 from ftadvisor.execution.trainers.building import (
     class_of,
+    datasets_of,
+    say_once,
     say_what_is_not_evaluated,
     say_what_was_cut,
 )
 from ftadvisor.execution.training import Training
+from ftadvisor.sources.datasets.examples import ROLES
 
 
 def build(of: Training) -> Any:
@@ -34,8 +37,7 @@ def build(of: Training) -> Any:
     trainer = class_of(of, stack.trl.SFTTrainer)(
         model=of.model,
         args=args,
-        train_dataset=stack.datasets.Dataset.from_list(train),
-        eval_dataset=stack.datasets.Dataset.from_list(held_out) if held_out else None,
+        **datasets_of(train, held_out),
         processing_class=of.tokenizer,
         callbacks=of.callbacks,
     )
@@ -54,8 +56,15 @@ def rows_of(rows: list[Row], of: Training) -> tuple[list[Row], bool]:
         return rows, False
     if marks_answers(of.tokenizing):
         return rows, True
-    found = [conversation.split_turn(row["messages"]) if "messages" in row else row for row in rows]
+    found = [conversation.last_turn(row) if "messages" in row else row for row in rows]
+    if any(_answers(row) > 1 for row in rows):
+        what = "the chat template does not mark answers: of a conversation the last one is learnt"
+        say_once(of, what)
     return [row for row in found if row], True
+
+
+def _answers(row: Row) -> int:
+    return sum(ROLES[turn["role"]] for turn in row.get("messages", ()))
 
 
 def marks_answers(tokenizing: Tokenizing) -> bool:

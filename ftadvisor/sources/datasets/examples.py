@@ -151,13 +151,14 @@ def _messages(value: Any, column: str, *, answered: bool) -> tuple[str, bool] | 
         if role.__class__ is not str or role not in ROLES:
             what = "has no role" if role is None else f"has the role {str(role)[:40]!r}"
             return Fault(f"message {len(texts) + 1} of {column!r} {what}")
-        learnt = learnt or ROLES[role]
         if content.__class__ is not str:
             found = _content(content, message)
             if found is None:
                 return Fault(f"message {len(texts) + 1} of {column!r} has no text")
             content, seen = found
             image = image or seen
+        # An answer of nothing teaches to say nothing.
+        learnt = learnt or (ROLES[role] and bool(content) and not content.isspace())
         texts.append(content)
     if texts and answered and not learnt:
         return Fault(f"column {column!r} holds no answer to learn from")

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ftadvisor.errors import DataFileError, InvalidSettingError, UnknownNameError, quoted
+from ftadvisor.errors import (
+    DataFileError,
+    InvalidSettingError,
+    UnknownNameError,
+    near_misses,
+    quoted,
+)
 
 KINDS = {
     ".jsonl": "json",
@@ -118,7 +124,7 @@ def _splits_at(path: Path) -> dict[str, list[DataFile]]:
     if not present:
         raise InvalidSettingError(
             f"dataset {quoted(str(path))} is not a file or a directory on this machine.",
-            [f"a {', '.join(READ[:-1])} file", "a directory of them"],
+            [*_near(path), f"a {', '.join(READ[:-1])} file", "a directory of them"],
         )
     file = data_file(path)
     if file is None:
@@ -128,6 +134,15 @@ def _splits_at(path: Path) -> dict[str, list[DataFile]]:
             READ,
         )
     return {"train": [file]}
+
+
+def _near(path: Path) -> list[str]:
+    """What lies where the path leads and is called almost so."""
+    try:
+        beside = [p.name for p in path.parent.iterdir() if p.is_dir() or data_file(p)]
+    except OSError:
+        return []
+    return [str(path.parent / name) for name in near_misses(path.name, beside)]
 
 
 def _splits_of_directory(folder: Path) -> dict[str, list[DataFile]]:

@@ -136,7 +136,7 @@ def _chat(by_role: dict[str, str | None]) -> Layout | None:
 def _pair(by_role: dict[str, str | None], spelt: dict[str, str]) -> Layout | None:
     given = by_role["prompt"] == spelt.get("prompt", "") and by_role["completion"]
     if given and given.lower() in GIVEN_ANSWER:
-        return Layout("prompts", (Part("prompt", by_role["prompt"] or ""),))
+        return _prompts(by_role, by_role["prompt"] or "")
     return _instruction(by_role) or _completion(by_role)
 
 
@@ -181,7 +181,11 @@ def _column(by_role: dict[str, str | None], role: str, kind: DataFormat) -> Layo
 
 
 def _alone(by_role: dict[str, str | None]) -> Layout | None:
-    found = _column(by_role, "text", "raw") or _column(by_role, "prompt", "prompts")
-    if found is None and (name := by_role["instruction"]):
-        found = Layout("prompts", (Part("prompt", name),))
+    found = _column(by_role, "text", "raw")
+    if found is None and (name := by_role["prompt"] or by_role["instruction"]):
+        found = _prompts(by_role, name)
     return found
+
+
+def _prompts(by_role: dict[str, str | None], name: str) -> Layout:
+    return Layout("prompts", (*_optional(by_role, "system"), Part("prompt", name)))

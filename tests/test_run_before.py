@@ -1,0 +1,204 @@
+"""What a run measures before and after: of the base, of the text alone, by an independent sum."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from execution_models import SIZES, rows, tokenizer, write_rows
+from test_run import train
+
+from ftadvisor.execution.evaluation.forgetting import paragraphs
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+import transformers  # noqa: E402
+
+ONE_STEP: dict[str, Any] = {"max_steps": 1, "save_steps": 0, "eval_answers": 0}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "adalora": {},
+    # These do not start as nothing.
+    "fourierft": {},
+    "c3a": {"peft_config": {"block_size": 16}},
+    "prompt_tuning": {},
+    # Of exactly two tokens, which as a tuple were one place in the matrix.
+    "trainable_tokens": {"peft_config": {"token_indices": [5, 6]}},
+}
+
+
+def nll(model: Any, ids: Any) -> tuple[float, int]:
+    """Of all tokens but the first, from the logits; and how many they are."""
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0, :-1]
+    chosen = torch.log_softmax(logits.double(), -1).gather(1, ids[0, 1:, None])
+    return -float(chosen.sum()), ids.shape[1] - 1
+
+
+def perplexity(pairs: list[tuple[float, int]]) -> float:
+    return math.exp(sum(loss for loss, _ in pairs) / sum(count for _, count in pairs))
+
+
+def general(place: Path, max_length: int = 64) -> float:
+    model = transformers.AutoModelForCausalLM.from_pretrained(place).eval()
+    encode = transformers.AutoTokenizer.from_pretrained(place)
+    texts = [
+        encode(text, truncation=True, max_length=max_length, return_tensors="pt")["input_ids"]
+        for text in paragraphs()
+    ]
+    return perplexity([nll(model, ids) for ids in texts])
+
+
+@pytest.mark.parametrize("technique", OPTIONS)
+def test_before_is_the_base(models: dict[str, Path], tmp_path: Path, technique: str):
+    """Without what an adapter starts with, and without what PEFT adds to the loss of AdaLoRA."""
+    data = write_rows(tmp_path / "train.jsonl", rows("clm", 8))
+    held_out = write_rows(tmp_path / "held_out.jsonl", rows("clm", 4))
+    report = train(
+        models, tmp_path, technique, "clm", dataset=data, eval_dataset=held_out, **ONE_STEP,
+        **OPTIONS[technique],
+    )  # fmt: skip
+    assert report.status == "done"
+    model = transformers.AutoModelForCausalLM.from_pretrained(models["decoder"]).eval()
+    encode = transformers.AutoTokenizer.from_pretrained(models["decoder"])
+    texts = [
+        encode(row["text"] + "</s>", truncation=True, max_length=64, return_tensors="pt")
+        for row in rows("clm", 4)
+    ]
+    expected = perplexity([nll(model, text["input_ids"]) for text in texts])
+    assert report.metrics["perplexity"].before == pytest.approx(expected, rel=1e-4)
+    before = report.metrics["general_perplexity"].before
+    assert before == pytest.approx(general(models["decoder"]), rel=1e-4)
+
+
+def test_a_mixture_s_perplexity_is_of_the_text(models: dict[str, Path], tmp_path: Path):
+    """Not of what its routers' balancing adds to the loss: exp of 2 times its weight too much."""
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(
+        **SIZES, num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2,
+        router_aux_loss_coef=0.2, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    place = tmp_path / "mixtral"
+    model = transformers.MixtralForCausalLM(config).eval()
+    model.save_pretrained(place)
+    tokenizer().save_pretrained(place)
+    held_out = write_rows(tmp_path / "held_out.jsonl", rows("clm", 4))
+    report = train(models, tmp_path, "lora", "clm", model=place, eval_dataset=held_out, **ONE_STEP)
+    encode = transformers.AutoTokenizer.from_pretrained(place)
+    texts = [
+        encode(row["text"] + "</s>", truncation=True, max_length=64, return_tensors="pt")
+        for row in rows("clm", 4)
+    ]
+    expected = perplexity([nll(model, text["input_ids"]) for text in texts])
+    assert report.metrics["perplexity"].before == pytest.approx(expected, rel=1e-4)
+    assert report.metrics["general_perplexity"].before == pytest.approx(general(place), rel=1e-4)
+
+
+def test_answers_are_greedy_whatever_the_model_says(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = Path(shutil.copytree(models["encdec"], tmp_path / "model"))
+    config = json.loads((place / "generation_config.json").read_text())
+    (place / "generation_config.json").write_text(json.dumps({**config, "num_beams": 4}))
+
+    def beams(*_: Any, **__: Any) -> None:
+        raise AssertionError("beams were searched")
+
+    monkeypatch.setattr(transformers.GenerationMixin, "_beam_search", beams)
+    options = {**ONE_STEP, "eval_answers": 2}
+    report = train(models, tmp_path, "full", "seq2seq", model=place, **options)
+    assert report.status == "done"
+    assert len(report.answers) == 2
+
+
+def test_a_model_stops_where_it_was_taught_to(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its base's end token is another than the template's; an adapter names its base for good."""
+    monkeypatch.chdir(models["decoder"].parent)
+    train(models, tmp_path, "lora", model="decoder", merge=True, **ONE_STEP)
+    merged = json.loads((tmp_path / "out/merged/generation_config.json").read_text())
+    assert merged["eos_token_id"] == [3, 5]
+    adapter = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == str(models["decoder"])
+    (tmp_path / "full").mkdir()
+    train(models, tmp_path / "full", "full", **ONE_STEP)
+    whole = json.loads((tmp_path / "full/out/generation_config.json").read_text())
+    assert whole["eos_token_id"] == [3, 5]
+
+
+def test_words_are_tokenised_as_in_a_text(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A byte-level tokenizer read them without the spaces between them."""
+    from ftadvisor.execution.trainers import BUILDERS, classification
+
+    found: list[str] = []
+
+    def spied(of: Any) -> Any:
+        trainer = classification.build_token(of)
+        row = trainer.train_dataset[0]
+        found.append(of.tokenizer.decode(row["input_ids"]))
+        pieces = of.tokenizer.convert_ids_to_tokens(row["input_ids"])
+        pairs = zip(pieces, row["labels"], strict=True)
+        found.extend(piece for piece, label in pairs if label != -100)
+        return trainer
+
+    monkeypatch.setitem(BUILDERS, "token_cls", spied)
+    train(models, tmp_path, "lora", "token_cls", **ONE_STEP)
+    assert found[0].startswith("Anna lives in Paris")
+    # The first token of each word carries its class.
+    assert [piece[0] for piece in found[1:]] == ["A", "Ġ", "Ġ", "Ġ"]
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_a_model_prefers_nothing_to_itself(models: dict[str, Path], tmp_path: Path, objective: str):
+    """An accuracy of 0 before, by ties, would make of any training a triumph."""
+    pairs = [{"prompt": f"say {i}", "chosen": "yes", "rejected": "no"} for i in range(12)]
+    data = write_rows(tmp_path / "r.jsonl", pairs)
+    report = train(models, tmp_path, "lora", objective, dataset=data, **ONE_STEP)
+    accuracy = report.metrics["reward_accuracy"]
+    assert accuracy.before is None
+    assert accuracy.after is not None
+    assert any("prefers nothing" in event.what for event in report.events)
+
+
+def test_a_checkpoint_s_own_head_keeps_its_classes(models: dict[str, Path], tmp_path: Path):
+    """In the alphabet's order its weights stood for the other class: its best answers were wrong
+    before, and training unlearnt them.
+    """
+    names = {0: "positive", 1: "negative", 2: "mixed"}
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        **SIZES, id2label=names, label2id={name: i for i, name in names.items()}
+    )
+    place = tmp_path / "classifier"
+    model = transformers.BertForSequenceClassification(config).eval()
+    model.save_pretrained(place)
+    tokenizer().save_pretrained(place)
+    encode = transformers.AutoTokenizer.from_pretrained(place)
+    texts = [f"a text of number {i}" for i in range(12)]
+    labelled: list[dict[str, Any]] = []
+    for i, text in enumerate(texts):
+        with torch.no_grad():
+            best = model(**encode(text, return_tensors="pt")).logits[0, :2].argmax()
+        # Two of its three classes; a few rows wrong, so that both occur.
+        labelled.append({"text": text, "label": names[(int(best) + (i % 4 == 0)) % 2]})
+    data = write_rows(tmp_path / "r.jsonl", labelled)
+    report = train(
+        models, tmp_path, "lora", "seq_cls", model=place, dataset=data, eval_dataset=data,
+        **ONE_STEP,
+    )  # fmt: skip
+    assert report.labels == tuple(names.values())
+    hits = 0
+    for row in labelled:
+        with torch.no_grad():
+            best = model(**encode(row["text"], return_tensors="pt")).logits[0].argmax()
+        hits += names[int(best)] == row["label"]
+    assert report.metrics["accuracy"].before == pytest.approx(hits / len(labelled))
+    assert json.loads((tmp_path / "out/labels.json").read_text())["0"] == "positive"
