@@ -62,8 +62,9 @@ class Allocations:
         trainer.compute_loss, trainer.training_step = watched_loss, watched_step
 
     def before_optimizer(self) -> None:
-        """Its step takes the same each time, but that the first one makes the states."""
-        if self._optimized < 2:
+        """Its step takes the same each time, but that the first one makes the states: the second is
+        watched, or the only one."""
+        if self._optimized == (1 if self._trainer.state.max_steps > 1 else 0):
             self._begin()
 
     def after_optimizer(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
 import sys
 import time
+from functools import cache
 from typing import Any
 
 from ftadvisor.execution import stack
@@ -100,7 +102,13 @@ class MeasuringCallback(stack.transformers.TrainerCallback):
 
 def resident_bytes() -> int:
     """Of this process, now."""
-    return stack.psutil.Process().memory_info().rss
+    return _process(os.getpid()).memory_info().rss
+
+
+@cache
+def _process(pid: int) -> Any:
+    # To find it costs more than to ask it, and it is asked after each step.
+    return stack.psutil.Process(pid)
 
 
 def peak_host_bytes() -> int:
