@@ -9,11 +9,13 @@ import pytest
 
 from ftadvisor.estimation.adapters import adapter_bytes
 from ftadvisor.estimation.attention import disentangled_saved
+from ftadvisor.estimation.memory import step_phases
 from ftadvisor.estimation.numerics import numerics
 from ftadvisor.estimation.stack import matrix_inputs
 from ftadvisor.estimation.terms import terms
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Settings
+from ftadvisor.sources.architectures import read_model
 from ftadvisor.sources.models import find_model
 from ftadvisor.sources.trainers import find_trainer
 
@@ -109,3 +111,29 @@ def test_deberta_keeps_the_scores_of_all_positions():
     frozen = numerics(settings, TRAINER, trains_base=False)
     assert disentangled_saved(block, frozen, 256) == pytest.approx(by_hand + 2 * 768)
     assert find_model("bert-base-uncased").spec.blocks[0].attention.scored_positions == 0
+
+
+def test_an_encoder_decoders_table_is_added_up_in_the_middle():
+    t5 = {
+        "model_type": "t5", "vocab_size": 1000, "d_model": 64, "d_ff": 128, "d_kv": 16,
+        "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0,
+    }  # fmt: skip
+    settings = Settings(
+        technique="full", objective="seq2seq", weights_dtype="bf16", longest_length=64,
+        max_length=64, max_target_length=32,
+    )  # fmt: skip
+    table = 2 * 1000 * 64
+    tied, apart = (
+        step_phases(
+            read_model({**t5, "tie_word_embeddings": tie}, "t5")[0],
+            settings, find_trainer("transformers-5"), None, "8.0",
+        )
+        for tie in (True, False)
+    )  # fmt: skip
+    # The head's gradient and the decoder's, and their sum; the encoder's layers are kept still.
+    middle = tied["embeddings_join"]
+    assert middle.temporaries == 3 * table
+    assert middle.activations > 0
+    # With a head of its own, the encoder's is added to the decoder's at the end.
+    assert "embeddings_join" not in apart
+    assert apart["end_of_backward"].temporaries == table

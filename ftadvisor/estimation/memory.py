@@ -74,6 +74,8 @@ def _phases(
     if t.n.trained and not t.loss.head_chunk:
         # A fused head forms its gradient tile by tile, inside the loss.
         found["head_gradient"] = phases.head_gradient(t, base, saved)
+    if t.n.trained and model.family == "encdec" and model.tie_word_embeddings:
+        found["embeddings_join"] = phases.embeddings_join(t, base)
     if t.n.kbit and trainer.dequantizes_head_twice:
         found["quantized_head_backward"] = phases.quantized_head_backward(t, base, saved)
     if t.objective.generates:

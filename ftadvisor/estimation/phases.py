@@ -8,7 +8,12 @@ from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.loss import FUSED_TILE_LOGITS, FUSED_TILE_TOKENS
 from ftadvisor.estimation.moments import Moment
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES
-from ftadvisor.estimation.stack import inputs_kept, matrix_inputs, saved_by_last
+from ftadvisor.estimation.stack import (
+    inputs_kept,
+    matrix_inputs,
+    saved_by_last,
+    saved_by_source,
+)
 from ftadvisor.estimation.states import (
     GALORE_RANK,
     adafactor_step_bytes,
@@ -342,11 +347,13 @@ def _head_gradient_kept(t: Terms, *, first: bool) -> Number:
 
 
 def end_of_backward(t: Terms, base: Phase) -> Phase:
-    """The embedding's gradient: whole, and twice more where it is added to a tied head's."""
+    """The embedding's gradient: whole, and twice more where it is added to a tied head's, or an
+    encoder's to its decoder's."""
     h = t.model.hidden_size
     temporaries: Number = 0
     if t.n.trained and t.settings.strategy != "fsdp":
-        tied = 1 if t.model.tie_word_embeddings and t.vocab_size else 0
+        shared = t.model.tie_word_embeddings or t.model.family == "encdec"
+        tied = 1 if shared and t.vocab_size else 0
         temporaries = tied * t.trainable_bytes * t.model.vocab_size * h
     return at_moment(
         t,
@@ -355,6 +362,22 @@ def end_of_backward(t: Terms, base: Phase) -> Phase:
         gathered=t.shard.gathered_root,
         activations=t.tokens * t.n.residual * h,
         temporaries=temporaries,
+    )
+
+
+def embeddings_join(t: Terms, base: Phase) -> Phase:
+    """An encoder-decoder's shared table in the middle of backward: the head's gradient has waited
+    for the decoder's embedding, and both are added, while the encoder still keeps its layers.
+    """
+    table = t.trainable_bytes * t.model.vocab_size * t.model.hidden_size
+    decoder = sum(b.num_params for b in t.model.blocks if b.stream == "text")
+    return at_moment(
+        t,
+        base,
+        gradients=largest(decoder / t.trainable_params, _accumulated(t)),
+        gathered=t.shard.gathered_root,
+        activations=saved_by_source(t),
+        temporaries=3 * table,
     )
 
 

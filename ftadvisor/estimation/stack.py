@@ -23,6 +23,16 @@ def _kept_by_layers(t: Terms) -> Number:
     return kept + t.tokens * t.adapter.saved_per_token + t.adapter.saved_bytes
 
 
+def saved_by_source(t: Terms) -> Number:
+    """What an encoder's layers keep until the decoder's have gone back [bytes]."""
+    checkpointed = t.settings.gradient_checkpointing != "none"
+    return sum(
+        x.tokens * x.block.num_layers * (_checkpoint(t, x) if checkpointed else _saved_by_one(x))
+        for x in t.layers
+        if x.block.stream == "source"
+    )
+
+
 def inputs_kept(t: Terms) -> Number:
     """Inputs of 4-bit matrices that no checkpoint drops, to the end of backward [bytes]."""
     kept = outlive_checkpoints(t.settings, t.trainer)
