@@ -154,11 +154,11 @@ def held_bytes(models: Iterable[Any], optimizer: Any) -> int:
 
 
 def _storages(tensor: Any) -> Iterator[Any]:
-    """Of torchao's 8-bit states those of the tensors within."""
+    """Of torchao's 8-bit states and of divided tensors those of the tensors within."""
     if hasattr(tensor, "__tensor_flatten__"):
         for name in tensor.__tensor_flatten__()[0]:
             yield from _storages(getattr(tensor, name))
-    else:
+    elif isinstance(tensor, stack.torch.Tensor):
         yield tensor.untyped_storage()
 
 
