@@ -165,33 +165,59 @@ def _ready(
 
 
 def _launched(ready: Ready, besides: list[str]) -> Report:
-    """The report of a run in several processes, which this one waits for.
+    """The report of a run in several processes, which this one waits for; where one of them runs
+    out of memory all are started again with smaller micro-batches, from the last checkpoint on.
 
     Raises what they fail of before there is a report.
     """
     from ftadvisor.execution import launching
     from ftadvisor.execution.journal import Journal
+    from ftadvisor.execution.resuming import stored_run
     from ftadvisor.execution.run import REPORT, check
 
     device = check(*ready.checked, Journal()).device
-    place = Path(ready.run.output_dir)
+    run, place = ready.run, Path(ready.run.output_dir)
     names = (PLAN_FILE, launching.CONFIGURATION)
     own = [place / name for name in names if not (place / name).exists()]
     file = _write(ready, gpu=not device.is_cpu)
     report = place / REPORT
-    before = _written(report)
-    failed: launching.ProcessError | None = None
-    try:
-        words = [*launching.words_of(file, ready.run), *besides]
-        launching.start(words, ready.settings.num_gpus)
-    except (FtadvisorError, KeyboardInterrupt) as error:
-        failed = error if isinstance(error, launching.ProcessError) else None
-        # One that is older is of the attempt that was continued.
-        if _written(report) == before:
-            _leave(place, own, failed)
-            raise
-    found = Report.of(json.loads(report.read_text(encoding="utf-8")), read_plan(file))
-    return _with_cause(found, failed) if failed else found
+    ran_out: list[Event] = []
+    while True:
+        before = _written(report)
+        failed: launching.ProcessError | None = None
+        try:
+            words = [*launching.words_of(file, run), *besides]
+            launching.start(words, ready.settings.num_gpus, ran_out)
+        except (FtadvisorError, KeyboardInterrupt) as error:
+            failed = error if isinstance(error, launching.ProcessError) else None
+            # One that is older is of the attempt that was continued.
+            has_reported = _written(report) != before
+            if failed and (again := failed.failed.again):
+                ran_out.append(again)
+                if has_reported:
+                    _goes_on(report, file, again)
+                run = replace(run, resume=bool(stored_run(place)))
+                continue
+            if not has_reported:
+                _leave(place, own, failed)
+                raise
+        found = _reported(report, file)
+        return _with_cause(found, failed) if failed else found
+
+
+def _reported(file: Path, plan_file: Path) -> Report:
+    return Report.of(json.loads(file.read_text(encoding="utf-8")), read_plan(plan_file))
+
+
+def _goes_on(file: Path, plan_file: Path, again: Event) -> None:
+    """Of an attempt that ran out of memory the next one finds why it ended, in the place of what
+    the first process has noticed of it.
+    """
+    from ftadvisor.execution.run import write_files
+
+    report = _reported(file, plan_file)
+    events = report.events if report.status == "done" else report.events[:-1]
+    write_files(replace(report, status="out_of_memory", events=(*events, again)))
 
 
 def _leave(place: Path, own: list[Path], failed: launching.ProcessError | None) -> None:
@@ -213,7 +239,7 @@ def _with_cause(report: Report, failed: launching.ProcessError) -> Report:
     """The report, which the first process has written, with what another one failed of."""
     from ftadvisor.execution.run import write_files
 
-    rank, status = failed.failed
+    rank, status, _ = failed.failed
     if not rank:
         return report
     step = report.events[-1].step if report.events else 0

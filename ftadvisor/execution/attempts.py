@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from ftadvisor.errors import FtadvisorError, first_line
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.journal import EndedError, Journal
+from ftadvisor.execution.launching import hand_over, ran_out
 from ftadvisor.execution.out_of_memory import free_memory, halved, is_out_of_memory
+from ftadvisor.schema.report import Event
 from ftadvisor.schema.settings import Settings
 
 WaysToFit = Callable[[str], Sequence[str]]
@@ -28,8 +30,13 @@ def until_it_fits(
 ) -> None:
     """Attempt it; after each lack of memory again, with micro-batches of half the size.
 
-    Raises EndedError where there is nothing to halve, or the model alone is too large.
+    Of several processes each one begins again: the process that started them is told, and has told
+    them what ran out before. Raises EndedError then, and where there is nothing to halve, or the
+    model alone is too large.
     """
+    for event in ran_out():
+        journal.events.append(event)
+        settings = halved(settings) or settings
     while True:
         try:
             return attempt(settings)
@@ -40,17 +47,21 @@ def until_it_fits(
             said = first_line(error)
         # Only here, without the error, are the tensors of its frames free.
         free_memory()
-        # Processes cannot agree on a smaller batch: the others wait in the middle of their step.
-        if smaller is None or device.world_size > 1 or not has_begun():
+        if smaller is None or not has_begun():
             raise EndedError("out_of_memory", _what_would_fit(settings, device, said, ways))
-        journal.say(
-            "out_of_memory",
+        what = (
             f"out of memory after step {step} with micro_batch_size {settings.micro_batch_size}"
             f" ({said}): goes on with micro_batch_size {smaller.micro_batch_size} and"
             f" gradient_accumulation_steps {smaller.gradient_accumulation_steps}, which is the"
-            " same batch",
-            step,
+            " same batch"
         )
+        event = Event("out_of_memory", step, what)
+        if device.world_size > 1:
+            # They cannot agree on a smaller batch: the others wait in the middle of their step.
+            if hand_over(FtadvisorError(what), "out_of_memory", event):
+                raise EndedError("out_of_memory", what)
+            raise EndedError("out_of_memory", _what_would_fit(settings, device, said, ways))
+        journal.events.append(event)
         settings = smaller
 
 

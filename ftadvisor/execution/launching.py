@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 
 from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
 from ftadvisor.execution import stack
-from ftadvisor.schema.report import Status
+from ftadvisor.schema.report import Event, Status
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings, Strategy
 from ftadvisor.units import HOUR
@@ -28,6 +28,8 @@ from ftadvisor.units import HOUR
 CONFIGURATION = "accelerate.yaml"
 LAUNCHED = "FTADVISOR_LAUNCHED"
 """Set for the processes that `start` starts: the one that started them prints."""
+RAN_OUT = "FTADVISOR_RAN_OUT"
+"""What the attempts before ran out of memory with, for the processes of the next one: events."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Where torchrun looks for what a process failed of (torch 2.13 distributed/elastic)."""
 WAITS_SECONDS = int(HOUR)
@@ -176,8 +178,9 @@ def command_of(words: list[str], settings: Settings) -> list[str]:
     return ["torchrun", *_options(int(settings.num_gpus)), "-m", "ftadvisor", *words]
 
 
-def start(words: list[str], processes: int) -> None:
-    """Run these words in as many processes of this machine, and wait for them.
+def start(words: list[str], processes: int, before: Sequence[Event] = ()) -> None:
+    """Run these words in as many processes of this machine, and wait for them; `before`: what
+    `ran_out` says in them.
 
     Raises a ProcessError with what the first process to fail has said, KeyboardInterrupt at a
     signal.
@@ -190,6 +193,7 @@ def start(words: list[str], processes: int) -> None:
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     os.environ[LAUNCHED] = "1"
+    os.environ[RAN_OUT] = json.dumps([event._asdict() for event in before])
     torchrun, failed, signalled = stack.torchrun()
     # It tells of each process what the error says below.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -202,7 +206,12 @@ def start(words: list[str], processes: int) -> None:
         # The processes have been told, and have ended.
         raise KeyboardInterrupt(str(told)) from None
     finally:
-        del os.environ[LAUNCHED]
+        del os.environ[LAUNCHED], os.environ[RAN_OUT]
+
+
+def ran_out() -> list[Event]:
+    """Of the attempts before this one: each was with larger micro-batches than the next."""
+    return [Event(**row) for row in json.loads(os.environ.get(RAN_OUT, "[]"))]
 
 
 class ProcessError(InvalidSettingError):
@@ -219,6 +228,8 @@ class Failed(NamedTuple):
     rank: int
     status: Status | None
     """Of its run; None: it never got so far."""
+    again: Event | None = None
+    """Why it is to be started again, with smaller micro-batches; None: it is not."""
 
 
 def _first(failures: dict[int, Any]) -> ProcessError:
@@ -236,7 +247,9 @@ def _first(failures: dict[int, Any]) -> ProcessError:
     if told:
         rank = min(told, key=lambda rank: int(told[rank]["nanoseconds"]))
         said = told[rank]
-        return ProcessError(said["message"], said["suggestions"], Failed(rank, said["status"]))
+        again = Event(**said["again"]) if said.get("again") else None
+        failed = Failed(rank, said["status"], again)
+        return ProcessError(said["message"], said["suggestions"], failed)
     rank = min(failures, key=lambda rank: failures[rank].timestamp)
     what = f"Process {rank} ended with exit code {failures[rank].exitcode}."
     return ProcessError(what, ["FTADVISOR_DEBUG=1, which shows where"], Failed(rank, None))
@@ -257,14 +270,21 @@ def _signals_kept() -> Generator[None]:
                 signal.signal(number, handler)
 
 
-def hand_over(error: FtadvisorError, status: Status | None = None) -> bool:
-    """Leave an error for the process that waits; False: none does."""
+def hand_over(
+    error: FtadvisorError, status: Status | None = None, again: Event | None = None
+) -> bool:
+    """Leave an error for the process that waits, which keeps the first one; False: none does.
+
+    `again`: it may start all of them again, with smaller micro-batches.
+    """
     path = os.environ.get(ERROR_FILE)
     if LAUNCHED not in os.environ or not path:
         return False
+    if os.path.exists(path):
+        return True
     # torchrun reads seconds, within which all of them have failed.
     said = {"message": error.message, "suggestions": list(error.suggestions), "status": status,
-            "nanoseconds": time.time_ns()}  # fmt: skip
+            "again": again and again._asdict(), "nanoseconds": time.time_ns()}  # fmt: skip
     content = {"message": {**said, "extraInfo": {"timestamp": int(time.time())}}}
     Path(path).write_text(json.dumps(content), encoding="utf-8")
     return True

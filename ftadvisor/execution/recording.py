@@ -10,6 +10,7 @@ from dataclasses import replace
 from ftadvisor.errors import FtadvisorError
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.journal import Journal
+from ftadvisor.execution.launching import ran_out
 from ftadvisor.schema.report import Report
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.own_rows import Ran, row_of
@@ -27,6 +28,9 @@ def record_run(settings: Settings, device: Device, report: Report, journal: Jour
     # Less memory was asked for on the way: the figures are of several settings.
     halved = any(event.kind == "out_of_memory" for event in journal.events)
     if halved and report.status != "out_of_memory":
+        return
+    # That the settings need too much is recorded: the first attempt's processes have done it.
+    if ran_out():
         return
     measured = dict(report.measured)
     if measured.get("num_steps", 0.0) < FEWEST_STEPS:
