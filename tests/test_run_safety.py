@@ -263,6 +263,20 @@ def test_nothing_left_to_halve(options: dict[str, Any], monkeypatch: pytest.Monk
     assert Path(options["output_dir"], "report.json").exists()
 
 
+def test_micro_batches_of_kto_keep_two():
+    from dataclasses import replace
+
+    from ftadvisor.execution.out_of_memory import halved
+    from ftadvisor.schema.settings import Settings
+
+    settings = Settings(technique="lora", objective="kto", micro_batch_size=4)
+    smaller = halved(settings)
+    assert smaller is not None
+    assert (smaller.micro_batch_size, smaller.gradient_accumulation_steps) == (2, 2)
+    assert halved(smaller) is None
+    assert halved(replace(smaller, objective="sft")) is not None
+
+
 def test_what_counts_as_too_little_memory():
     from ftadvisor.execution.out_of_memory import halved, is_out_of_memory
     from ftadvisor.schema.settings import Settings

@@ -33,10 +33,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def halved(settings: Settings) -> Settings | None:
     """The same effective batch of micro-batches that are half as large, or the next divisor below;
-    None: there is none.
+    None: there is none. KTO compares the examples of a micro-batch, and needs two.
     """
     size = settings.micro_batch_size
-    smaller = next((n for n in range(size // 2, 0, -1) if size % n == 0), None)
+    least = 2 if settings.objective == "kto" else 1
+    smaller = next((n for n in range(size // 2, least - 1, -1) if size % n == 0), None)
     if smaller is None:
         return None
     steps = settings.gradient_accumulation_steps * (size // smaller)
