@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,13 +151,17 @@ def framework_of(trainer: str) -> str:
 
 def versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str]:
     """Of those that are installed."""
-    found: dict[str, str] = {}
-    for name in libraries:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: _version(name) for name in libraries}
+    return {name: version for name, version in found.items() if version}
+
+
+@cache
+def _version(name: str) -> str | None:
+    # A run asks three times, and each answer is read from the disk.
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _attention(name: str) -> str:
