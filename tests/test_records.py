@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -47,18 +48,22 @@ def row(id_: str, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def side_by_side(work: Callable[[str], None]) -> None:
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=work, args=(name,)) for name in "ab"]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+
+
 def write_many(name: str) -> None:
     for i in range(200):
         append_record({"id": f"{name}-{i}", "long": name * 500})
 
 
 def test_two_processes_write_side_by_side(home: Path):
-    context = multiprocessing.get_context("fork")
-    both = [context.Process(target=write_many, args=(name,)) for name in "ab"]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join()
+    side_by_side(write_many)
     found = read_records()
     assert not found.problems
     assert sorted(r["id"] for r in found.rows) == sorted(
@@ -72,12 +77,7 @@ def keep_many(name: str) -> None:
 
 
 def test_two_processes_probe_machines_side_by_side(home: Path):
-    context = multiprocessing.get_context("fork")
-    both = [context.Process(target=keep_many, args=(name,)) for name in "ab"]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join()
+    side_by_side(keep_many)
     assert set(records.kept_machines()) == {f"{n}-{i}" for n in "ab" for i in range(20)}
 
 

@@ -66,7 +66,7 @@ def peft_config(
         total_steps=total_steps,
         linears=linears(model),
         not_adaptable=not_adaptable(model),
-        norms=norms(model),
+        norms=norms(model) if settings.technique == "ln_tuning" else (),
     )
     technique = find_technique(settings.technique)
     cls = peft.PEFT_TYPE_TO_CONFIG_MAPPING.get(getattr(peft.PeftType, name, name))

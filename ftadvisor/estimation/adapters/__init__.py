@@ -236,8 +236,7 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         copies = 1 if block.shared else block.num_layers
         params = params + copies * cost.params
         buffers = buffers + copies * cost.buffers_bytes
-        read = select(run.settings.num_images > 0, 1, 0) if block.stream == "image" else 1
-        fixed = fixed + read * block.num_layers * cost.saved_bytes
+        fixed = fixed + run.reads(block) * block.num_layers * cost.saved_bytes
         if cost.forward_per_token:
             forward = largest(forward, cost.forward_per_token)
             freed = largest(freed, cost.freed_per_token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ftadvisor.estimation.adapters.cost import Run
-from ftadvisor.estimation.arithmetic import largest, select
+from ftadvisor.estimation.arithmetic import largest
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES
 from ftadvisor.estimation.terms import AdapterBytes
 from ftadvisor.schema.settings import Number
@@ -27,7 +27,7 @@ def with_casts(a: AdapterBytes, run: Run) -> AdapterBytes:
         # Grouped products are no autocast operation; Llama 4's experts are multiplied by bmm.
         bare = 0 if b.traits.splits_experts else b.num_bare_weights
         layer = HALF_BYTES * (b.num_linear_weights - bare) / copies
-        read = select(settings.num_images > 0, 1, 0) if b.stream == "image" else 1
+        read = run.reads(b)
         whole = whole + read * b.num_layers * layer
         widest = largest(widest, read * layer)
     return a._replace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
 from ftadvisor.schema.model import Block, Linear, ModelSpec
 from ftadvisor.schema.settings import Number, Settings
@@ -84,6 +85,10 @@ class Run(NamedTuple):
         """One of the technique's own options: given, else PEFT's default."""
         given = self.settings.peft_config.get(name)
         return technique_option(self.settings.technique, name) if given is None else given
+
+    def reads(self, block: Block) -> Number:
+        """1 where tokens pass a block's layers; 0: a tower that sees no image."""
+        return select(self.settings.num_images > 0, 1, 0) if block.stream == "image" else 1
 
     def input(self, t: Target) -> int:
         """Bytes of an element of what a matrix of the layer reads.

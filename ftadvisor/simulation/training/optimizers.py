@@ -8,12 +8,11 @@ from typing import Any
 from unittest import mock
 
 from ftadvisor.errors import UnsupportedError
+from ftadvisor.estimation.states import PAGED_FROM
 from ftadvisor.simulation.stack import bitsandbytes as bnb
 from ftadvisor.simulation.stack import torch, transformers
 
 LEARNING_RATE = 1e-4
-PAGED_FROM = 1e5
-"""Elements of a parameter (bitsandbytes/optim/optimizer.py, get_state_buffer)."""
 
 
 def make_optimizer(name: str, model: Any) -> Any:
