@@ -137,3 +137,15 @@ def test_an_encoder_decoders_table_is_added_up_in_the_middle():
     # With a head of its own, the encoder's is added to the decoder's at the end.
     assert "embeddings_join" not in apart
     assert apart["end_of_backward"].temporaries == table
+
+
+def test_deberta_keeps_where_each_key_lies():
+    model = find_model("deberta-v3-base").spec
+    settings = Settings(
+        technique="full", objective="seq_cls", weights_dtype="bf16", micro_batch_size=4,
+        longest_length=256, max_length=256,
+    )  # fmt: skip
+    (layer,) = terms(model, settings, TRAINER, None).layers
+    # For each head the softmax, what dropout left of it and its mask; two int64 for all heads of
+    # the four sequences.
+    assert layer.activations.saved_per_key == 12 * (2 + 2 + 1) + 2 * 8 / 4
