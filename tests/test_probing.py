@@ -19,7 +19,7 @@ from ftadvisor.errors import UnsupportedError
 from ftadvisor.execution import stack
 from ftadvisor.execution.arguments import as_given
 from ftadvisor.execution.probing.collectives import collectives, link_bytes_per_second
-from ftadvisor.execution.probing.extrapolation import extrapolated
+from ftadvisor.execution.probing.extrapolation import extrapolated, pooled
 from ftadvisor.render.probe import probe_document
 from ftadvisor.render.terminal import print_document
 from ftadvisor.schema.probe import Slice
@@ -54,6 +54,22 @@ def test_no_time_follows_where_fewer_layers_took_longer():
     assert found.step_seconds is None
     assert found.layer_seconds is None
     assert found.allocated_bytes == 130
+
+
+def test_depths_compare_within_a_round():
+    """The machine is half as fast from the deep slice of the second round on: the shares of the
+    rounds are 0.6, 0.3 and 0.6, and the deep slice took 5, 10 and 10 s."""
+    rounds = [(3.0, 5.0), (3.0, 10.0), (6.0, 10.0)]
+    few, more = pooled([(part(2, a, loss=100), part(4, b, loss=110)) for a, b in rounds])
+    assert (few.step_seconds, more.step_seconds) == (6.0, 10.0)
+    assert (few.allocated_bytes, few.num_steps) == (100, 15)
+    # No step differs from its round's others: the standard deviation of 5, 10, 10 over 10.
+    assert more.spread == pytest.approx(0.2357, abs=1e-4)
+
+
+def test_one_round_stays_as_it_is():
+    slices = (part(2, 1.0, loss=100), part(4, 1.5, loss=110)._replace(spread=0.04))
+    assert pooled([slices]) == slices
 
 
 def test_slices_that_ran_out_of_memory_do_not_count():
@@ -314,7 +330,9 @@ def test_a_noisy_probe_says_no_time(
     made = script.slices.transformers_config(script.llama(6, 64))
     monkeypatch.setattr(script.slices, "transformers_config", lambda _: made)
     monkeypatch.setattr(
-        script.slices, "measured", lambda *of: part(of[-1], 1 / of[-1], loss=10 * of[-1])
+        script.slices,
+        "measured",
+        lambda *of, memory=True: part(of[-1], 1 / of[-1], loss=10 * of[-1]),
     )
     found = probe(model=str(models["decoder"]), technique="lora", max_length=32)
     assert any("fewer layers took longer" in said for said in found.warnings)
@@ -452,13 +470,15 @@ def test_out_of_memory_is_recorded_and_less_is_tried(
     made = script.slices.transformers_config({**script.llama(6, 64)})
     room = [1]
 
-    def measured(plan: Any, config: Any, settings: Any, device: Any, layers: int) -> Slice:
+    def measured(
+        plan: Any, config: Any, settings: Any, device: Any, layers: int, *, memory: bool = True
+    ) -> Slice:
         fits = layers <= room[0]
         return part(layers, 0.1 * layers, loss=10 * layers) if fits else Slice(layers, 1, 8, "oom")
 
     monkeypatch.setattr(script.slices, "measured", measured)
     monkeypatch.setattr(script.slices, "transformers_config", lambda _: made)
-    for room[0], tried in ((4, [2, 4]), (2, [2, 4, 1])):
+    for room[0], tried in ((4, [2, 4]), (2, [1, 2, 4])):
         found = probe(model=str(models["decoder"]), technique="lora", max_length=32)
         assert [s.layers for s in found.slices] == tried
     # One layer alone tells nothing of the others.

@@ -8,9 +8,40 @@ highest of them decides.
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Sequence
+
 from ftadvisor.schema.probe import Extrapolated, Slice
 
 MIDDLE = " inner layers"
+
+
+def pooled(rounds: Sequence[tuple[Slice, ...]]) -> tuple[Slice, ...]:
+    """The first round's slices with the times of all rounds, each of which has the same depths.
+
+    Of a machine whose speed drifts two depths compare within a round and not across them: the
+    deepest has the median of its times, and the others the median of their shares of it.
+    """
+    return tuple(
+        _pooled([one[i] for one in rounds], [one[-1] for one in rounds])
+        for i in range(len(rounds[0]))
+    )
+
+
+def _pooled(of: list[Slice], deepest: list[Slice]) -> Slice:
+    seconds = [one.step_seconds or 0.0 for one in of]
+    base = [one.step_seconds or 0.0 for one in deepest]
+    share = statistics.median(a / b for a, b in zip(seconds, base, strict=True))
+    # Of the steps of a round, and of the rounds.
+    within = statistics.fmean((one.spread or 0.0) ** 2 for one in of)
+    between = statistics.pvariance(seconds) / statistics.median(seconds) ** 2
+    return of[0]._replace(
+        step_seconds=share * statistics.median(base),
+        cpu_seconds=statistics.median(one.cpu_seconds or 0.0 for one in of),
+        spread=math.sqrt(within + between),
+        num_steps=sum(one.num_steps for one in of),
+    )
 
 
 def extrapolated(slices: tuple[Slice, ...], layers: int) -> Extrapolated:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from ftadvisor.execution.examples import Examples, Row
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import blank_model
 from ftadvisor.execution.out_of_memory import is_out_of_memory
+from ftadvisor.execution.probing.extrapolation import pooled
 from ftadvisor.execution.probing.machine import own_bytes
 from ftadvisor.execution.tokenizing import Tokenizing
 from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
@@ -37,6 +39,9 @@ from ftadvisor.sources.techniques import find_technique
 LAYERS = (2, 4)
 SMALLER = (1, 2)
 """Where those run out of memory."""
+ROUNDS, ENOUGH_SECONDS = 3, 20.0
+"""The depths are timed in turns, so that a machine whose speed drifts is as slow for each of them;
+no new turn after so long."""
 MOST_STEPS = 64
 WORDS = 500
 OF_HEADS = {"seq_cls": ("no", "yes"), "token_cls": ("no", "yes"), "reward": HEAD}
@@ -52,18 +57,32 @@ class TooLargeError(UnsupportedError):
 def probe_slices(
     plan: Plan, config: Mapping[str, Any], settings: Settings, device: Device
 ) -> tuple[Slice, ...]:
-    """Slices of a plan's model, each depth once; the out-of-memory ones among them. One alone where
-    the model has no more layers than it: the whole model was measured.
+    """Slices of a plan's model, one for each depth; the out-of-memory ones among them. One alone
+    where the model has no more layers than it: the whole model was measured.
 
     Raises TooLargeError where not even two layers fit.
     """
     made = transformers_config(config)
-    full = depth(made)
+    end = time.monotonic() + ENOUGH_SECONDS
+    first = _first_round(plan, made, settings, device)
+    done = tuple(sorted((s for s in first if s.status == "done"), key=lambda s: s.layers))
+    rounds = [done]
+    while len(rounds) < ROUNDS and time.monotonic() < end:
+        again = tuple(measured(plan, made, settings, device, s.layers, memory=False) for s in done)
+        # Another process may have taken the memory.
+        if any(one.status == "oom" for one in again):
+            break
+        rounds.append(again)
+    return (*pooled(rounds), *(one for one in first if one.status == "oom"))
+
+
+def _first_round(plan: Plan, config: Any, settings: Settings, device: Device) -> tuple[Slice, ...]:
+    full = depth(config)
     found: dict[int, Slice] = {}
     for counts in (LAYERS, SMALLER):
         wanted = sorted({min(n, full) for n in counts})
         for n in wanted:
-            found[n] = found.get(n) or measured(plan, made, settings, device, n)
+            found[n] = found.get(n) or measured(plan, config, settings, device, n)
         if all(found[n].status == "done" for n in wanted):
             return tuple(found.values())
     ran_at = {one.layers for one in found.values() if one.status == "done"}
@@ -89,15 +108,22 @@ def transformers_config(config: Mapping[str, Any]) -> Any:
 
 
 def measured(
-    plan: Plan, config: Any, settings: Settings, device: Device, layers: int | None
+    plan: Plan,
+    config: Any,
+    settings: Settings,
+    device: Device,
+    layers: int | None,
+    *,
+    memory: bool = True,
 ) -> Slice:
-    """A few steps of the first layers; None: all of them."""
+    """A few steps of the first layers; None: all of them. `memory`: and one more whose memory is
+    watched."""
     from ftadvisor.execution.probing.timing import ProbeCallback
 
     count = layers or depth(config)
     length = int(settings.longest_length or settings.max_length)
     what = (count, int(settings.micro_batch_size), length)
-    clock = ProbeCallback(device)
+    clock = ProbeCallback(device, memory=memory)
     failed, trainer, above = False, None, (None, None)
     try:
         with tempfile.TemporaryDirectory() as folder:
