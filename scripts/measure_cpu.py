@@ -15,12 +15,11 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from probe_accuracy import CASES, Case, bert, gpt2, llama, planned, timed, true_peak
+from probe_accuracy import CASES, Case, bert, gpt2, llama, of_one_length, planned, timed, true_peak
 
 from ftadvisor.execution.device import find_device
 from ftadvisor.execution.probing import slices
@@ -66,10 +65,7 @@ def measured(case: Case, folder: Path, name: str) -> dict[str, Any]:
     seconds, repeated = timed(plan, made, settings, "wall")
     peak = true_peak(plan, made, settings)
     own: dict[str, Any] = {} if isinstance(case[1], str) else {"config": case[1]}
-    # Every row of a slice has one length, whatever the plan's have.
-    length = int(settings.longest_length or settings.max_length)
-    lengths = dict.fromkeys(("max_length", "mean_length", "longest_length"), length)
-    settings = replace(settings, **lengths, mean_padded_length=0.0, typical_length=0)
+    settings = of_one_length(settings)
     figures = {"step_seconds": seconds, "allocated_bytes": float(peak)}
     more = {
         "id": f"{name}-{case[0]}", "source": "ftadvisor CPU (2026-11)", "machine": name,

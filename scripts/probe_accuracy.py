@@ -210,6 +210,13 @@ def one_rate() -> CpuCoefficients:
     )  # fmt: skip
 
 
+def of_one_length(settings: Settings) -> Settings:
+    """With every row as long as a slice's, whatever the plan's are."""
+    length = int(settings.longest_length or settings.max_length)
+    lengths = dict.fromkeys(("max_length", "mean_length", "longest_length"), length)
+    return replace(settings, **lengths, mean_padded_length=0.0, typical_length=0)
+
+
 def planned(case: Case, folder: Path) -> tuple[Plan, Mapping[str, Any], Settings]:
     """A case's plan, its model's configuration and its settings; a model of our own is written."""
     name, config, technique, objective, batch, length, checkpointing = case
@@ -245,8 +252,9 @@ def compared(case: Case, clock: str, folder: Path, cpu: Any) -> dict[str, Any]:
     whole = extrapolated(probed, slices.depth(made))
     seconds, repeated = timed(plan, made, settings, clock)
     peak = true_peak(plan, made, settings)
-    shipped, closed_bytes = closed_form(plan, settings, cpu, cpu_coefficients())
-    alone, _ = closed_form(plan, settings, cpu, one_rate())
+    alike = of_one_length(settings)
+    shipped, closed_bytes = closed_form(plan, alike, cpu, cpu_coefficients())
+    alone, _ = closed_form(plan, alike, cpu, one_rate())
     found = whole.cpu_seconds if clock == "cpu" else whole.step_seconds
     return {
         "name": case[0], "predicted_seconds": found, "measured_seconds": seconds,
