@@ -18,8 +18,8 @@ import numpy
 
 from ftadvisor import estimate
 from ftadvisor.advice.question import Question
-from ftadvisor.api.recommender import answer, situation_of
-from ftadvisor.api.situation import question_of
+from ftadvisor.api.recommender import answer
+from ftadvisor.api.situation import question_of, situation_of
 from ftadvisor.configuration.settings import resolve
 from ftadvisor.errors import MissingExtraError
 from ftadvisor.estimation.prediction import adapter_of, predict_memory

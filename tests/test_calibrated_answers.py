@@ -22,9 +22,9 @@ from ftadvisor.api.plan_files import (
     plan_subject,
     read_plan,
 )
-from ftadvisor.api.recommender import answer, situation_of
+from ftadvisor.api.recommender import answer
 from ftadvisor.api.remedies import ways_to_fit
-from ftadvisor.api.situation import question_of
+from ftadvisor.api.situation import question_of, situation_of
 from ftadvisor.calibration.cases import read_cases, repository_cases
 from ftadvisor.calibration.own_fit import Shipped, fit_calibration
 from ftadvisor.cli.entry import main

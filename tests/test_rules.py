@@ -16,8 +16,8 @@ from ftadvisor import DataFileError, FtadvisorError, InvalidSettingError, Unknow
 from ftadvisor.advice.engine import LAYERS, holding, strength
 from ftadvisor.advice.hyperparameters import hyperparameters
 from ftadvisor.advice.quality import pooled_quality
-from ftadvisor.api.recommender import recommend, situation_of
-from ftadvisor.api.situation import candidates, question_of
+from ftadvisor.api.recommender import recommend
+from ftadvisor.api.situation import candidates, question_of, situation_of
 from ftadvisor.schema.plan import Recommendation
 from ftadvisor.schema.rule import Measure, Note, Objectives, Recommend, Sizes
 from ftadvisor.schema.situation import Facts

@@ -18,8 +18,7 @@ from ftadvisor.advice.question import Question
 from ftadvisor.api.calibrating import find_hardware, is_unmeasured
 from ftadvisor.api.estimator import Subject, estimate_subject
 from ftadvisor.api.plans import settings_of
-from ftadvisor.api.recommender import situation_of
-from ftadvisor.api.situation import question_of
+from ftadvisor.api.situation import question_of, situation_of
 from ftadvisor.configuration.applicable import Run, applicable, check_applicable
 from ftadvisor.configuration.effects import check_subject, check_technique, of_technique
 from ftadvisor.configuration.objectives import GROUPED

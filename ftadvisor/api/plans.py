@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ftadvisor.advice.choice import Chosen
-from ftadvisor.advice.question import Question
-from ftadvisor.advice.table import Candidate
 from ftadvisor.api.estimator import Subject, estimate_subject
 from ftadvisor.api.situation import Situation
 from ftadvisor.configuration.applicable import LENGTHS, Run, applicable
@@ -21,6 +18,11 @@ from ftadvisor.sources.techniques import find_technique
 from ftadvisor.sources.trainers import DEFAULT_TRAINER, TRAINERS_OF_OBJECTIVES
 from ftadvisor.sources.training_settings import PLAN_SETTINGS, TRAINING
 from ftadvisor.units import format_bytes, format_share
+
+if TYPE_CHECKING:
+    from ftadvisor.advice.choice import Chosen
+    from ftadvisor.advice.question import Question
+    from ftadvisor.advice.table import Candidate
 
 SHOWN_FIRST = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "num_train_epochs",

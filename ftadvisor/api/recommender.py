@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 from ftadvisor.advice import reasons as why
 from ftadvisor.advice.choice import Chosen, choose, fits_unquantized, pareto
@@ -23,22 +22,14 @@ from ftadvisor.api.remedies import remedies
 from ftadvisor.api.situation import (
     Situation,
     candidates,
-    offers_of,
     question_of,
-    workload_of,
+    situation_of,
 )
-from ftadvisor.api.wishes import read_wishes
-from ftadvisor.configuration.options import check_options
 from ftadvisor.errors import FtadvisorError, InvalidSettingError
-from ftadvisor.estimation.calibrated import CPU
 from ftadvisor.schema.calibration import Calibration
-from ftadvisor.schema.dataset import DatasetProfile
 from ftadvisor.schema.options import Wishes
 from ftadvisor.schema.plan import Plan, Recommendation, Standing
 from ftadvisor.sources.goals import goal_worths
-from ftadvisor.sources.models import find_model
-from ftadvisor.sources.rules import rules_with
-from ftadvisor.sources.techniques import find_task
 from ftadvisor.units import format_usd
 
 MOST_PROPOSALS = 5
@@ -97,66 +88,6 @@ def recommend(
     if not answers:
         raise refusals[0]
     return _recommendation(situation, answers[-1])
-
-
-def situation_of(
-    model: str | None,
-    gpu: Any,
-    technique: str | None,
-    objective: str | None,
-    options: dict[str, Any],
-    calibration: Calibration | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Situation:
-    """Everything but the model, checked and read."""
-    if "rlhf" in (technique, objective):
-        # GRPO, and from people's judgement: what a task of its name does not say.
-        options.setdefault("use_case", "rlhf")
-    wish = read_wishes(options)
-    dataset = options.pop("dataset", None)
-    given = check_options(options)
-    chosen, purpose = find_task(technique, objective)
-    if purpose == "ppo" or chosen == "ppo":
-        purpose = "ppo"
-    profile = _profile(dataset, model, progress)
-    num_gpus = given.pop("num_gpus", None)
-    offers = offers_of(gpu, num_gpus, given.get("price"), calibration)
-    return Situation(
-        wish=wish,
-        options=given,
-        technique=chosen,
-        objective=purpose,
-        rules=rules_with(wish.rules),
-        profile=profile,
-        workload=workload_of(wish, given, profile),
-        offers=offers,
-        on_cpu=gpu == CPU,
-        assumptions=(),
-        calibration=calibration,
-    )
-
-
-def _profile(
-    dataset: Any, model: str | None, progress: Callable[[int, int], None] | None
-) -> DatasetProfile | None:
-    if dataset is None:
-        return None
-    from ftadvisor.sources.datasets import profile_dataset
-
-    profile = profile_dataset(Path(dataset), tokenizer=_tokenizer(model), progress=progress)
-    if not profile.num_examples:
-        raise InvalidSettingError(
-            f"dataset {str(dataset)!r} has no usable row: nothing to train on.",
-            ["a file with rows of text"],
-        )
-    return profile
-
-
-def _tokenizer(model: str | None) -> str | Path | None:
-    """Where the model's own tokenizer may be: its directory, or the hub's cache."""
-    if model is None:
-        return None
-    return Path(model) if Path(model).is_dir() else find_model(model).spec.id
 
 
 def _something_to_work_on(model: str | None, situation: Situation) -> None:

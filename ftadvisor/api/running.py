@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 from ftadvisor.api.calibrating import find_hardware
 from ftadvisor.api.plan_files import estimate_on, options_of, read_plan
-from ftadvisor.api.remedies import ways_to_fit
 from ftadvisor.api.run_plans import planned
 from ftadvisor.api.simulating import settings_of
 from ftadvisor.errors import FtadvisorError
@@ -21,7 +20,6 @@ from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.options import Options
 from ftadvisor.schema.plan import Plan
-from ftadvisor.schema.preview import Preview
 from ftadvisor.schema.report import Event, Report
 from ftadvisor.schema.run import RunOptions, RunSettings
 from ftadvisor.schema.settings import Settings
@@ -31,6 +29,7 @@ from ftadvisor.sources.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     from ftadvisor.execution import launching
+    from ftadvisor.schema.preview import Preview
 
 
 class PlanOptions(Options, RunOptions, total=False):
@@ -271,6 +270,8 @@ def _ways_to_fit(plan: Plan, calibration: Calibration | None) -> Callable[[str],
     """What says for the GPU that a driver calls by a name which changes make the run smaller."""
 
     def changes(driver_name: str) -> list[str]:
+        from ftadvisor.api.remedies import ways_to_fit
+
         options = options_of(plan)
         try:
             found = ways_to_fit(

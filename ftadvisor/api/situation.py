@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -12,11 +12,12 @@ from ftadvisor.advice.engine import holding
 from ftadvisor.advice.facts import size_class, with_dataset, with_gpu, with_model
 from ftadvisor.advice.question import Offer, Question
 from ftadvisor.api.calibrating import ANY, find_hardware, fitted_for, is_unmeasured
-from ftadvisor.api.wishes import Wish
+from ftadvisor.api.wishes import Wish, read_wishes
 from ftadvisor.configuration.objectives import objective_of
+from ftadvisor.configuration.options import check_options
 from ftadvisor.configuration.settings import FOUR_BIT
 from ftadvisor.errors import InvalidSettingError, UnsupportedError
-from ftadvisor.estimation.calibrated import is_cpu
+from ftadvisor.estimation.calibrated import CPU, is_cpu
 from ftadvisor.schema.calibration import Calibration
 from ftadvisor.schema.dataset import DatasetProfile
 from ftadvisor.schema.model import ModelSpec
@@ -29,7 +30,8 @@ from ftadvisor.sources.gpus import all_gpus
 from ftadvisor.sources.models import find_model
 from ftadvisor.sources.prices import cheapest_price
 from ftadvisor.sources.proposals import Proposal, all_proposals, permissive_licenses
-from ftadvisor.sources.techniques import find_technique
+from ftadvisor.sources.rules import rules_with
+from ftadvisor.sources.techniques import find_task, find_technique
 from ftadvisor.sources.trainers import DEFAULT_TRAINER, TRAINERS_OF_OBJECTIVES, find_trainer
 from ftadvisor.sources.workloads import reference_workload
 
@@ -71,6 +73,66 @@ class Situation:
     simulate: bool = False
     """Plans get the memory of the simulated step."""
     calibration: Calibration | None = None
+
+
+def situation_of(
+    model: str | None,
+    gpu: Any,
+    technique: str | None,
+    objective: str | None,
+    options: dict[str, Any],
+    calibration: Calibration | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Situation:
+    """Everything but the model, checked and read."""
+    if "rlhf" in (technique, objective):
+        # GRPO, and from people's judgement: what a task of its name does not say.
+        options.setdefault("use_case", "rlhf")
+    wish = read_wishes(options)
+    dataset = options.pop("dataset", None)
+    given = check_options(options)
+    chosen, purpose = find_task(technique, objective)
+    if purpose == "ppo" or chosen == "ppo":
+        purpose = "ppo"
+    profile = _profile(dataset, model, progress)
+    num_gpus = given.pop("num_gpus", None)
+    offers = offers_of(gpu, num_gpus, given.get("price"), calibration)
+    return Situation(
+        wish=wish,
+        options=given,
+        technique=chosen,
+        objective=purpose,
+        rules=rules_with(wish.rules),
+        profile=profile,
+        workload=workload_of(wish, given, profile),
+        offers=offers,
+        on_cpu=gpu == CPU,
+        assumptions=(),
+        calibration=calibration,
+    )
+
+
+def _profile(
+    dataset: Any, model: str | None, progress: Callable[[int, int], None] | None
+) -> DatasetProfile | None:
+    if dataset is None:
+        return None
+    from ftadvisor.sources.datasets import profile_dataset
+
+    profile = profile_dataset(Path(dataset), tokenizer=_tokenizer(model), progress=progress)
+    if not profile.num_examples:
+        raise InvalidSettingError(
+            f"dataset {str(dataset)!r} has no usable row: nothing to train on.",
+            ["a file with rows of text"],
+        )
+    return profile
+
+
+def _tokenizer(model: str | None) -> str | Path | None:
+    """Where the model's own tokenizer may be: its directory, or the hub's cache."""
+    if model is None:
+        return None
+    return Path(model) if Path(model).is_dir() else find_model(model).spec.id
 
 
 def offers_of(

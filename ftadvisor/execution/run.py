@@ -91,7 +91,8 @@ def execute(
     journal, outcome = Journal(), Outcome()
     start = check(plan, settings, run, estimate_on, journal)
     # A subclass of Transformers' own: importing it is expensive.
-    from ftadvisor.execution.callbacks.interruption import InterruptionCallback
+    with stack.uncollected():
+        from ftadvisor.execution.callbacks.interruption import InterruptionCallback
 
     interruption = InterruptionCallback(journal)
 

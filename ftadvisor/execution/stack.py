@@ -6,8 +6,11 @@ Taken as untyped, as in simulation/stack.py.
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +54,31 @@ def __getattr__(name: str) -> Any:
     if name not in MODULES:
         raise AttributeError(f"the training stack has no {name!r}")
     try:
-        library = import_module(MODULES[name] or name)
+        with uncollected():
+            library = import_module(MODULES[name] or name)
     except ModuleNotFoundError as error:
         raise MissingExtraError("run", "run") from error
     globals()[name] = library
     return library
+
+
+@contextmanager
+def uncollected() -> Generator[None]:
+    """While something is imported, which makes a million objects that stay: to look for garbage
+    among them takes 1 of 5 seconds.
+    """
+    was, frozen = gc.isenabled(), gc.get_freeze_count()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was and not frozen:
+            # Into the oldest generation, which is looked at least often, and not by way of the
+            # younger ones, each of which would look at all of them.
+            gc.freeze()
+            gc.unfreeze()
+        if was:
+            gc.enable()
 
 
 def quieten() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -219,11 +220,14 @@ def _loose() -> dict[str, dict[str, Any]]:
     return loose | _exact()
 
 
+_SAYS_NOTHING = re.compile(r"[^\w./]|_")
+
+
 def _bare(name: str) -> str:
     """Lower case, no punctuation but what parts numbers; `Meta-` and `-hf` say nothing."""
     text = name.strip().lower().replace("_", "-").replace(" ", "-")
     text = text.removesuffix("-hf").replace("meta-llama-", "llama-")
-    return "".join(c for c in text if c.isalnum() or c in "./")
+    return _SAYS_NOTHING.sub("", text)
 
 
 def _config_outside(name: str) -> tuple[dict[str, Any], str]:

@@ -21,12 +21,17 @@ class LogCallback(stack.transformers.TrainerCallback):
     def __init__(self, path: Path, journal: Journal, *, resumed: bool = False) -> None:
         self._path = path
         self._journal = journal
+        self._file: Any = None
         self._waits = resumed
         self._start = time.monotonic() - journal.seconds_before
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """New rows from here on."""
+        """New rows from here on, each written as it ends: to open the file for each takes most of a
+        row's time.
+        """
         self._waits = False
+        if state.is_world_process_zero:
+            self._file = self._path.open("a", buffering=1, encoding="utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """One row: the step, the seconds since the start, the trainer's own names."""
@@ -38,8 +43,18 @@ class LogCallback(stack.transformers.TrainerCallback):
         if not state.is_world_process_zero:
             return
         seconds = round(time.monotonic() - self._start, 3)
+        line = json.dumps({"seconds": seconds, **row}) + "\n"
+        if self._file is not None:
+            self._file.write(line)
+            return
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"seconds": seconds, **row}) + "\n")
+            file.write(line)
+
+    def close(self, state: Any) -> None:
+        """Training has ended."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _plain(value: Any) -> Any:
