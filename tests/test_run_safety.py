@@ -322,17 +322,26 @@ def test_a_full_disk_keeps_the_last_checkpoint(
 
 
 def test_a_log_on_a_full_disk(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    """/dev/full answers every write with ENOSPC."""
-    out = Path(options["output_dir"])
-    with_callback(
-        monkeypatch,
-        raising(
-            3, lambda: ((out / "log.jsonl").unlink(), (out / "log.jsonl").symlink_to("/dev/full"))
-        ),
-    )
+    """/dev/full answers every write with ENOSPC; all is closed all the same."""
+    from ftadvisor.execution.callbacks.log import LogCallback
+
+    out, begin, closed = Path(options["output_dir"]), LogCallback.on_train_begin, []
+    last = raising(0, None)
+    last.close = lambda _: closed.append(True)
+    with_callback(monkeypatch, last)
+
+    def begin_on_a_full_disk(self: Any, *of: Any, **given: Any) -> None:
+        # What an evaluation before it has logged.
+        (out / "log.jsonl").unlink(missing_ok=True)
+        (out / "log.jsonl").symlink_to("/dev/full")
+        begin(self, *of, **given)
+
+    monkeypatch.setattr(LogCallback, "on_train_begin", begin_on_a_full_disk)
     report = ftadvisor.run(**options)
     assert report.status == "failed"
     assert "No space left on device" in report.events[-1].what
+    assert report.measured["num_steps"] < 2
+    assert closed
 
 
 def test_the_checkpoint_before_a_loss_that_is_no_number_stays(

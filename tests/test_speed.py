@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from ftadvisor.execution.stack import uncollected
+
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "bench.py"
 TRIES = 3
 """Other work on the machine slows one figure and not the other: the best of some tries counts."""
@@ -59,3 +61,25 @@ def test_a_recommendation_costs_at_most_three_times_its_imports(bench: ModuleTyp
     commands = bench.RECOMMEND, bench.RECOMMEND_YARDSTICK
     taken = (bench.command_seconds(*commands) for _ in range(TRIES))
     assert any(whole <= 3 * least for whole, least in taken)
+
+
+def test_what_is_imported_is_not_looked_through_for_garbage():
+    collections = [each["collections"] for each in gc.get_stats()]
+    with uncollected(), uncollected():
+        kept = [[number] for number in range(100_000)]
+    assert gc.isenabled()
+    assert [each["collections"] for each in gc.get_stats()] == collections
+    # All are of the oldest generation, and none is kept from being collected some day.
+    assert gc.get_count()[0] < gc.get_threshold()[0] < len(kept)
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_the_caller_froze_stays_so():
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with uncollected():
+            pass
+        assert gc.get_freeze_count() == frozen
+    finally:
+        gc.unfreeze()

@@ -26,12 +26,11 @@ class LogCallback(stack.transformers.TrainerCallback):
         self._start = time.monotonic() - journal.seconds_before
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """New rows from here on, each written as it ends: to open the file for each takes most of a
-        row's time.
-        """
+        """New rows from here on. To open the file for each would take most of a row's time."""
         self._waits = False
         if state.is_world_process_zero:
-            self._file = self._path.open("a", buffering=1, encoding="utf-8")
+            # Each is written at once, and what a full disk refuses is not tried again at the end.
+            self._file = self._path.open("ab", buffering=0)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """One row: the step, the seconds since the start, the trainer's own names."""
@@ -43,11 +42,11 @@ class LogCallback(stack.transformers.TrainerCallback):
         if not state.is_world_process_zero:
             return
         seconds = round(time.monotonic() - self._start, 3)
-        line = json.dumps({"seconds": seconds, **row}) + "\n"
+        line = (json.dumps({"seconds": seconds, **row}) + "\n").encode()
         if self._file is not None:
             self._file.write(line)
             return
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._path.open("ab") as file:
             file.write(line)
 
     def close(self, state: Any) -> None:
