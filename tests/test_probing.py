@@ -343,6 +343,36 @@ def test_a_noisy_probe_says_no_time(
 
 
 @pytest.mark.slow
+def test_micro_batches_that_are_left_out_take_as_long_as_the_second():
+    """Two warm steps, then three of three micro-batches that take 1, 2 and 4 s, the optimizer among
+    the last: with five more of 2 s a step takes 17."""
+    from ftadvisor.execution.device import Device
+    from ftadvisor.execution.probing.timing import ProbeCallback
+
+    now = [0.0]
+
+    class Clocked(ProbeCallback):
+        def _now(self) -> tuple[float, float]:
+            return now[0], 2 * now[0]
+
+    clock, control = (
+        Clocked(Device("cpu", "cpu", 0, "cpu", 1), skipped=5, memory=False),
+        SimpleNamespace(),
+    )
+    for _ in range(5):
+        clock.on_step_begin(None, None, control)
+        for seconds in (1.0, 2.0):
+            now[0] += seconds
+            clock.on_substep_end(None, None, control)
+        now[0] += 4.0
+        clock.on_step_end(None, None, control)
+    assert clock.walls == [17.0, 17.0, 17.0]
+    assert clock.cpus == [34.0, 34.0, 34.0]
+    # Of the 21 s that were spent, four are enough.
+    assert control.should_training_stop
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("objective", ["grpo", "sft"])
 def test_only_what_ran_out_of_memory_is_recorded_so(

@@ -118,12 +118,15 @@ def measured(
 ) -> Slice:
     """A few steps of the first layers; None: all of them. `memory`: and one more whose memory is
     watched."""
-    from ftadvisor.execution.probing.timing import ProbeCallback
+    from ftadvisor.execution.probing.timing import MICRO_BATCHES, ProbeCallback
 
     count = layers or depth(config)
     length = int(settings.longest_length or settings.max_length)
     what = (count, int(settings.micro_batch_size), length)
-    clock = ProbeCallback(device, memory=memory)
+    accumulated = int(settings.gradient_accumulation_steps)
+    trained = min(accumulated, MICRO_BATCHES)
+    clock = ProbeCallback(device, skipped=accumulated - trained, memory=memory)
+    settings = replace(settings, gradient_accumulation_steps=trained)
     failed, trainer, above = False, None, (None, None)
     try:
         with tempfile.TemporaryDirectory() as folder:
