@@ -10,6 +10,7 @@ import pytest
 from execution_models import rows, write_rows
 
 import ftadvisor
+from ftadvisor.api.running import preview
 from ftadvisor.cli import main
 from ftadvisor.errors import DataFileError, InvalidSettingError
 from ftadvisor.execution.examples import read_held_out
@@ -34,9 +35,10 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def train(
     model: Path, place: Path, technique: str, objective: str = "sft", **options: Any
 ) -> ftadvisor.Report:
-    data = write_rows(place / f"{objective}.jsonl", rows(objective))
+    if "dataset" not in options:
+        options["dataset"] = str(write_rows(place / f"{objective}.jsonl", rows(objective)))
     return ftadvisor.run(
-        model=str(model), technique=technique, objective=objective, dataset=str(data),
+        model=str(model), technique=technique, objective=objective,
         **{**SMALL, "output_dir": place / "out", **options},
     )  # fmt: skip
 
@@ -146,6 +148,53 @@ def test_eval_alone_repeats_the_run(
         ftadvisor.evaluate(tmp_path / "out", dataset=other, metrics=["mcc"], eval_answers=0)
     found = ftadvisor.evaluate(tmp_path / "out", dataset=other, metrics=["mcc", "perplexity"])
     assert "mcc: not measured for sft here" in [event.what for event in found.events]
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_eval_of_what_was_merged_is_that_of_the_adapter(
+    models: dict[str, Path], tmp_path: Path, objective: str
+):
+    """It went by lengths and numerics of its own, and a preference was measured from itself."""
+    pairs = [{"prompt": f"say {i}", "chosen": f"it is {i}", "rejected": f"no {i} " * 9}
+             for i in range(24)]  # fmt: skip
+    data = write_rows(tmp_path / "data.jsonl", pairs if objective == "dpo" else rows("sft"))
+    out = tmp_path / "out"
+    train(models["decoder"], tmp_path, "lora", objective, dataset=str(data), max_length=24,
+          merge=True, eval_share=0.0, learning_rate=0.02)  # fmt: skip
+    adapter = ftadvisor.evaluate(out, dataset=data, eval_answers=0).metrics
+    merged = ftadvisor.evaluate(out / "merged", dataset=data, eval_answers=0)
+    assert merged.objective == objective
+    assert merged.metrics.keys() == adapter.keys()
+    for name, metric in merged.metrics.items():
+        assert metric.before is None
+        assert metric.after == pytest.approx(adapter[name].after, rel=1e-4), name
+    if objective == "dpo":
+        assert (merged.metrics["reward_margin"].after or 0) > 0.01
+    for place in (out, out / "merged"):
+        with pytest.raises(InvalidSettingError, match=r"max_length and .* both say"):
+            ftadvisor.evaluate(place, dataset=data, max_length=512)
+
+
+def test_rows_that_max_length_leaves_nothing_of(models: dict[str, Path], tmp_path: Path):
+    """Held-out ones were not told, eval went by its first row, a preview by its first three."""
+    long = {"prompt": "word " * 200, "completion": "yes"}
+    short = [{"prompt": f"say {i}", "completion": f"it is {i}"} for i in range(8)]
+    data = str(write_rows(tmp_path / "data.jsonl", [long, long, long, *short]))
+    other = write_rows(tmp_path / "other.jsonl", [long, *short[:2]])
+    report = train(models["decoder"], tmp_path, "lora", dataset=data, eval_dataset=str(other),
+                   max_length=32, eval_answers=0)  # fmt: skip
+    assert report.status == "done"
+    told = "1 held-out examples are not evaluated: max_length leaves nothing of them"
+    assert told in [event.what for event in report.events]
+    found = ftadvisor.evaluate(tmp_path / "out", dataset=other, eval_answers=0)
+    assert told in [event.what for event in found.events]
+    assert found.metrics["eval_loss"].after == pytest.approx(report.metrics["eval_loss"].after)
+    shown = preview(model=str(models["decoder"]), technique="lora", dataset=data, max_length=32,
+                    eval_share=0.0)  # fmt: skip
+    assert ["".join(p.text for p in e if p.learnt)[:7] for e in shown.examples] == [
+        f"it is {i}" for i in range(3)
+    ]
+    assert "3 examples left out: max_length leaves nothing to learn" in shown.notes
 
 
 def test_eval_of_a_directory_takes_what_was_held_out(tmp_path: Path):

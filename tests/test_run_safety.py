@@ -157,6 +157,38 @@ def test_signals_save_and_a_second_one_ends_at_once(
     assert "a run that is done" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("during", ["save_model", "measure"])
+def test_a_signal_after_the_last_step(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, during: str
+):
+    """Nothing asked for the end there, though a checkpoint and the end had been promised."""
+    from ftadvisor.execution import run as running
+
+    real, trained = getattr(running, during), []
+
+    def interrupted(*args: Any, **given: Any) -> Any:
+        if given.get("base") is not True:
+            os.kill(os.getpid(), signal.SIGTERM)
+        found = real(*args, **given)
+        trained.append(given)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, during, interrupted)
+        report = ftadvisor.run(**options, eval_answers=0)
+    assert report.status == "interrupted"
+    assert report.metrics["eval_loss"].after is None
+    place = Path(options["output_dir"])
+    # What is being saved is saved whole, what is being measured is not waited for.
+    saved = [given.get("base") for given in trained]
+    assert saved == ([None] if during == "save_model" else [True])
+    assert (place / "adapter_model.safetensors").is_file()
+    resumed = ftadvisor.run(output_dir=str(place), resume=True, progress=False)
+    assert resumed.status == "done"
+    assert resumed.metrics["eval_loss"].after is not None
+    assert losses(resumed) == losses(report)
+
+
 def test_the_second_signal_kills(monkeypatch: pytest.MonkeyPatch):
     from ftadvisor.execution.callbacks.interruption import InterruptionCallback
 

@@ -25,6 +25,11 @@ METRICS = (
     "mean_reward", "kl",
 )  # fmt: skip
 """What can be asked for; the objective decides which of them there are."""
+AS_MERGED = (
+    "max_length", "max_target_length", "max_completion_length", "weights_dtype", "autocast",
+    "attn_implementation", "micro_batch_size", "beta", "num_generations", "teacher_model", "lmbda",
+)  # fmt: skip
+"""Settings that what is measured of a merged model depends on, as its adapter was trained with."""
 OF_ANSWERS = ("exact_match", "bleu", "chrf", "rouge", "meteor")
 
 
@@ -85,15 +90,29 @@ def _not_measured(metrics: Sequence[str], found: Evaluation) -> Iterator[Event]:
 
 
 def _plan(place: str, dataset: str, objective: str | None, settings: dict[str, Any]) -> Plan:
-    """The run's own plan with other data; else one that is made of what is given."""
-    written = Path(place) / PLAN_FILE
+    """The run's own plan with other data; else one that is made of what is given.
+
+    Raises InvalidSettingError for settings beside those of a run.
+    """
+    from ftadvisor.execution.merging import MERGED
+
+    folder = Path(place).absolute()
+    # What `run --merge` wrote lies in the run's directory.
+    is_merged = folder.name == MERGED and not (folder / PLAN_FILE).is_file()
+    written = (folder.parent if is_merged else folder) / PLAN_FILE
     if written.is_file():
+        for name in settings.keys() - {"seed"}:
+            raise InvalidSettingError(
+                f"{name} and {quoted(str(written))} both say how it is evaluated.",
+                [f"leave {name} out"],
+            )
         plan = read_plan(written)
         if plan.dataset is None:
             raise InvalidSettingError(f"{quoted(str(written))} names no dataset.")
         here = PlanHardware(gpu=plan.hardware.gpu, num_gpus=1)
         data = replace(plan.dataset, path=dataset)
-        return replace(plan, dataset=data, hardware=here, seed=settings["seed"])
+        plan = replace(plan, dataset=data, hardware=here, seed=settings["seed"])
+        return _of_whole(plan, dataset) if is_merged else plan
     adapter = _content(Path(place) / "adapter_config.json")
     given = {
         "model": adapter.get("base_model_name_or_path", place),
@@ -104,6 +123,14 @@ def _plan(place: str, dataset: str, objective: str | None, settings: dict[str, A
     if objective is not None:
         given["objective"] = objective
     return planned(None, given)[0]
+
+
+def _of_whole(plan: Plan, dataset: str) -> Plan:
+    """The plan of an adapter's run for the model that it was merged into, beside the same base."""
+    kept = {name: plan.settings[name] for name in AS_MERGED if name in plan.settings}
+    given = {"model": plan.model, "technique": "full", "objective": plan.objective}
+    made, _ = planned(None, {**given, "dataset": dataset, "seed": plan.seed, **kept})
+    return replace(made, dataset=plan.dataset)
 
 
 def _labels(place: Path) -> tuple[str, ...]:

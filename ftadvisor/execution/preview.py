@@ -14,10 +14,10 @@ from typing import Any, cast
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import processor
-from ftadvisor.execution.examples import Row, check_objective, read_examples
+from ftadvisor.execution.examples import Examples, Row, check_objective, read_examples
 from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.rendering import rendered
-from ftadvisor.execution.tokenizing import load_tokenizer
+from ftadvisor.execution.tokenizing import Tokenizing, load_tokenizer
 from ftadvisor.execution.trainers import BUILDERS
 from ftadvisor.execution.training import Training
 from ftadvisor.schema.plan import Plan
@@ -55,18 +55,41 @@ def preview(plan: Plan, settings: Settings, run: RunSettings) -> Preview:
     conversational = plan.objective != "seq2seq" and "text" not in rows[0]
     tokenizing = load_tokenizer(plan.model, chat=conversational, images=examples.has_images)
     notes += tokenizing.said
-    few = rendered(examples._replace(train=rows, held_out=[]), tokenizing.tokenizer, Journal())
+    shown, said = _prepared(plan, settings, run, examples, tokenizing)
+    notes += said
+    return Preview(examples=shown, notes=tuple(notes))
+
+
+def _prepared(
+    plan: Plan, settings: Settings, run: RunSettings, examples: Examples, tokenizing: Tokenizing
+) -> tuple[tuple[tuple[Piece, ...], ...], list[str]]:
+    """The first few examples that the trainer keeps, and what it says of those before them.
+
+    Of the first rows alone where it keeps them all: to prepare all rows may take minutes.
+    """
     # Packs would show where examples meet, not what is learnt of one.
     alone = replace(settings, packing=False, micro_batch_size=1, autocast="none", optim="sgd")
-    with tempfile.TemporaryDirectory() as place:
-        of = Training(
-            plan, alone, replace(run, output_dir=place, report_to=()),
-            processor(), few, tokenizing,
-            _stand_in(plan, tokenizing.tokenizer), [], Journal(),
-        )  # fmt: skip
-        trainer = BUILDERS[plan.objective](of)
-        shown = tuple(_pieces(row, trainer, of) for row in trainer.train_dataset)
-    return Preview(examples=shown, notes=tuple(notes))
+    for rows in (examples.train[:SHOWN], examples.train):
+        journal = Journal()
+        is_all = len(rows) == len(examples.train)
+        with tempfile.TemporaryDirectory() as place:
+            try:
+                few = examples._replace(train=rows, held_out=[])
+                few = rendered(few, tokenizing.tokenizer, journal)
+                of = Training(
+                    plan, alone, replace(run, output_dir=place, report_to=()), processor(), few,
+                    tokenizing, _stand_in(plan, tokenizing.tokenizer), [], journal,
+                )  # fmt: skip
+                trainer = BUILDERS[plan.objective](of)
+            except InvalidSettingError:
+                if is_all:
+                    raise
+                continue
+            kept = [trainer.train_dataset[i] for i in range(min(SHOWN, len(trainer.train_dataset)))]
+            if is_all or len(kept) == len(rows):
+                shown = tuple(_pieces(row, trainer, of) for row in kept)
+                return shown, [event.what for event in journal.events]
+    raise AssertionError("the last attempt is of all rows")
 
 
 def _stand_in(plan: Plan, tokenizer: Any) -> Any:

@@ -225,6 +225,7 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
                 callback.close(trainer.state)
     if journal.status in ("done", "stopped"):
         save_model(trainer, of.tokenizer, place, of.examples.labels)
+        interruption.trained()
         outcome.after = measure(trainer, of, base=False)
         # Last: where it fails, all else is there.
         if start.run.merge and trainer.is_world_process_zero():

@@ -74,6 +74,12 @@ class InterruptionCallback(stack.transformers.TrainerCallback):
                 state.global_step,
             )  # fmt: skip
 
+    def trained(self) -> None:
+        """The model is saved, so that nothing is lost where the rest is not done."""
+        self._trains = False
+        if self._name:
+            raise KeyboardInterrupt(self._name)
+
     def _asked(self, args: Any) -> bool:
         """Of all processes, for they must end at the same step."""
         if args.world_size == 1:

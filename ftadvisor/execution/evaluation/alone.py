@@ -44,8 +44,7 @@ def evaluate(
     """
     is_adapter = (Path(place) / ADAPTER).is_file()
     with tempfile.TemporaryDirectory() as scratch:
-        of = _prepared(place, plan, settings, replace(run, output_dir=scratch), labels)
-        trainer = BUILDERS[plan.objective](of)
+        of, trainer = _built(place, plan, settings, replace(run, output_dir=scratch), labels)
         if is_adapter and plan.objective in MAKES_THE_ADAPTER:
             _read_adapter(trainer.model, Path(place))
         trainer.remove_callback(stack.transformers.PrinterCallback)
@@ -82,10 +81,28 @@ def _read_adapter(model: Any, place: Path) -> None:
     model.set_adapter("default")
 
 
+def _built(
+    place: str, plan: Plan, settings: Settings, run: RunSettings, labels: Sequence[str]
+) -> tuple[Training, Any]:
+    """The trainer. It wants something to train on, even where it only evaluates: one row, or where
+    max_length leaves nothing of that one all of them.
+    """
+    of = _prepared(place, plan, settings, run, labels)
+    rows = of.examples.held_out
+    shortest = min(rows, key=lambda row: len(str(row.get("prompt", row.get("messages", row)))))
+    try:
+        few = of._replace(examples=of.examples._replace(train=[shortest]))
+        return few, BUILDERS[plan.objective](few)
+    except InvalidSettingError:
+        # Anew, for a trainer may have put an adapter into the model.
+        of = _prepared(place, plan, settings, run, labels)
+        return of, BUILDERS[plan.objective](of)
+
+
 def _prepared(
     place: str, plan: Plan, settings: Settings, run: RunSettings, labels: Sequence[str]
 ) -> Training:
-    """The rows, and the model with its tokenizer."""
+    """The rows, to train on too, and the model with its tokenizer."""
     check_objective(plan.objective)
     check_reward(plan, run)
     if plan.dataset is None:
@@ -110,8 +127,7 @@ def _prepared(
     chat = plan.objective not in (*CLASSIFYING, "seq2seq") and "text" not in examples.held_out[0]
     tokenizing = load_tokenizer(own, chat=chat, images=examples.has_images)
     kept = rendered(examples, tokenizing.tokenizer, journal)
-    # A trainer wants something to train on, even where it only evaluates.
-    examples = kept._replace(train=kept.held_out[:1])
+    examples = kept._replace(train=kept.held_out)
     head = head_of(plan.objective, tuple(labels))
     model = load_model(source, family, settings, device, head)
     if is_adapter and plan.objective not in MAKES_THE_ADAPTER:

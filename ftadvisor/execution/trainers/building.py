@@ -32,7 +32,8 @@ def built(of: Training, trainer: Any, **options: Any) -> Any:
             f"{technique.name} with objective {of.plan.objective}",
             f"{trainer.__name__} says {what}",
         ) from error
-    say_what_is_not_evaluated(of, found)
+    given = options.get("eval_dataset")
+    say_what_is_not_evaluated(of, found, len(given) if given is not None else 0)
     return found
 
 
@@ -66,9 +67,17 @@ def datasets_of(train: list[Row], held_out: list[Row]) -> dict[str, Any]:
     }
 
 
-def say_what_is_not_evaluated(of: Training, trainer: Any) -> None:
-    """Where max_length leaves nothing of the held-out rows, the run goes on without them."""
-    if trainer.eval_dataset is None or len(trainer.eval_dataset):
+def say_what_is_not_evaluated(of: Training, trainer: Any, count: int) -> None:
+    """Held-out rows that max_length leaves nothing of; `count` were given. Where it leaves nothing
+    of all of them, the run goes on without.
+    """
+    if trainer.eval_dataset is None:
+        return
+    left = len(trainer.eval_dataset)
+    if left:
+        if left < count:
+            say_once(of, f"{count - left} held-out examples are not evaluated: max_length leaves"
+                     " nothing of them")  # fmt: skip
         return
     trainer.eval_dataset = None
     # With --eval-steps the Trainer would ask for them in the middle of the training.

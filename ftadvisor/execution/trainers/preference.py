@@ -62,7 +62,7 @@ def build_orpo(of: Training) -> Any:
     found.train_dataset = found.train_dataset.filter(_has_answers)
     if found.eval_dataset is not None:
         found.eval_dataset = found.eval_dataset.filter(_has_answers)
-        say_what_is_not_evaluated(of, found)
+        say_what_is_not_evaluated(of, found, len(of.examples.held_out))
     say_what_was_cut(of, found, len(of.examples.train))
     return found
 

@@ -41,7 +41,8 @@ def build(of: Training) -> Any:
         processing_class=of.tokenizer,
         callbacks=of.callbacks,
     )
-    say_what_is_not_evaluated(of, trainer)
+    # Packs are fewer than rows.
+    say_what_is_not_evaluated(of, trainer, 0 if args.eval_packing else len(held_out))
     if not of.settings.packing:
         say_what_was_cut(of, trainer, len(of.examples.train))
     return trainer
