@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -361,6 +362,37 @@ def test_only_what_ran_out_of_memory_is_recorded_so(
         probe(model=str(models["decoder"]), technique="lora", objective=objective, max_length=32)
     assert ("run out of memory" in str(said.value)) == (objective == "sft")
     assert [row["oom"] for row in read_records().rows] == [True] * (objective == "sft")
+
+
+@pytest.mark.slow
+def test_a_slice_that_ran_out_of_memory_leaves_nothing_alive(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Trainers hold themselves in a cycle: the next slice would find less room."""
+    from ftadvisor.execution.device import find_device
+
+    class Trainer:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def train(self) -> None:
+            raise RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+            )
+
+    made: list[weakref.ref[Trainer]] = []
+
+    def trainer_of(*_: Any) -> Trainer:
+        trainer = Trainer()
+        made.append(weakref.ref(trainer))
+        return trainer
+
+    monkeypatch.setattr(script.slices, "trainer_of", trainer_of)
+    config = script.slices.transformers_config(script.llama(6, 64))
+    plan: Any = None
+    found = script.slices.measured(plan, config, Settings(technique="lora"), find_device(), 4)
+    assert found.status == "oom"
+    assert made[0]() is None
 
 
 ARGUMENTS = (
