@@ -69,11 +69,13 @@ def fitted_for(gpu: Gpu | None, calibration: Calibration | None) -> Fitted:
     if found is None:
         return shipped
     adjusted, whose = found
+    # How far other machines lie from those that were measured, these do not show.
+    others = () if calibration.is_measured(gpu) else shipped.time_intervals.items()
     return Fitted(
         calibrated_memory(shipped.memory, adjusted),
         shipped.memory_intervals,
         calibrated_time(shipped.time, gpu, adjusted.factors),
-        {"time": adjusted.time},
+        {"time": adjusted.time} | {k: adjusted.time.outermost(one) for k, one in others},
         adjusted.factors.host,
         f"calibrated with {adjusted.rows} measurement{'s' * (adjusted.rows != 1)} of {whose}",
     )
