@@ -163,13 +163,20 @@ def test_a_machine_without_its_link_is_probed_all_the_same(monkeypatch: pytest.M
 
 
 def test_without_torch_it_says_which_extra(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(vars(stack), "torch", raising=False)
-    for words in (["probe"], ["probe", "--model", "llama-3.2-1b", "--technique", "lora"]):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"text": "one"}\n' * 20)
+    model = ["--model", "llama-3.2-1b"]
+    benchmark = ["benchmark", *model, "--dataset", str(data), "--techniques", "lora", "full"]
+    for words in (["probe"], ["probe", *model, "--technique", "lora"]):
         assert main(words) == 2
         assert "ftadvisor[run]" in capsys.readouterr().err
+    assert main([*benchmark, "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert ["ftadvisor[run]" in row["problem"] for row in rows] == [True, True]
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

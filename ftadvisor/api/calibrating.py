@@ -94,9 +94,12 @@ def find_hardware(gpu: str, calibration: Calibration | None) -> GpuMatch:
     if gpu.strip().lower() != CPU:
         return match_gpu(gpu)
     if calibration is None or calibration.cpu is None:
+        # A probe is of no use to who leaves out what it measured.
+        given = ["calibration=load_calibration() in Python"] if calibration is None else []
+        left = ", or its calibration was left out" if calibration is None else ""
         raise InvalidSettingError(
-            "This machine's processor has not been probed: nothing is known of its speed.",
-            ["ftadvisor probe", "no --gpu: memory alone"],
+            f"This machine's processor has not been probed{left}: nothing is known of its speed.",
+            ["ftadvisor probe", *given, "no --gpu: memory alone"],
         )
     return GpuMatch(calibration.cpu, None)
 
