@@ -329,6 +329,41 @@ def test_runs_and_other_peoples_trainers_are_recorded(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("lengths", "recorded"),
+    [((5, 9, 600), (175.33, 512, "padded-to-longest")), ((7, 7), (7.0, None, "full"))],
+)
+def test_a_callback_records_the_lengths_that_were_trained_on(
+    script: Any, lengths: tuple[int, ...], recorded: tuple[float, int | None, str]
+):
+    """The estimate knows no data and guesses 128 tokens a row: by that a machine that trains on
+    longer ones would be called slow."""
+    from datasets import Dataset  # pyright: ignore
+
+    import ftadvisor
+    from ftadvisor.sources.lengths import published_lengths
+    from ftadvisor.sources.records import read_records
+
+    found = ftadvisor.estimate("llama-3.2-1b", technique="lora", max_length=512, micro_batch_size=2)
+    assert found.settings["mean_length"] == 128
+    callback = ftadvisor.FtadvisorCallback(found)
+    given, state = arguments(AS_PLANNED, optim="adamw_torch_fused"), SimpleNamespace()
+    state.is_world_process_zero = True
+    given.auto_find_batch_size = False
+    callback.on_train_begin(given, state, None)
+    for _ in range(3):
+        callback.on_step_begin(given, state, None)
+        callback.on_step_end(given, state, None)
+    table = Dataset.from_dict({"input_ids": [[1] * n for n in lengths]})  # pyright: ignore
+    callback.on_train_end(given, state, None, train_dataloader=SimpleNamespace(dataset=table))
+    (row,) = read_records().rows
+    said = row["mean_tokens_per_sample"], row.get("longest_sequence_tokens"), row["sequence_fill"]
+    assert said == (pytest.approx(recorded[0], abs=0.01), *recorded[1:])
+    assert published_lengths(row).mean == pytest.approx(recorded[0], abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_a_noisy_probe_says_no_time(
     script: Any, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
