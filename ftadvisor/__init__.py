@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ftadvisor.api import compare, estimate, evaluate, fit, recommend, run, simulate
+    from ftadvisor.api.calibrating import load_calibration
     from ftadvisor.errors import (
         AmbiguousNameError,
         DataFileError,
@@ -57,6 +58,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "fit",
+    "load_calibration",
     "recommend",
     "run",
     "simulate",
@@ -77,6 +79,7 @@ _HOMES = {
     "estimate": "ftadvisor.api.estimator",
     "evaluate": "ftadvisor.api.evaluating",
     "fit": "ftadvisor.api.fitting",
+    "load_calibration": "ftadvisor.api.calibrating",
     "recommend": "ftadvisor.api.recommender",
     "run": "ftadvisor.api.running",
     "simulate": "ftadvisor.api.simulating",

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ftadvisor import compare, estimate, fit, recommend
+from ftadvisor import compare, estimate, fit, load_calibration, recommend
 from ftadvisor.api import calibrating
 from ftadvisor.api.estimator import estimate_subject
 from ftadvisor.api.plan_files import (
@@ -44,7 +44,7 @@ from ftadvisor.sources.coefficients import (
 )
 from ftadvisor.sources.kept_fit import FILE
 from ftadvisor.sources.measurements import measurements_of
-from ftadvisor.sources.own_rows import Ran, row_of
+from ftadvisor.sources.own_rows import Ran, machine_id, row_of
 from ftadvisor.sources.plans import draft_of, write_plan
 from ftadvisor.sources.techniques import find_technique
 from ftadvisor.units import GIB
@@ -294,6 +294,22 @@ def test_commands_load_it_and_say_so(measured: Path, capsys: pytest.CaptureFixtu
         said = capsys.readouterr()
         assert "calibrated with" not in said.out
         assert said.err == ""
+
+
+def test_a_processor_whose_calibration_was_left_out_is_told_how_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """`ftadvisor probe` alone is of no use to who has probed."""
+    monkeypatch.setenv("FTADVISOR_HOME", str(tmp_path))
+    records.keep_machine(
+        {"id": machine_id("cpu"), "usable_bytes": 2**34, "copy_bytes_per_second": 1e10,
+         "flops_per_second": {"fp32": 5e10}}
+    )  # fmt: skip
+    asked: dict[str, Any] = {"gpu": "cpu", "technique": "lora"}
+    with pytest.raises(InvalidSettingError, match="left out") as said:
+        estimate(MODEL, **asked)
+    assert "calibration=load_calibration() in Python" in said.value.suggestions
+    assert estimate(MODEL, **asked, calibration=load_calibration()).time
 
 
 def test_a_simulation_is_asked_with_it(measured: Path, monkeypatch: pytest.MonkeyPatch):

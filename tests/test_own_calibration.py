@@ -150,6 +150,48 @@ def test_a_slower_machine_is_seen_and_its_interval_is_its_own():
     assert found.of(find_gpu("a100-sxm4-80gb")) is None
 
 
+def test_runs_of_one_setting_count_as_one():
+    """What the formula lacks there is no property of the machine, however often it was measured:
+    of other settings an interval from such repeats held one in four."""
+    (case,) = groups()["l40s peft+transformers (custom loop)"][:1]
+    noise = random.Random(0)
+    repeated = [moved(case, 1.3 * math.exp(noise.gauss(0, 0.01))) for _ in range(25)]
+    one = fit_calibration([moved(case, 1.3)], shipped(), {}).machines["here"]
+    many = fit_calibration(repeated, shipped(), {}).machines["here"]
+    assert many.factors == pytest.approx(one.factors, rel=0.05)
+    assert many.time[:2] == pytest.approx(one.time[:2], rel=0.05)
+    assert many.rows == 25
+    # With other data, whose rows are a little longer each time, it is the same setting.
+    longer: list[Case] = []
+    for i in range(25):
+        data = {"sequence_fill": "padded-to-longest", "mean_tokens_per_sample": 200.0 + i}
+        row = case.measurement.row | data
+        longer.append(moved(case_of(replace(case.measurement, row=row)), 1.3))
+    assert len({str(r.situation.settings) for r in longer}) == 25
+    varied = fit_calibration(longer, shipped(), {}).machines["here"]
+    assert varied.time[:2] == pytest.approx(one.time[:2], rel=0.1)
+
+
+def test_a_machine_that_nobody_measured_is_as_uncertain_as_shipped():
+    """Thirty rows of a machine show how far its own lie from each other, not others from it: those
+    of another one of the same GPU lay outside one time in five, where one in ten was promised."""
+    found = fit_calibration([*ten() * 3], shipped(), {"l40s": "here"})
+    elsewhere = replace(found, here={})
+
+    def width(calibration: Calibration | None, gpu: str) -> float:
+        time = estimate("llama-3.2-3b", calibration=calibration, **ASKED | {"gpu": gpu}).time
+        assert time
+        return time.total_high_seconds / time.total_low_seconds
+
+    assert width(found, "l40s") < 0.8 * width(None, "l40s")
+    for gpu in ("l40s", "rtx-4090"):
+        assert width(elsewhere, gpu) >= width(None, gpu)
+    shown = shipped().intervals["time"]
+    for known in (*found.gpus.values(), *found.families.values()):
+        assert known.time.low <= shown.low
+        assert known.time.high >= shown.high
+
+
 def test_fit_is_the_same_each_time():
     assert fit_calibration(ten(), shipped(), {}) == fit_calibration(ten(), shipped(), {})
 

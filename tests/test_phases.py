@@ -294,13 +294,15 @@ def test_a_fused_head_keeps_what_it_scores_and_a_gradient_in_fp32():
     assert long.logits == 4096 * 32_768 * BF16
 
 
-def test_a_fused_head_of_fp32_is_cast_a_piece_at_a_time():
-    """32,768 rows of it, once for the logits and once for the gradient, beside the sum in fp32."""
+@pytest.mark.parametrize(("vocab", "rows"), [(50_000, 32_768), (VOCAB, VOCAB)])
+def test_a_fused_head_of_fp32_is_cast_a_piece_at_a_time(vocab: int, rows: int):
+    """32,768 rows of it, or all where there are fewer (`weight[start:end]` in chunked_logprob.py),
+    once for the logits and once for the gradient, beside the sum in fp32."""
     mixed: dict[str, Any] = {"weights_dtype": "fp32", "autocast": "bf16", "loss_kernel": "chunked"}
-    found = phases(**mixed, gradient_checkpointing="full")
-    piece = BF16 * 32_768 * WIDTH
+    found = phases(small(vocab_size=vocab), **mixed, gradient_checkpointing="full")
+    piece = BF16 * rows * WIDTH
     assert found["loss_forward"].temporaries == BF16 * LAYERS * LAYER_WEIGHTS + piece
-    assert found["loss_backward"].temporaries == piece + piece + FP32 * VOCAB * WIDTH
+    assert found["loss_backward"].temporaries == piece + piece + FP32 * vocab * WIDTH
 
 
 def test_liger_s_head_forms_its_gradient_with_the_loss():

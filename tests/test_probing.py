@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -162,13 +163,20 @@ def test_a_machine_without_its_link_is_probed_all_the_same(monkeypatch: pytest.M
 
 
 def test_without_torch_it_says_which_extra(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(vars(stack), "torch", raising=False)
-    for words in (["probe"], ["probe", "--model", "llama-3.2-1b", "--technique", "lora"]):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"text": "one"}\n' * 20)
+    model = ["--model", "llama-3.2-1b"]
+    benchmark = ["benchmark", *model, "--dataset", str(data), "--techniques", "lora", "full"]
+    for words in (["probe"], ["probe", *model, "--technique", "lora"]):
         assert main(words) == 2
         assert "ftadvisor[run]" in capsys.readouterr().err
+    assert main([*benchmark, "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert ["ftadvisor[run]" in row["problem"] for row in rows] == [True, True]
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -321,6 +329,41 @@ def test_runs_and_other_peoples_trainers_are_recorded(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("lengths", "recorded"),
+    [((5, 9, 600), (175.33, 512, "padded-to-longest")), ((7, 7), (7.0, None, "full"))],
+)
+def test_a_callback_records_the_lengths_that_were_trained_on(
+    script: Any, lengths: tuple[int, ...], recorded: tuple[float, int | None, str]
+):
+    """The estimate knows no data and guesses 128 tokens a row: by that a machine that trains on
+    longer ones would be called slow."""
+    from datasets import Dataset  # pyright: ignore
+
+    import ftadvisor
+    from ftadvisor.sources.lengths import published_lengths
+    from ftadvisor.sources.records import read_records
+
+    found = ftadvisor.estimate("llama-3.2-1b", technique="lora", max_length=512, micro_batch_size=2)
+    assert found.settings["mean_length"] == 128
+    callback = ftadvisor.FtadvisorCallback(found)
+    given, state = arguments(AS_PLANNED, optim="adamw_torch_fused"), SimpleNamespace()
+    state.is_world_process_zero = True
+    given.auto_find_batch_size = False
+    callback.on_train_begin(given, state, None)
+    for _ in range(3):
+        callback.on_step_begin(given, state, None)
+        callback.on_step_end(given, state, None)
+    table = Dataset.from_dict({"input_ids": [[1] * n for n in lengths]})  # pyright: ignore
+    callback.on_train_end(given, state, None, train_dataloader=SimpleNamespace(dataset=table))
+    (row,) = read_records().rows
+    said = row["mean_tokens_per_sample"], row.get("longest_sequence_tokens"), row["sequence_fill"]
+    assert said == (pytest.approx(recorded[0], abs=0.01), *recorded[1:])
+    assert published_lengths(row).mean == pytest.approx(recorded[0], abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_a_noisy_probe_says_no_time(
     script: Any, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
@@ -391,6 +434,37 @@ def test_only_what_ran_out_of_memory_is_recorded_so(
         probe(model=str(models["decoder"]), technique="lora", objective=objective, max_length=32)
     assert ("run out of memory" in str(said.value)) == (objective == "sft")
     assert [row["oom"] for row in read_records().rows] == [True] * (objective == "sft")
+
+
+@pytest.mark.slow
+def test_a_slice_that_ran_out_of_memory_leaves_nothing_alive(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Trainers hold themselves in a cycle: the next slice would find less room."""
+    from ftadvisor.execution.device import find_device
+
+    class Trainer:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def train(self) -> None:
+            raise RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+            )
+
+    made: list[weakref.ref[Trainer]] = []
+
+    def trainer_of(*_: Any) -> Trainer:
+        trainer = Trainer()
+        made.append(weakref.ref(trainer))
+        return trainer
+
+    monkeypatch.setattr(script.slices, "trainer_of", trainer_of)
+    config = script.slices.transformers_config(script.llama(6, 64))
+    plan: Any = None
+    found = script.slices.measured(plan, config, Settings(technique="lora"), find_device(), 4)
+    assert found.status == "oom"
+    assert made[0]() is None
 
 
 ARGUMENTS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,9 @@ from ftadvisor.calibration.cases import read_cases
 from ftadvisor.calibration.own_fit import Shipped, fit_calibration
 from ftadvisor.cli.entry import main
 from ftadvisor.errors import DataFileError
+from ftadvisor.execution.recording import (
+    _as_counted as as_counted,  # pyright: ignore[reportPrivateUsage]
+)
 from ftadvisor.schema.settings import Settings, Strategy
 from ftadvisor.sources import records
 from ftadvisor.sources.coefficients import (
@@ -24,6 +28,7 @@ from ftadvisor.sources.coefficients import (
     time_coefficients,
     time_intervals,
 )
+from ftadvisor.sources.lengths import published_lengths
 from ftadvisor.sources.measurement_rows import checked_rows
 from ftadvisor.sources.measurements import measurements_of, situation
 from ftadvisor.sources.own_rows import Ran, machine_id, row_of
@@ -210,6 +215,27 @@ def test_a_row_says_every_setting():
     cases, why = read_cases(measurements_of(made))
     assert not cases
     assert "settings.loss_kernel" in next(iter(why.values()))
+
+
+def test_rows_alike_and_shorter_than_the_limit_are_read_as_long_as_they_are():
+    same = {"mean_length": 50.0, "longest_length": 50, "typical_length": 50}
+    settings = Settings(technique="lora", micro_batch_size=2, max_length=512, **same)
+    row = row_of(Ran("gpt2", "trl-1.16", settings, "cpu", "run", "done", {}, {}))
+    assert published_lengths(row)[:4] == (50, 0, 50, 50)
+    full = replace(settings, mean_length=512.0, longest_length=512)
+    row = row_of(Ran("gpt2", "trl-1.16", full, "cpu", "run", "done", {}, {}))
+    assert published_lengths(row)[:4] == (512, 0, 512, 512)
+
+
+@pytest.mark.parametrize("longest", [20, 60])
+def test_a_run_records_the_tokens_that_its_trainer_counted(longest: int):
+    """Also where the plan's guess, by characters, has all rows alike."""
+    planned = Settings(
+        technique="lora", micro_batch_size=2, gradient_accumulation_steps=4, max_length=512,
+        mean_length=20.0, longest_length=longest,
+    )  # fmt: skip
+    counted = as_counted(planned, {"tokens_per_step": 240.0})
+    assert (counted.mean_length, counted.longest_length) == (30, longest * 3 / 2)
 
 
 def test_noisy_measurements_are_counted():

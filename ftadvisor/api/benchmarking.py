@@ -12,7 +12,12 @@ from typing import Any
 from ftadvisor.api.probing import probe
 from ftadvisor.api.run_plans import plan_of
 from ftadvisor.api.running import run
-from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
+from ftadvisor.errors import (
+    FtadvisorError,
+    InvalidSettingError,
+    MissingExtraError,
+    UnsupportedError,
+)
 from ftadvisor.schema.benchmark import Benched, Benchmark
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.probe import Probe
@@ -61,7 +66,7 @@ def benchmark(
                 ended = None if report.status == "done" else f"its training ended: {report.status}"
                 row = replace(row, report=report, problem=ended)
         except FtadvisorError as error:
-            row = replace(row, problem=error.message)
+            row = replace(row, problem=_why(error))
         rows.append(row)
     return Benchmark(
         model=model,
@@ -70,6 +75,12 @@ def benchmark(
         train_tokens=train_tokens,
         train_seconds=seconds,
     )
+
+
+def _why(error: FtadvisorError) -> str:
+    """In a row; of what is not installed with what installs it."""
+    further = error.suggestions if isinstance(error, MissingExtraError) else ()
+    return " ".join((error.message, *further))
 
 
 def _check_budget(tokens: int | None, minutes: float | None) -> None:

@@ -69,11 +69,13 @@ def fitted_for(gpu: Gpu | None, calibration: Calibration | None) -> Fitted:
     if found is None:
         return shipped
     adjusted, whose = found
+    # How far other machines lie from those that were measured, these do not show.
+    others = () if calibration.is_measured(gpu) else shipped.time_intervals.items()
     return Fitted(
         calibrated_memory(shipped.memory, adjusted),
         shipped.memory_intervals,
         calibrated_time(shipped.time, gpu, adjusted.factors),
-        {"time": adjusted.time},
+        {"time": adjusted.time} | {k: adjusted.time.outermost(one) for k, one in others},
         adjusted.factors.host,
         f"calibrated with {adjusted.rows} measurement{'s' * (adjusted.rows != 1)} of {whose}",
     )
@@ -92,9 +94,12 @@ def find_hardware(gpu: str, calibration: Calibration | None) -> GpuMatch:
     if gpu.strip().lower() != CPU:
         return match_gpu(gpu)
     if calibration is None or calibration.cpu is None:
+        # A probe is of no use to who leaves out what it measured.
+        given = ["calibration=load_calibration() in Python"] if calibration is None else []
+        left = ", or its calibration was left out" if calibration is None else ""
         raise InvalidSettingError(
-            "This machine's processor has not been probed: nothing is known of its speed.",
-            ["ftadvisor probe", "no --gpu: memory alone"],
+            f"This machine's processor has not been probed{left}: nothing is known of its speed.",
+            ["ftadvisor probe", *given, "no --gpu: memory alone"],
         )
     return GpuMatch(calibration.cpu, None)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,8 @@ BIWEIGHT = 4.685
 FEWEST_TO_REJECT = 3
 """Rows of a machine: two that disagree do not say which of them is mistaken."""
 PARAMETERS = ("rate", "bandwidth", "host")
+LENGTHS = ("mean_length", "mean_padded_length", "longest_length", "typical_length")
+"""Of a setting, what the data has."""
 ITERATIONS = 20
 QUARTILE = 0.6745
 """Of a normal's spread: half of all lies nearer, as within a Cauchy distribution's scale. The fit
@@ -87,6 +90,13 @@ class _Row(NamedTuple):
     def spread(self) -> float:
         """Of its logarithm: where its own steps lay further apart than reruns do, theirs."""
         return max(SPREAD, float(self.case.measurement.row.get("step_seconds_spread") or 0.0))
+
+    @property
+    def setting(self) -> tuple[str, str, str]:
+        """Whose runs of what, whatever the data: the formula is as far off in each of them."""
+        s = self.case.situation
+        lengths = dict.fromkeys(LENGTHS, 0)
+        return self.machine, self.case.measurement.model, repr(replace(s.settings, **lengths))
 
 
 def fit_calibration(
@@ -173,7 +183,13 @@ class _Fit:
         self.on_cpu = on_cpu
         self.values = np.zeros(len(precision))
         self.weights = np.ones(len(rows))
-        self.variances = np.array([r.spread**2 for r in rows])
+        of_setting: dict[tuple[str, ...], list[int]] = {}
+        for i, row in enumerate(rows):
+            of_setting.setdefault(row.setting, []).append(i)
+        self.alike = [of_setting[row.setting] for row in rows]
+        # Runs of one setting count as one: repeated, what the formula lacks would pass for the
+        # machine's.
+        self.variances = np.array([r.spread**2 * len(of_setting[r.setting]) for r in rows])
         self.leverage = np.zeros(len(rows))
         self.residuals = np.zeros(len(rows))
         self._solve()
@@ -268,18 +284,28 @@ class _Fit:
         slowness = statistics.median(self.rows[i].case.situation.host_slowness for i in own)
         factors = Factors(rate, bandwidth, host * slowness, cache)
         counted = int(np.count_nonzero(self.weights[own]))
-        return Adjusted(factors, context, self._interval(own), counted)
+        found = self._interval(own)
+        if level != "machine":
+            # For machines that nobody measured: how far they lie from these, no residual shows.
+            found = found.outermost(self.shipped.intervals["time"])
+        return Adjusted(factors, context, found, counted)
 
     def _interval(self, own: list[int]) -> Interval:
-        """From residuals as each row's would be if it had not been in the fit."""
-        left = [self.residuals[i] / max(1 - min(float(self.leverage[i]), 0.95), 0.05) for i in own]
-        if len(left) >= FEWEST_FOR_RANKS:
-            return residual_interval([math.exp(v) for v in left])
+        """From residuals as each row's would be if its setting had not been in the fit."""
+        share = [1 / len(self.alike[i]) for i in own]
+        leverage = [float(self.leverage[self.alike[i]].sum()) for i in own]
+        left = [
+            float(self.residuals[i]) / max(1 - min(of, 0.95), 0.05)
+            for i, of in zip(own, leverage, strict=True)
+        ]
+        settings = math.fsum(share)
+        if round(settings) >= FEWEST_FOR_RANKS:
+            return residual_interval([math.exp(v) for v in left], share)
         spread = statistics.fmean(self._shipped_spread(i) for i in own) if own else SPREAD
         # An outlier shows that there are such, but not twice as many as it is.
-        cut = [min(abs(v), 3 * spread) for v in left]
-        square = (SHIPPED_ROWS * spread**2 + sum(v**2 for v in cut)) / (SHIPPED_ROWS + len(cut))
-        half = NORMAL_90 * math.sqrt(square * (1 + 1 / max(len(cut), 1)))
+        squares = [min(abs(v), 3 * spread) ** 2 * of for v, of in zip(left, share, strict=True)]
+        square = (SHIPPED_ROWS * spread**2 + sum(squares)) / (SHIPPED_ROWS + settings)
+        half = NORMAL_90 * math.sqrt(square * (1 + 1 / max(settings, 1)))
         return Interval(math.exp(-half), math.exp(half), len(own))
 
     def _shipped_spread(self, index: int) -> float:

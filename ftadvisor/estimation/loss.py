@@ -101,21 +101,23 @@ def _fused_head(model: ModelSpec, n: Numerics, kept: float, *, in_torch: bool) -
     """TRL's head and loss in tiles: the logits of 4096 tokens by 32,768 entries at a time.
 
     The hidden states of scored positions are copied and kept; backward accumulates their gradient
-    in fp32 and casts it, and the same for a trained head's weight.
-    Without Triton (`in_torch`) backward works on copies of the tile, which is no wider than the
-    vocabulary: scaled logits twice, log-probabilities, probabilities, their gradient, the target's
-    place as bytes, its distance from the probabilities and that times what arrives.
+    in fp32 and casts it, and the same for a trained head's weight. The tile's buffer has its full
+    width; weights cast for it, and what is made from it, are no wider than the vocabulary.
+    Without Triton (`in_torch`) backward works on copies of the tile: scaled logits twice,
+    log-probabilities, probabilities, their gradient, the target's place as bytes, its distance
+    from the probabilities and that times what arrives.
     Ref: trl 1.16 trl/kernels/chunked_logprob.py, ChunkedLogProbFunction, _backward_tile.
     """
     h = model.hidden_size
-    copies = (7 * FP32_BYTES + 1) * min(FUSED_TILE_LOGITS, model.vocab_size) if in_torch else 0
+    width = min(FUSED_TILE_LOGITS, model.vocab_size)
+    copies = (7 * FP32_BYTES + 1) * width if in_torch else 0
     scored = n.residual * h
     gradient = (FP32_BYTES + n.residual) * h
     weight: float = 0
     if n.trained:
         # An fp32 weight's gradient needs no cast.
         weight = (FP32_BYTES + (n.weight if n.weight != FP32_BYTES else 0)) * model.vocab_size * h
-        weight += HALF_BYTES * FUSED_TILE_LOGITS * h if n.autocast else 0
+        weight += HALF_BYTES * width * h if n.autocast else 0
     return LossBytes(
         logits=LogitBytes(0.0, 0.0, 0.0),
         forward_per_token=kept + n.residual * h,
@@ -124,7 +126,7 @@ def _fused_head(model: ModelSpec, n: Numerics, kept: float, *, in_torch: bool) -
         backward_per_scored=scored + gradient,
         tile_tokens=FUSED_TILE_TOKENS,
         tile_bytes_per_token=float(n.head * FUSED_TILE_LOGITS + copies),
-        head_chunk=FUSED_TILE_LOGITS * h,
+        head_chunk=width * h,
         weight_gradient=float(weight),
     )
 

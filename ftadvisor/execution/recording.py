@@ -54,7 +54,8 @@ def _as_counted(settings: Settings, measured: Mapping[str, float]) -> Settings:
     The longest row is as many times the mean as was planned: nobody counts it.
     """
     guessed = settings.mean_length
-    if settings.packing or settings.longest_length == guessed or not guessed:
+    # Of rows as long as the limit there is nothing to guess.
+    if settings.packing or guessed >= settings.max_length or not guessed:
         return settings
     rows = settings.micro_batch_size * settings.gradient_accumulation_steps * settings.num_gpus
     counted = measured.get("tokens_per_step", 0.0) / float(rows)

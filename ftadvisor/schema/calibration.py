@@ -67,6 +67,10 @@ class Calibration:
         found = self.families.get(gpu.arch)
         return None if found is None else (found, f"{gpu.arch} GPUs")
 
+    def is_measured(self, gpu: Gpu) -> bool:
+        """Whether it is this machine's own measurements that hold for a GPU."""
+        return self.here.get(gpu.id) in self.machines
+
     def is_stale(self, gpu: Gpu) -> bool:
         """Whether this machine's own numbers for a GPU are of other libraries."""
         return self.here.get(gpu.id) in self.stale

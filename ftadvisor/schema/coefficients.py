@@ -56,6 +56,10 @@ class Interval(NamedTuple):
     rows: int
     """Measurements that the multipliers come from."""
 
+    def outermost(self, other: Interval) -> Interval:
+        """The wider of both at each end."""
+        return self._replace(low=min(self.low, other.low), high=max(self.high, other.high))
+
 
 class Intervals(dict[str, Interval]):
     """Intervals by kind of run; remembers which of them a kind was given."""

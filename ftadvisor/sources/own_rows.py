@@ -107,13 +107,15 @@ def _settings(s: Settings) -> dict[str, Any]:
 
 def _lengths(s: Settings) -> dict[str, Any]:
     full = s.packing or s.longest_length == s.mean_length
+    # Rows may be as long as each other and shorter than the limit.
+    to_the_limit = s.packing or (full and s.mean_length >= s.max_length)
     return {
         "max_length": int(s.max_length),
         "max_target_length": int(s.max_target_length) if s.objective == "seq2seq" else None,
         "packing": bool(s.packing),
         "sequence_fill": "full" if full else "padded-to-longest",
         "longest_sequence_tokens": None if full else int(s.longest_length) or None,
-        "mean_tokens_per_sample": None if full else float(s.mean_length) or None,
+        "mean_tokens_per_sample": None if to_the_limit else float(s.mean_length) or None,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
@@ -25,6 +26,8 @@ SAID_AFTER = 5
 """Steps: the first warms up."""
 ASKED = ("max_length", "max_completion_length")
 """Lengths that a person sets."""
+MOST_READ = 1000
+"""Rows of a dataset, evenly spaced, whose lengths are read."""
 
 
 class FtadvisorCallback(stack.transformers.TrainerCallback):
@@ -78,7 +81,9 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
         if len(self._steps) == SAID_AFTER and state.is_world_process_zero:
             self._say()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any
+    ) -> None:
         """The row, where there is an estimate that says what was run."""
         if not state.is_world_process_zero or not self._steps:
             return
@@ -91,8 +96,8 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
         e, measured = self._estimate, self.measured()
         row = row_of(
             Ran(
-                self._model, e.trainer, self._ran, self._device.name, "callback", "done",
-                measured, self.predicted(),
+                self._model, e.trainer, _with_lengths(self._ran, train_dataloader),
+                self._device.name, "callback", "done", measured, self.predicted(),
             )
         )  # fmt: skip
         try:
@@ -155,6 +160,21 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
             form = format_duration if name.endswith("seconds") else format_bytes
             said = f", predicted {form(predicted[name])}" if name in predicted else ""
             _print(f"{name} {form(value)}{said}")
+
+
+def _with_lengths(ran: Settings, dataloader: Any) -> Settings:
+    """With the lengths of the rows that were trained on, where they stand in a table: without its
+    data an estimate's are a guess, by which the machine would be called slow or fast."""
+    table = getattr(dataloader, "dataset", None)
+    if ran.packing or "input_ids" not in (getattr(table, "column_names", None) or ()):
+        return ran
+    # An IterableDataset has no length, and what is read of it is gone.
+    if not hasattr(table, "__len__") or not len(table):
+        return ran
+    every = math.ceil(len(table) / MOST_READ)
+    rows = table.select(range(0, len(table), every)).with_format(None)["input_ids"]
+    lengths = [min(len(row), int(ran.max_length)) for row in rows]
+    return replace(ran, mean_length=statistics.fmean(lengths), longest_length=max(lengths))
 
 
 def _differences(planned: Settings, ran: Settings) -> Iterator[str]:

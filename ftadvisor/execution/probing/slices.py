@@ -142,7 +142,9 @@ def measured(
             raise
         failed = True
     if failed:
-        # No frame of its traceback is alive any more, and what it held can go.
+        # No frame of its traceback is alive any more, and what it held can go: the next slice
+        # would find less room, and count it among its own.
+        trainer = None
         _free(device)
         return Slice(*what, "oom")
     del trainer
