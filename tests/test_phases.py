@@ -377,13 +377,30 @@ def test_a_checkpoint_is_a_layer_s_input():
 MIXED: dict[str, Any] = {"weights_dtype": "fp32", "autocast": "bf16"}
 
 
-def test_fsdp2_leaves_four_bit_weights_whole():
-    """A byte holds two of them, an fp32 scale serves 64. Only what is outside is cut."""
-    found = phases(**FROZEN, quantization="nf4", strategy="fsdp", num_gpus=4)
-    layers = LAYERS * (LAYER_WEIGHTS * (0.5 + 4 / 64) + 2 * WIDTH * BF16)
+def test_fsdp2_divides_four_bit_weights():
+    """A byte holds two of them. An fp32 scale serves 64, and every rank has all scales."""
+    options: dict[str, Any] = FROZEN | {"quantization": "nf4", "num_gpus": 4}
+    found = phases(**options, strategy="fsdp")
+    scales = LAYERS * LAYER_WEIGHTS * 4 / 64
+    layer = LAYER_WEIGHTS * 0.5 + 2 * WIDTH * BF16
+    cut = LAYERS * layer + BF16 * OUTSIDE
     working = found["first_layer_backward"]
-    assert working.weights == pytest.approx(layers + BF16 * OUTSIDE / 4)
-    assert working.gathered == pytest.approx(BF16 * OUTSIDE)
+    assert working.weights == pytest.approx(scales + cut / 4)
+    assert working.gathered == pytest.approx(BF16 * OUTSIDE + layer)
+    # Loaded whole, and cut: what was loaded stays until the last is cut.
+    assert found["dividing"].weights == pytest.approx(scales + cut + cut / 4)
+    assert found["dividing"].optimizer == found["dividing"].activations == 0
+    # Four bits are stored in what is gathered, and not halved with fp32 numbers.
+    mixed = phases(**options | MIXED, strategy="fsdp")["first_layer_backward"]
+    assert mixed.gathered >= BF16 * OUTSIDE + LAYER_WEIGHTS * 0.5
+    kept = phases(**options, strategy="fsdp-shard-grad-op")["first_layer_backward"]
+    # Their norms are prepared in fp32.
+    assert kept.gathered == pytest.approx(cut, rel=0.01)
+
+
+def test_only_four_bit_weights_are_whole_before_they_are_divided():
+    assert "dividing" not in phases(**FROZEN, strategy="fsdp", num_gpus=4)
+    assert "dividing" not in phases(**FROZEN, quantization="nf4")
 
 
 def test_fsdp2_keeps_all_weights_gathered_where_gradients_alone_are_cut():

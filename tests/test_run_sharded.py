@@ -30,6 +30,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "again": ("lora", {"lora_dropout": 0.3, "gradient_checkpointing": "full"}),
     "mixed": ("lora", {**HALF, "autocast": "bf16"}),
     "half": ("lora", {**HALF, "adapter_dtype": "bf16"}),
+    "four": ("qlora", {"weights_dtype": "fp32", "autocast": "bf16", "lora_dropout": 0.0}),
 }
 """Technique and settings."""
 TRAINED = ("whole", "kept")
@@ -88,6 +89,17 @@ def test_it_learns_what_one_process_learns(done: Path, models: dict[str, Path]):
     assert learnt[0].keys() == learnt[1].keys()
     for name, weight in learnt[0].items():
         assert (weight - learnt[1][name]).abs().max() < 1e-4, name
+
+
+def test_four_bit_weights_are_divided_as_they_are(done: Path, models: dict[str, Path]):
+    """Mixed precision gathers in bf16: what is stored in fp32 would be rounded, though it is no
+    number."""
+    more = {**RUNS["four"][1], "gradient_accumulation_steps": 4}
+    one = ftadvisor.run(
+        plan(done, models["decoder"], "qlora", more, 1), output_dir=done / "one of four", **RUN
+    )
+    found = steps(done / "four")
+    assert found == [pytest.approx((r["loss"], r["grad_norm"]), rel=1e-2) for r in one.losses]
 
 
 def test_it_is_evaluated_before_and_after(done: Path):

@@ -32,7 +32,11 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy  # noqa: E4
 from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
+from ftadvisor.execution.loading import quantization_config  # noqa: E402
+from ftadvisor.schema.settings import Settings  # noqa: E402
+
 LAYERS = 3
+KBIT = {"quantization": "nf4"}
 Log = list[tuple[str, int]]
 
 
@@ -48,7 +52,13 @@ def built(technique: str) -> Any:
     dtype = torch.float32 if technique == "full" else torch.bfloat16
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.config.use_cache = False
-    if technique == "lora":
+    if technique == "qlora":
+        stored = Settings(technique="qlora", quantization="nf4", strategy="fsdp", autocast="bf16")
+        model = type(model).from_pretrained(
+            None, config=config, state_dict=model.state_dict(), dtype=dtype,
+            quantization_config=quantization_config(stored, ()),
+        )  # fmt: skip
+    if technique != "full":
         lora = peft.LoraConfig(r=16, target_modules=["q_proj"], task_type="CAUSAL_LM")
         model = peft.get_peft_model(model, lora)
     return model.train()
@@ -79,7 +89,7 @@ def simulated(names: dict[str, str], **options: Any) -> Log:
     return log
 
 
-@pytest.mark.parametrize("technique", ["full", "lora"])
+@pytest.mark.parametrize("technique", ["full", "lora", "qlora"])
 @pytest.mark.parametrize("checkpointing", ["none", "full"])
 def test_fsdp2_as_accelerate_sets_it_up(ranks: int, checkpointing: str, technique: str):
     from accelerate.utils import FullyShardedDataParallelPlugin
@@ -112,7 +122,7 @@ def test_fsdp2_as_accelerate_sets_it_up(ranks: int, checkpointing: str, techniqu
     found = simulated(
         {"all_gather": "+", "chunk_cat": "+", "reduce_scatter": "+"},
         trainer="transformers-5", technique=technique, num_gpus=ranks,
-        gradient_checkpointing=checkpointing,
+        gradient_checkpointing=checkpointing, **KBIT if technique == "qlora" else {},
     )  # fmt: skip
     assert found == real
 

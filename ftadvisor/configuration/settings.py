@@ -118,10 +118,18 @@ def _kbit_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) -> li
         said.append(
             "nothing is quantised: Transformers 5 converts nn.Linear itself, not this model's class"
         )
-    if trainer.fsdp_version == CHUNKED and _shards_kbit(chosen):
+    four_bit = str(chosen.get("quantization")).startswith("nf4")
+    divides = str(chosen.get("strategy")).startswith("fsdp") and trainer.fsdp_version == CHUNKED
+    if four_bit and divides:
         said.append(
-            "every rank holds all 4-bit weights: accelerate leaves bytes whole (fsdp_utils.py, "
-            "fsdp2_prepare_model)"
+            "4-bit weights are stored in a floating dtype (bnb_4bit_quant_storage), so that FSDP "
+            "divides them: every rank would hold all of them as bytes, the libraries' default"
+        )
+        said.append("every rank loads all 4-bit weights before they are divided (not measured)")
+    if chosen.get("quantization") in BITSANDBYTES and chosen.get("strategy") == "zero3":
+        said.append(
+            "every rank loads all quantised weights before ZeRO-3 divides them, which has to fit "
+            "and is not counted (transformers 5.23 quantizers/quantizer_bnb_4bit.py)"
         )
     if (
         model.num_bare_weights
@@ -142,11 +150,6 @@ def _experts_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) ->
         "all-linear leaves out the experts, the router and what has their matrices' names: PEFT"
         " would adapt all experts by a second copy of their weights"
     ]
-
-
-def _shards_kbit(chosen: dict[str, Any]) -> bool:
-    kbit = str(chosen.get("quantization")).startswith("nf4")
-    return kbit and str(chosen.get("strategy")).startswith("fsdp")
 
 
 _FIELDS = frozenset(f.name for f in fields(Settings))

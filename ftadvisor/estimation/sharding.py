@@ -39,6 +39,9 @@ class Sharding(NamedTuple):
     flat_gradients: Number = 0.0
     """Gradients that accumulation keeps for frozen weights too, because they share a flat parameter
     with trained ones [bytes]."""
+    loaded: Number = 0.0
+    """Base weights of a rank while FSDP2 divides them; 0: no more than after it. Four-bit ones each
+    rank loads whole, and has what is cut of them beside them until all are cut [bytes]."""
 
 
 def sharding(
@@ -99,8 +102,11 @@ def _chunked(
     """FSDP2: each parameter is cut along its first dimension and gathered in the half precision of
     mixed precision, layer by layer, or all of it and kept through the step (fsdp-shard-grad-op).
 
-    4-bit weights are bytes, which accelerate leaves whole on every rank.
-    Ref: accelerate 1.15 utils/fsdp_utils.py, fsdp2_prepare_model; the simulated step.
+    4-bit weights are cut too where they are stored in a floating dtype, as runs store them; their
+    scales are no parameters, and other quantised weights no floats: every rank has all of those.
+    Ref: accelerate 1.15 utils/fsdp_utils.py, fsdp2_prepare_model (original_sd keeps what was loaded
+    until all is cut); transformers 5.23 quantizers/quantizer_bnb_4bit.py, update_device_map; the
+    simulated step.
     """
     gpus = settings.num_gpus
     half = HALF_BYTES / FP32_BYTES
@@ -108,22 +114,25 @@ def _chunked(
     if n.trained:
         # Numerics count what trains in the gathered dtype already.
         gather = 1.0
-    divided, whole = w.total, 0.0
-    if n.kbit:
-        divided, whole = w.outside, w.layers
+    four_bit = settings.quantization.startswith("nf4")
+    whole = w.quantization_constants if four_bit else w.layers if n.kbit else 0.0
+    divided = w.total - whole
     layer = max((b.num_params_per_layer for b in model.blocks), default=0)
-    per_layer = 0.0 if n.kbit else w.layers * layer / _all_layer_params(model)
+    # Four bits travel as they are stored.
+    in_layers = (w.layers - whole) * (1.0 if n.kbit else gather)
+    per_layer = in_layers * layer / _all_layer_params(model)
     kept = settings.strategy == "fsdp-shard-grad-op"
     return Sharding(
         weights=whole + divided / gpus,
-        gathered_root=(divided if kept else w.outside) * gather,
-        gathered_layer=0.0 if kept else per_layer * gather,
+        gathered_root=w.outside * gather + (in_layers if kept else 0.0),
+        gathered_layer=0.0 if kept else per_layer,
         adapter_divisor=gpus,
         gradient_divisor=gpus,
         optimizer_divisor=gpus,
         buffers=0.0,
         unsharded_gradients=_unsharded(settings, n, trainer),
         retains_checkpoints=False,
+        loaded=w.total + divided / gpus if four_bit else 0.0,
     )
 
 

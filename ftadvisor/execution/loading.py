@@ -154,16 +154,16 @@ def quantization_config(settings: Settings, heads: Sequence[str]) -> Any:
         return config(load_in_8bit=True)
     # What products are computed in: the autocast dtype, else the weights' own.
     compute = settings.weights_dtype if settings.autocast == "none" else settings.autocast
+    dtype = getattr(stack.torch, DTYPES[compute])
     return config(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=settings.quantization == "nf4-dq",
-        bnb_4bit_compute_dtype=getattr(stack.torch, DTYPES[compute]),
+        bnb_4bit_compute_dtype=dtype,
         # Bytes cannot be divided: accelerate 1.15 would keep them whole on every GPU
-        # (utils/fsdp_utils.py line 797).
-        bnb_4bit_quant_storage=getattr(stack.torch, DTYPES[settings.weights_dtype])
-        if settings.strategy in SHARDING
-        else None,
+        # (utils/fsdp_utils.py line 797). And mixed precision would round, as if they were numbers,
+        # four-bit codes that are stored in another dtype than it gathers.
+        bnb_4bit_quant_storage=dtype if settings.strategy in SHARDING else None,
     )
 
 

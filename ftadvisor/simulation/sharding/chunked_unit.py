@@ -41,9 +41,16 @@ class ChunkedUnit(Unit):
         self._shards: list[Any] = []
         for _, parameter in self.division.parameters:
             shape = list(parameter.shape) or [1]
-            shape[0] = -(-shape[0] // self.ranks)
+            shape[0] = self._rows(parameter, shape[0])
             trained = parameter.requires_grad
             self._shards.append(self._shard(shape, parameter.dtype, trained=trained))
+
+    def _rows(self, parameter: Any, rows: int) -> int:
+        """Of one rank; bytes of 4-bit weights are stored in the dtype that is gathered."""
+        packed = 1
+        if not parameter.is_floating_point():
+            packed = self.precision.gathered(parameter.quant_state.dtype).itemsize
+        return -(-rows // (packed * self.ranks)) * packed
 
     def shards(self) -> list[tuple[str, Any, list[Any]]]:
         """One for each parameter."""

@@ -42,13 +42,13 @@ def flat_units(model: Any, *, frees: bool) -> list[Division]:
             return isinstance(module, layers)
 
     groups = [((module,), frees) for module in _innermost_first(model) if wraps(module)]
-    return _divided(model, [*groups, ((model,), False)], frozenset())
+    return _divided(model, [*groups, ((model,), False)])
 
 
 def chunked_units(model: Any, *, frees: bool) -> list[Division]:
     """As accelerate calls FSDP2's fully_shard: layers, the embedding, the last norm with the head.
 
-    What holds no floating-point numbers is left whole on every rank: 4-bit weights in bytes.
+    4-bit weights are cut with the others: runs store them in a floating dtype.
     Ref: accelerate/utils/fsdp_utils.py, fsdp2_prepare_model.
     """
     layers = _layer_classes(model)
@@ -62,8 +62,7 @@ def chunked_units(model: Any, *, frees: bool) -> list[Division]:
     if not tied:
         groups.append(((embedding,), frees))
     groups.append((tuple(module for module in tail if module is not None), False))
-    whole = {id(p) for p in model.parameters() if not p.is_floating_point()}
-    return _divided(model, [*groups, ((model,), False)], whole)
+    return _divided(model, [*groups, ((model,), False)])
 
 
 def _layer_classes(model: Any) -> tuple[type, ...]:
@@ -77,15 +76,13 @@ def _innermost_first(model: Any) -> list[Any]:
     return [module for _, module in sorted(named, key=lambda pair: -pair[0].count("."))]
 
 
-def _divided(
-    model: Any, groups: list[tuple[tuple[Any, ...], bool]], whole: set[int] | frozenset[int]
-) -> list[Division]:
+def _divided(model: Any, groups: list[tuple[tuple[Any, ...], bool]]) -> list[Division]:
     """Each parameter goes to the first group that has it; groups without one are none. Units come
     in the modules' order, the root first, as torch goes through them.
     """
     paths = {id(module): name for name, module in model.named_modules()}
     names = {id(p): name for name, p in model.named_parameters()}
-    owned = set(whole)
+    owned: set[int] = set()
     units: list[Division] = []
     for modules, frees in groups:
         parameters: list[Named] = []
