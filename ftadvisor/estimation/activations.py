@@ -16,6 +16,7 @@ from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.attention import (
     PLACES_BYTES,
     AttentionBytes,
+    alibi_scores,
     attention_saved,
     disentangled_saved,
 )
@@ -153,6 +154,11 @@ def _attention(
         attention = attention._replace(
             per_key=attention.per_key / rows, working_per_key=attention.working_per_key / rows
         )
+    if block.traits.alibi_mask and kernel == "eager":
+        checkpointed = settings.gradient_checkpointing != "none"
+        forward = alibi_scores(block, n, checkpointed=checkpointed)
+        widest = max(attention.working_per_key, forward)
+        attention = attention._replace(working_per_key=widest)
     if block.attention.scored_positions:
         positions = disentangled_saved(block, n, settings.longest_length)
         attention = attention._replace(

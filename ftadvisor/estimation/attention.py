@@ -53,6 +53,8 @@ def attention_saved(
         return _math(block, n)
     # A single head for keys and values is expanded without a copy (MQA).
     wide = grouped and (masked or model_type in trainer.repeats_kv)
+    if traits.alibi_mask and implementation == "sdpa":
+        return _with_alibi_mask(block, n)
     c = n.attention
     kv = a.num_heads * (a.head_dim + a.v_head_dim) if wide else a.k_width + a.v_width
     kept = c * (a.q_width + kv + a.out_width) + FP32_BYTES * a.num_heads
@@ -76,6 +78,33 @@ def attention_saved(
     whole = float(kept) + _latents(block, n)
     # A mask has no gradient, learned positions have one.
     return AttentionBytes(whole, per_key, 2 * whole, per_key * (2 if biased and n.trained else 1))
+
+
+def _with_alibi_mask(block: Block, n: Numerics) -> AttentionBytes:
+    """SDPA with a mask for each head, made once for all layers (`Terms.mask_bytes`), of which
+    autocast hands each layer a copy in half precision. Ref: aten/src/ATen/autocast_mode.h,
+    AT_FORALL_LOWER_PRECISION_FP; transformers/models/falcon/modeling_falcon.py, FalconModel.
+    """
+    a, c = block.attention, n.attention
+    kept = float(c * (a.q_width + a.k_width + a.v_width + a.out_width) + FP32_BYTES * a.num_heads)
+    per_key = float(c * a.num_heads if n.autocast else 0)
+    return AttentionBytes(kept, per_key, 2 * kept, per_key + n.residual * a.num_heads)
+
+
+def alibi_scores(block: Block, n: Numerics, *, checkpointed: bool) -> float:
+    """Bytes per token and key where eager attention adds ALiBi and a mask: the scores as they are
+    multiplied and in fp32, with ALiBi, with the mask, that in the softmax's dtype, the softmax.
+
+    The previous layer's softmax, which the stack's loop still holds, is kept anyway where nothing
+    is checkpointed, but then nothing else holds the mask. Ref:
+    transformers/models/falcon/modeling_falcon.py, FalconAttention.forward, FalconModel.forward.
+    """
+    c = n.attention
+    softmax = FP32_BYTES if n.autocast else c
+    scores = FP32_BYTES + (c if c != FP32_BYTES else 0)
+    cast = softmax if softmax != FP32_BYTES else 0
+    held = softmax if checkpointed else n.residual
+    return float(block.attention.num_heads * (scores + 2 * FP32_BYTES + cast + softmax + held))
 
 
 def _latents(block: Block, n: Numerics) -> float:

@@ -38,7 +38,7 @@ def mlp_saved(block: Block, n: Numerics, *, fused: bool, grouped: bool) -> MlpBy
         peak = kept + 3 * c * width
     else:
         kept = activation_bytes(block, n) * width
-        peak = kept + 2 * c * width
+        peak = kept + 2 * matrix_output_bytes(block, n) * width
         if block.traits.act == "gelu_new":
             # The gradients of its sums and products: of the output, and of both factors.
             peak = kept + 3 * (FP32_BYTES if n.autocast else c) * width
@@ -55,8 +55,16 @@ def activation_bytes(block: Block, n: Numerics) -> float:
     four; under autocast the power is an fp32 operation, and three of them are fp32.
     """
     if block.traits.act != "gelu_new":
-        return n.compute
+        return matrix_output_bytes(block, n)
     return n.compute + 3 * FP32_BYTES if n.autocast else 4 * n.compute
+
+
+def matrix_output_bytes(block: Block, n: Numerics) -> float:
+    """Bytes of a feature of the first matrix's output: Falcon adds the bias as an operation of its
+    own, which under autocast makes it the bias's dtype (models/falcon/modeling_falcon.py,
+    FalconLinear.forward).
+    """
+    return n.weight if block.traits.own_linears and block.mlp_bias and n.autocast else n.compute
 
 
 def _clamps(act: str) -> int:

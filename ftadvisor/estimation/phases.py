@@ -9,8 +9,8 @@ from ftadvisor.estimation.loss import FUSED_TILE_LOGITS, FUSED_TILE_TOKENS
 from ftadvisor.estimation.moments import Moment
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES
 from ftadvisor.estimation.stack import (
+    embedding_kept,
     inputs_kept,
-    matrix_inputs,
     saved_by_last,
     saved_by_source,
 )
@@ -102,6 +102,7 @@ def static(t: Terms, compute_capability: str) -> Phase:
         # A teacher is loaded in its checkpoint's dtype (trl/trainer/distillation_trainer.py).
         second = second * min(1.0, HALF_BYTES / t.n.weight)
     weights = weights + t.objective.frozen_models * second
+    weights = weights + (1 + t.objective.frozen_models) * t.model.buffer_bytes
     return Phase(
         weights=weights,
         gathered=0,
@@ -219,13 +220,6 @@ def _cast_head(t: Terms) -> Number:
     return HALF_BYTES * (t.loss.head_chunk or t.vocab_size * t.model.embedding_width)
 
 
-def _embedding_kept(t: Terms) -> Number:
-    """The embedding's output where a scaled copy of it goes on (input_require_grads) [bytes]."""
-    if t.model.embedding_scale and not t.n.trained:
-        return t.tokens * t.n.weight * t.model.hidden_size
-    return 0
-
-
 def _loss_chunk(t: Terms) -> Number:
     chunk = smallest(t.trainer.loss_chunk_tokens, t.length) * t.settings.micro_batch_size
     tile = smallest(t.scored, t.loss.tile_tokens) * t.loss.tile_bytes_per_token
@@ -251,14 +245,14 @@ def loss_kept(t: Terms) -> Number:
 def loss_forward(t: Terms, base: Phase, saved: Number) -> Phase:
     """The loss at the end of forward."""
     logits = t.tokens * t.vocab_size * t.loss.logits.forward + _loss_chunk(t)
-    activations = saved + loss_kept(t) + _embedding_kept(t)
+    activations = saved + loss_kept(t) + embedding_kept(t)
     return in_loss(t, base, activations, logits, cast_weights(t) + _cast_head(t))
 
 
 def loss_backward(t: Terms, base: Phase, saved: Number) -> Phase:
     """The start of backward, in the loss."""
     logits = t.tokens * t.vocab_size * t.loss.logits.backward + _loss_chunk(t)
-    activations = saved + t.tokens * t.loss.backward_per_token + _embedding_kept(t)
+    activations = saved + t.tokens * t.loss.backward_per_token + embedding_kept(t)
     activations = activations + t.scored * t.loss.backward_per_scored
     cast = cast_weights(t) if t.settings.gradient_checkpointing == "none" else 0
     cast = cast + _cast_head(t)
@@ -303,13 +297,13 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, saved: Number, *, firs
         stack = saved + _retained_gradients(t) - shared
     else:
         residual = t.tokens * t.n.residual * t.model.hidden_size if checkpointed else 0
-        stack = residual - shared + _int8_inputs(t) + inputs_kept(t)
+        stack = residual - shared + inputs_kept(t) + (t.mask_bytes if checkpointed else 0)
     return at_moment(
         t,
         base,
         gradients=share,
         gathered=gathered,
-        activations=stack + widest.activations + _embedding_kept(t),
+        activations=stack + widest.activations + embedding_kept(t),
         logits=t.tokens * t.vocab_size * t.loss.logits.held,
         temporaries=widest.temporaries + _head_gradient_kept(t, first=first) + cast,
     )
@@ -323,18 +317,6 @@ def _still_to_come(t: Terms) -> Number:
         return 0
     share = t.model.num_embedding_params / t.trainable_params
     return select(t.settings.gradient_accumulation_steps > 1, 0, share)
-
-
-def _int8_inputs(t: Terms) -> Number:
-    """Inputs of LLM.int8's matrices, which recomputed layers leave behind [bytes].
-
-    bitsandbytes' MatMul8bitLt hangs them on its context instead of saving them for backward, and so
-    they outlive the recomputed graph. Ref: bitsandbytes/autograd/_functions.py, ctx.tensors; the
-    simulated step has them, and an H100 had.
-    """
-    if t.settings.quantization != "int8" or t.settings.gradient_checkpointing == "none":
-        return 0
-    return matrix_inputs(t, t.n.compute, t.n.attention)
 
 
 def _head_gradient_kept(t: Terms, *, first: bool) -> Number:

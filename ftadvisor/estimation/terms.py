@@ -95,7 +95,7 @@ class Terms(NamedTuple):
     """Entries that the head puts out; 0 for a classifier."""
     unsplit: Unsplit
     mask_bytes: Number
-    """The mask that keeps packed samples apart, for the whole micro-batch in one row [bytes]."""
+    """A mask that lives as long as the layers' tensors do [bytes]."""
 
 
 class Unsplit(NamedTuple):
@@ -158,8 +158,21 @@ def terms(
         length=text,
         vocab_size=0 if objective.classifies or model.family == "encoder" else model.vocab_size,
         unsplit=_unsplit(layers[-1], settings, n, trainer),
-        mask_bytes=(sequences * text) ** 2 if packing_needs_mask(settings, trainer) else 0,
+        mask_bytes=_mask_bytes(layers[-1], settings, n, trainer),
     )
+
+
+def _mask_bytes(last: Layer, settings: Settings, n: Numerics, trainer: Trainer) -> Number:
+    """Packed samples are kept apart by a boolean mask of the micro-batch in one row; Falcon's ALiBi
+    mask is the embedding's dtype for each head, and checkpoints or SDPA's graph hold it, unless
+    autocast hands SDPA a copy.
+    """
+    if last.block.traits.alibi_mask:
+        given = settings.attn_implementation == "sdpa" and not n.autocast
+        held = given or settings.gradient_checkpointing != "none"
+        mask = n.residual * last.block.attention.num_heads
+        return last.tokens * last.keys * mask if held else 0
+    return last.tokens**2 if packing_needs_mask(settings, trainer) else 0
 
 
 def _as_it_runs(model: ModelSpec, settings: Settings, trainer: Trainer) -> Settings:
@@ -260,16 +273,19 @@ def _layer(
 
 
 def outlive_checkpoints(settings: Settings, trainer: Trainer) -> bool:
-    """Whether the inputs of 4-bit matrices stay alive under checkpointing, in all layers.
+    """Whether the inputs of quantised matrices stay alive under checkpointing, in all layers.
 
-    bitsandbytes up to 0.43.1 hangs them on its context (autograd/_functions.py, MatMul4Bit:
-    ctx.tensors = (A, B)). A checkpoint that is not reentrant keeps the forward's graph and drops
-    only what is saved for backward (torch/utils/checkpoint.py, saved_tensors_hooks).
+    bitsandbytes hangs LLM.int8's on its context, and up to 0.43.1 the 4-bit matrices' too
+    (autograd/_functions.py, MatMul8bitLt and MatMul4Bit: ctx.tensors). A checkpoint that is not
+    reentrant keeps the forward's graph and drops only what is saved for backward
+    (torch/utils/checkpoint.py, saved_tensors_hooks); the simulated step has them, and an H100 had.
     """
-    if trainer.reentrant_checkpointing or trainer.model_code == "litgpt":
+    if trainer.reentrant_checkpointing or settings.gradient_checkpointing == "none":
         return False
-    checkpointed = settings.gradient_checkpointing != "none"
-    return checkpointed and trainer.kbit_saves_input and settings.quantization.startswith("nf4")
+    if settings.quantization == "int8":
+        return True
+    hung = trainer.kbit_saves_input and trainer.model_code != "litgpt"
+    return hung and settings.quantization.startswith("nf4")
 
 
 def _with_inputs(found: LayerActivations, kept: float) -> LayerActivations:

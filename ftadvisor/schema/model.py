@@ -137,6 +137,8 @@ class Traits:
     attention_dropout: bool = False
     always_mask: bool = False
     """The mask is always built, so SDPA takes its memory-efficient kernel (Falcon)."""
+    alibi_mask: bool = False
+    """ALiBi's slopes are added to a mask, which so has every head's own rows (Falcon)."""
     broadcasts_heads: bool = False
     """A single head of keys meets all queries' heads unexpanded, which no fused kernel takes: SDPA
     forms the scores (Falcon; sdp_utils_cpp.h, check_batch_size_and_num_heads_dense)."""
@@ -282,6 +284,8 @@ class ModelSpec:
     supports_flash_attention: bool = True
     dense_classifier: bool = False
     """A classifier of sequences has a square matrix of the hidden size before its scores."""
+    num_causal_masks: int = 0
+    """Buffers of one byte for each pair of positions (GPT-Neo: one a layer)."""
     remote_code: bool = False
     """The modelling code is the publisher's own, not Transformers'."""
     kernels: LayerKernels = LLAMA_KERNELS
@@ -316,6 +320,11 @@ class ModelSpec:
     def num_layers(self) -> int:
         """Layers of the text stack (decoder, or encoder where there is no decoder)."""
         return sum(b.num_layers for b in self.blocks if b.stream == "text")
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What the model holds besides its parameters [bytes]."""
+        return self.num_causal_masks * self.max_position_embeddings**2
 
     @property
     def num_embedding_params(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ftadvisor.schema.model import Block, ModelSpec
 from ftadvisor.sources.architectures.config import Config
@@ -46,10 +47,17 @@ def decoder(c: Config, id: str) -> ModelSpec:
         final_softcap="final_softcap" in row and bool(c.get(row["final_softcap"])),
         embedding_scale=row.get("embedding_scale", False),
         embedding_norm=embedding_norm,
+        num_causal_masks=_num_causal_masks(row, blocks),
         supports_sdpa=row.get("sdpa", True),
         supports_flash_attention=row.get("flash", True),
         remote_code=row.get("remote_code", False),
     )
+
+
+def _num_causal_masks(row: dict[str, Any], blocks: tuple[Block, ...]) -> int:
+    """`causal_masks` in the row: how many buffers of all pairs of positions there are."""
+    kept = row.get("causal_masks", "none")
+    return {"none": 0, "one": 1, "each": sum(b.num_layers for b in blocks)}[kept]
 
 
 def _with_cross_layers(c: Config, layer: Block) -> tuple[Block, ...]:

@@ -131,6 +131,7 @@ _OTHERS: Final[dict[str, Kind]] = {
     "traits": OBJECT,
     "traits_if": _pairs(OBJECT, ends=False),
     "moe": OBJECT,
+    "causal_masks": one_of(("one", "each")),
     "learned_positions": any_of(_ANY_WHOLE, _CONDITION),
     "context_offset": _ANY_WHOLE,
     "embedding_projection": one_of(("always", "unless_equal")),
