@@ -165,7 +165,7 @@ class FtadvisorCallback(stack.transformers.TrainerCallback):
 def _with_lengths(ran: Settings, dataloader: Any) -> Settings:
     """With the lengths of the rows that were trained on, where they stand in a table: without its
     data an estimate's are a guess, by which the machine would be called slow or fast."""
-    table = getattr(dataloader, "dataset", None)
+    table: Any = getattr(dataloader, "dataset", None)
     if ran.packing or "input_ids" not in (getattr(table, "column_names", None) or ()):
         return ran
     # An IterableDataset has no length, and what is read of it is gone.
