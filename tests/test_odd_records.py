@@ -41,11 +41,19 @@ def without_gpu() -> dict[str, Any]:
         without_gpu(),
     ],
 )
-def test_a_row_that_breaks_the_rules(home: Path, row: dict[str, Any]):
-    (home / "measurements.jsonl").write_text(json.dumps(row) + "\n")
+def test_a_row_that_breaks_the_rules(
+    home: Path, row: dict[str, Any], capsys: pytest.CaptureFixture[str]
+):
+    # What cannot be read is no row: a row's number among the others is not its line's.
+    (home / "measurements.jsonl").write_text("{cut\n" + json.dumps(row) + "\n")
     found = load_calibration()
     assert found is not None
-    assert any("measurement a:" in said for said in found.warnings)
+    assert any("measurement a: field" in said for said in found.warnings)
+    # In an export it would make the whole file refused.
+    assert main(["calibration", "export"]) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "left out: measurement a: field" in said.err
     assert estimate("gpt2", gpu="l40s", technique="lora", calibration=found).time
     assert main(["measurements"]) == 0
     assert main(["calibration"]) == 0

@@ -162,6 +162,19 @@ def test_a_machine_without_its_link_is_probed_all_the_same(monkeypatch: pytest.M
     assert any("link between GPUs was not measured: nothing failed" in line for line in said)
 
 
+def test_another_job_is_reported_before_a_plan_is_probed(monkeypatch: pytest.MonkeyPatch):
+    """A plan's probe looked at the time of steps alone: an even load slows all of them alike."""
+    from ftadvisor.api.probing import _before as before  # pyright: ignore[reportPrivateUsage]
+    from ftadvisor.execution.device import Device
+    from ftadvisor.execution.probing import machine
+
+    monkeypatch.setattr(machine, "_memory", lambda _: {"used_bytes_at_start": 3 * 2**30})
+    gpu = Device("cuda", "NVIDIA L40S", 2**35, "cuda:0", 1)
+    assert [said for said in before(gpu) if "other processes use 3,072 MiB" in said]
+    monkeypatch.setattr(machine, "_memory", lambda _: {"used_bytes_at_start": 0})
+    assert not [said for said in before(gpu) if "other processes" in said]
+
+
 def test_without_torch_it_says_which_extra(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

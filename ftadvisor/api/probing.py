@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ftadvisor.api.calibrating import SPREAD_IS_NOISE, load_calibration
 from ftadvisor.api.plan_files import estimate_on, estimate_plan
@@ -21,6 +21,9 @@ from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.models import model_config
 from ftadvisor.sources.own_rows import Ran, machine_id, row_of
 from ftadvisor.sources.records import append_record, keep_machine, kept_machines
+
+if TYPE_CHECKING:
+    from ftadvisor.execution.device import Device
 
 
 def probe_machine() -> dict[str, Any]:
@@ -68,9 +71,7 @@ def probe(
     quieten()
     settings = settings_of(made.estimate)
     config = model_config(made.model)
-    if device == CPU and machine_id(CPU) not in kept_machines():
-        # Nothing is known of a processor's speed before.
-        said += probe_machine()["warnings"]
+    said += _before(find_device())
     try:
         slices = probing.probe_slices(made, config, settings, find_device())
     except probing.TooLargeError as error:
@@ -92,6 +93,15 @@ def probe(
         calibrated=_figures(made, probed, device),
         warnings=(*said, *_doubts(whole, slices)),
     )
+
+
+def _before(here: Device) -> list[str]:
+    """What disturbs the figures; a processor of whose speed nothing is known is probed first."""
+    from ftadvisor.execution.probing.machine import disturbances
+
+    if here.is_cpu and machine_id(CPU) not in kept_machines():
+        return probe_machine()["warnings"]
+    return disturbances(here)
 
 
 def _on_one_gpu(

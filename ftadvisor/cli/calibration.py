@@ -85,10 +85,15 @@ def _reset(as_json: bool) -> int:
 
 
 def _export(file: str | None, as_json: bool) -> int:
+    from ftadvisor.sources.measurement_rows import checked_rows
     from ftadvisor.sources.records import exported, read_records
     from ftadvisor.sources.text_files import replace_text
 
-    rows, local = exported(read_records().rows)
+    # One that breaks the rules would make the whole file refused where it is imported.
+    kept, problems = checked_rows(read_records().rows)
+    for said in problems:
+        print(f"ftadvisor: left out: {said}", file=sys.stderr)
+    rows, local = exported(kept)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     if file is None:
         sys.stdout.write(text)

@@ -57,6 +57,11 @@ class Problem(NamedTuple):
             place += f", field {quoted(self.field)}"
         return f"{place}: {self.problem} ({self.write})"
 
+    def of(self, id_: object) -> str:
+        """The same of a row that is known by its id, whose line nobody counted."""
+        what = f"field {quoted(self.field)} " if self.field else ""
+        return f"measurement {id_}: {what}{self.problem} ({self.write})"
+
 
 def read_rows(file: str, text: str) -> list[dict[str, Any]]:
     """The rows of a file's text, blank lines left out.
@@ -87,7 +92,7 @@ def checked_rows(rows: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], 
     for number, row in enumerate(rows, start=1):
         found = _checked(number, row)
         if isinstance(found, Problem):
-            problems.append(f"measurement {row.get('id', number)}: {found}")
+            problems.append(found.of(row.get("id", number)))
         else:
             kept.append(found)
     return kept, problems

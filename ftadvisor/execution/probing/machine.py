@@ -295,16 +295,26 @@ def _driver() -> Mapping[str, Any]:
 
 def warnings_of(machine: Mapping[str, Any]) -> list[str]:
     """What makes the figures doubtful: another job, a battery, steps that differ."""
-    said: list[str] = []
-    used = machine.get("used_bytes_at_start", 0)
-    if machine["device"] != "cpu" and used > 256 * MIB:
-        said.append(f"other processes use {used / MIB:,.0f} MiB of the GPU: the figures may be low")
+    on_gpu = machine["device"] != "cpu"
+    said = _disturbances(machine.get("used_bytes_at_start", 0) if on_gpu else 0)
     if machine["spread"] > 0.25:
         said.append(
             f"the same work took up to {machine['spread']:.0%} longer: other processes are running"
         )
     if isinstance(machine.get("collectives"), str):
         said.append(f"the link between GPUs was not measured: {machine['collectives']}")
+    return said
+
+
+def disturbances(device: Device) -> list[str]:
+    """Another job and a battery, before anything is measured."""
+    return _disturbances(0 if device.is_cpu else _memory(device)["used_bytes_at_start"])
+
+
+def _disturbances(used: int) -> list[str]:
+    said: list[str] = []
+    if used > 256 * MIB:
+        said.append(f"other processes use {used / MIB:,.0f} MiB of the GPU: the figures may be low")
     for supply in Path("/sys/class/power_supply").glob("BAT*/status"):
         try:
             if supply.read_text(encoding="utf-8").strip() == "Discharging":
