@@ -40,7 +40,11 @@ def measure(trainer: Any, of: Training, *, base: bool) -> Measured:
         _say_once(of, "before: rewards are measured from the model itself, which prefers nothing")
     asked: list[answers.Question] = []
     given: list[str] = []
-    if of.plan.objective not in NOT_TALKING and not is_sharded(trainer):
+    talks = of.plan.objective not in NOT_TALKING
+    if talks and is_sharded(trainer):
+        # One process that ends an answer earlier than another would leave it waiting.
+        _say_once(of, "no answers and no general text: the model is divided over processes")
+    elif talks:
         asked = answers.questions(of)
         try:
             given = answers.answers(trainer, of, asked, base=base)
