@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
     "gradient_checkpointing": "none",
 }  # fmt: skip
 RUN: dict[str, Any] = {"max_steps": 4, "save_steps": 2, "eval_share": 0.225, "progress": False}
-# Nine rows are held out: what does not fill a batch of every process is repeated.
+# Nine rows of 41 are held out: what does not fill a batch of every process would be repeated.
 HALF = {"weights_dtype": "bf16", "lora_dropout": 0.2}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "whole": ("full", {}),
@@ -48,7 +48,7 @@ def plan(
     content = {
         "model": str(models["decoder" if objective == "sft" else "encoder"]),
         "technique": technique, "objective": objective,
-        "dataset": str(write_rows(place / f"{objective}.jsonl", rows(objective))),
+        "dataset": str(write_rows(place / f"{objective}.jsonl", rows(objective, 41))),
         "hardware": {"gpu": None, "num_gpus": gpus},
         "settings": {**SETTINGS, **others, **sharing},
     }  # fmt: skip
