@@ -190,3 +190,26 @@ def test_torchrun_waits_for_the_checkpoint(policy: dict[str, Any], monkeypatch: 
     report = ftadvisor.run(**policy)
     assert report.status == "interrupted"
     assert (policy["output_dir"] / "checkpoints/checkpoint-5").is_dir()
+
+
+def test_no_prompt_counts_twice(policy: dict[str, Any]):
+    """Of nine held-out prompts two are drawn for at once: the last would come with another one."""
+    place = policy["output_dir"].parent
+    # After the only step, all that is scored is held out.
+    (place / "of_prompts.py").write_text(
+        "def score(prompts, trainer_state, **_):\n"
+        "    told = [len(str(p)) for p in prompts]\n"
+        "    if trainer_state.global_step:\n"
+        f"        with open({str(place / 'told')!r}, 'a') as file:\n"
+        "            file.write(''.join(f'{n}\\n' for n in told))\n"
+        "    return [float(n) for n in told]\n"
+    )
+    prompts = [{"prompt": [{"role": "user", "content": "Say " + "x" * i}]} for i in range(45)]
+    write_rows(place / "prompts.jsonl", prompts)
+    changes = {"eval_share": 0.2, "reward_function": f"{place / 'of_prompts.py'}:score"}
+    report = ftadvisor.run(**{**policy, **changes, "max_steps": 1})
+    assert "1 held-out rows are left out" in str(report.events)
+    told = [int(line) for line in (place / "told").read_text().splitlines()]
+    # One answer to each.
+    assert len(told) == len({*told}) == 8
+    assert report.metrics["mean_reward"].after == pytest.approx(sum(told) / 8)

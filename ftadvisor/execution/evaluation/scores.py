@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 from ftadvisor.execution import stack
@@ -39,12 +39,12 @@ NAMES = {
 
 def scores(trainer: Any, objective: str, *, base: bool) -> dict[str, Tally]:
     """Metrics of the held-out rows. `base`: of the model without what is trained."""
-    if objective in DRAWING or is_sharded(trainer):
+    if objective in DRAWING:
         # The same draws before and after, and none that training would miss.
-        alone = base_alone(trainer.model) if base and not is_sharded(trainer) else nullcontext()
-        with stack.torch.random.fork_rng(), alone:
+        with stack.torch.random.fork_rng(), _alone(trainer, base=base):
             stack.torch.manual_seed(trainer.args.seed)
-            found = trainer.evaluate()
+            left, rows = uneven(trainer), trainer.eval_dataset
+            found = trainer.evaluate(rows.select(range(len(rows) - left)) if left else None)
         # The loss of a policy compares two of its own batches: the rewards tell how good it is.
         drawn = NAMES if objective in POLICY else {**NAMES, "loss": "eval_loss"}
         return {
@@ -57,8 +57,18 @@ def scores(trainer: Any, objective: str, *, base: bool) -> dict[str, Tally]:
     return _lost(trainer, objective, base)
 
 
+def uneven(trainer: Any) -> int:
+    """Held-out rows that fill no batch of all processes. The loader would add others a second time,
+    and the trainer's means count those twice (accelerate 1.15 data_loader.py, even_batches).
+    """
+    args, rows = trainer.args, len(trainer.eval_dataset)
+    draws = getattr(trainer, "num_generations_eval", 1)
+    left = rows % max(1, args.per_device_eval_batch_size * args.world_size // draws)
+    return left if args.world_size > 1 and left < rows else 0
+
+
 def is_sharded(trainer: Any) -> bool:
-    """Whether no process has the whole model: the trainer's own loop alone can run it."""
+    """Whether no process has the whole model: all have to run it, each time that one does."""
     return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
@@ -80,12 +90,20 @@ def evaluating(trainer: Any, *, base: bool) -> Generator[Any]:
     model, torch = trainer.model, stack.torch
     training = model.training
     model.eval()
-    alone = base_alone(model) if base else nullcontext()
+    alone = _alone(trainer, base=base)
     try:
         with torch.no_grad(), torch.random.fork_rng(), trainer.accelerator.autocast(), alone:
             yield model
     finally:
         model.train(training)
+
+
+def _alone(trainer: Any, *, base: bool) -> AbstractContextManager[None]:
+    """Whole, or without its adapter. FSDP2 keeps for good what it first sees of an adapter, and one
+    that is switched off does not train (torch 2.13 _fully_shard/_fsdp_param.py,
+    init_unsharded_param): of a divided model the base is one whose adapter has learnt nothing.
+    """
+    return base_alone(trainer.model) if base and not is_sharded(trainer) else nullcontext()
 
 
 @contextmanager
