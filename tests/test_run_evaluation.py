@@ -171,7 +171,7 @@ def test_eval_of_what_was_merged_is_that_of_the_adapter(
     if objective == "dpo":
         assert (merged.metrics["reward_margin"].after or 0) > 0.01
     for place in (out, out / "merged"):
-        with pytest.raises(InvalidSettingError, match=r"max_length and .* both say"):
+        with pytest.raises(InvalidSettingError, match=r"max_length 512: .* says otherwise"):
             ftadvisor.evaluate(place, dataset=data, max_length=512)
 
 

@@ -6,6 +6,7 @@ What fails of a type is how Transformers wrote it, so that a tiny model of it fa
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from execution_models import SIZES, rows, tokenizer, write_rows
 from test_run import train
 
-from ftadvisor.errors import UnsupportedError
+from ftadvisor.errors import ModelUnavailableError, UnsupportedError
 from ftadvisor.execution.kernels import WITHOUT_A_BODY
 from ftadvisor.sources.architectures.config import architectures
 
@@ -22,6 +23,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("trl")
 
+import safetensors.torch as safetensors  # noqa: E402
 import transformers  # noqa: E402
 
 EXPERTS = {"num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2}
@@ -116,3 +118,45 @@ def test_every_described_type_has_a_body_or_is_refused_and_its_attention_is_know
             # Of its text too: the wrapper has what both have.
             rows += [architectures()[part] for part in [rows[0]["text"]["type"]]]
         assert cls._supports_flash_attn == all(row.get("flash", True) for row in rows), name
+
+
+def cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def renamed(folder: Path) -> None:
+    load, save = (getattr(safetensors, name) for name in ("load_file", "save_file"))
+    weights = folder / "model.safetensors"
+    found = {f"base_model.{name}": tensor for name, tensor in load(weights).items()}
+    save(found, weights, metadata={"format": "pt"})
+
+
+def wider(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 256}))
+
+
+def untold(folder: Path) -> None:
+    for file in folder.glob("*token*"):
+        file.unlink()
+
+
+@pytest.mark.parametrize("objective", ["sft", "seq_cls"])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (cut, "cannot be loaded: .*not fully covered"),
+        (renamed, r"lacks 2\d of the model's tensors.*would be random"),
+        (untold, "has no tokenizer that Transformers can load"),
+        (wider, r"lacks 6 of the model's tensors.*mlp.down_proj.weight"),
+    ],
+)
+def test_a_checkpoint_that_lacks_weights(tmp_path: Path, damage: Any, said: str, objective: str):
+    """Transformers draws at random what it does not find, and warns; a cut file failed a run."""
+    model = saved(tmp_path, "llama", {**SIZES, "num_key_value_heads": 2})
+    damage(model)
+    data = write_rows(tmp_path / "rows.jsonl", rows(objective, 12))
+    with pytest.raises(ModelUnavailableError, match=said):
+        train({"decoder": model, "encoder": model}, tmp_path, "lora", objective, dataset=data)
+    assert not (tmp_path / "out/report.json").exists()

@@ -480,6 +480,8 @@ def test_a_resumed_run_is_run_as_before(
     with monkeypatch.context() as patch:
         with_callback(patch, raising(3, fail))
         ftadvisor.run(**options, merge=True, eval_answers=1)
+    with pytest.raises(InvalidSettingError, match=r"run has not ended.*--resume"):
+        ftadvisor.evaluate(tmp_path / "out", dataset=options["dataset"])
     resumed = ftadvisor.run(resume=True, output_dir=tmp_path / "out")
     assert (tmp_path / "out/merged/config.json").is_file()
     assert len(resumed.answers) == 1
@@ -504,6 +506,10 @@ def test_a_reward_is_resumed_with(
     with monkeypatch.context() as patch:
         with_callback(patch, raising(2, fail))
         ftadvisor.run(**{**options, **rl})
+    (tmp_path / "other.py").write_text((tmp_path / "scoring.py").read_text())
+    rl["reward_function"] = f"{tmp_path / 'other.py'}:score"
+    with pytest.raises(InvalidSettingError, match="its reward_function is"):
+        ftadvisor.run(**{**options, **rl, "resume": True})
     resumed = ftadvisor.run(resume=True, output_dir=tmp_path / "out")
     assert resumed.status == "done"
     assert [row["step"] for row in resumed.losses] == [1, 2, 3]

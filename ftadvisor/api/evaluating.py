@@ -12,6 +12,7 @@ from typing import Any, cast
 from ftadvisor.api.plan_files import read_plan
 from ftadvisor.api.run_plans import planned
 from ftadvisor.api.simulating import settings_of
+from ftadvisor.configuration.options import PRECISIONS
 from ftadvisor.errors import InvalidSettingError, near_misses, quoted
 from ftadvisor.schema.evaluation import Evaluation
 from ftadvisor.schema.plan import Plan, PlanHardware
@@ -92,7 +93,7 @@ def _not_measured(metrics: Sequence[str], found: Evaluation) -> Iterator[Event]:
 def _plan(place: str, dataset: str, objective: str | None, settings: dict[str, Any]) -> Plan:
     """The run's own plan with other data; else one that is made of what is given.
 
-    Raises InvalidSettingError for settings beside those of a run.
+    Raises InvalidSettingError for settings other than a run's.
     """
     from ftadvisor.execution.merging import MERGED
 
@@ -101,12 +102,8 @@ def _plan(place: str, dataset: str, objective: str | None, settings: dict[str, A
     is_merged = folder.name == MERGED and not (folder / PLAN_FILE).is_file()
     written = (folder.parent if is_merged else folder) / PLAN_FILE
     if written.is_file():
-        for name in settings.keys() - {"seed"}:
-            raise InvalidSettingError(
-                f"{name} and {quoted(str(written))} both say how it is evaluated.",
-                [f"leave {name} out"],
-            )
         plan = read_plan(written)
+        _check_as_planned(plan, settings, str(written))
         if plan.dataset is None:
             raise InvalidSettingError(f"{quoted(str(written))} names no dataset.")
         here = PlanHardware(gpu=plan.hardware.gpu, num_gpus=1)
@@ -123,6 +120,19 @@ def _plan(place: str, dataset: str, objective: str | None, settings: dict[str, A
     if objective is not None:
         given["objective"] = objective
     return planned(None, given)[0]
+
+
+def _check_as_planned(plan: Plan, settings: dict[str, Any], file: str) -> None:
+    """A run's directory is evaluated as it was trained: other settings would have no effect."""
+    for name in settings.keys() - {"seed"}:
+        stated = {name: settings[name]}
+        if name == "precision":
+            stated = PRECISIONS.get(str(settings[name]), stated)
+        if any(plan.settings.get(key) != value for key, value in stated.items()):
+            raise InvalidSettingError(
+                f"{name} {quoted(settings[name])}: {quoted(file)} says otherwise.",
+                [f"leave {name} out"],
+            )
 
 
 def _of_whole(plan: Plan, dataset: str) -> Plan:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from ftadvisor.configuration.adapter_config import TRAINED_HEADS
@@ -15,6 +16,7 @@ from ftadvisor.errors import ModelUnavailableError, UnsupportedError, first_line
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.kernels import QUANTIZED_BEFORE
+from ftadvisor.execution.out_of_memory import is_out_of_memory
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.gguf import gguf_file
@@ -48,7 +50,31 @@ def load_model(
     """
     cls = model_class(family, settings.objective)
     options = {**_options(settings, device, labels), **attention(find_model(model).spec, settings)}
-    return _ready(pretrained(cls, model, **options))
+    return _ready(whole(cls, model, **options))
+
+
+def whole(cls: Any, model: str, **options: Any) -> Any:
+    """`pretrained` of a checkpoint that holds all weights of the model; a head for other classes is
+    made anew.
+
+    Transformers draws at random what a checkpoint lacks, and says so in a warning alone. Raises
+    ModelUnavailableError.
+    """
+    options["ignore_mismatched_sizes"] = True
+    found, info = pretrained(cls, model, output_loading_info=True, **options)
+    lacking = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    # Buffers are computed.
+    lacking &= {name for name, _ in found.named_parameters()}
+    if "num_labels" in options:
+        body = f"{found.base_model_prefix}."
+        lacking = {name for name in lacking if name.startswith(body) and "pooler" not in name}
+    if lacking:
+        raise ModelUnavailableError(
+            f"{quoted(model)} lacks {len(lacking):,} of the model's tensors, or has them in other"
+            f" shapes ({min(lacking)}, for one): they would be random.",
+            ["a checkpoint with all weights", "its own config.json"],
+        )
+    return found
 
 
 def attention(spec: ModelSpec, settings: Settings) -> dict[str, str]:
@@ -74,7 +100,6 @@ def blank_model(
     for name in ("num_labels", "id2label", "label2id"):
         if name in options:
             setattr(config, name, options.pop(name))
-    options.pop("ignore_mismatched_sizes", None)
     if "quantization_config" not in options:
         with torch.device(device.place):
             return _blank(cls.from_config(config, **options), spec)
@@ -141,7 +166,7 @@ def pretrained(cls: Any, model: str, **options: Any) -> Any:
         return _loaded(cls, str(folder.absolute()), {**options, "local_files_only": True})
     try:
         return cls.from_pretrained(model, **options, local_files_only=True)
-    except (OSError, ImportError, ValueError):
+    except (OSError, ImportError, ValueError, *_broken()):
         return _loaded(cls, model, options)
 
 
@@ -180,6 +205,18 @@ def _loaded(cls: Any, model: str, options: dict[str, Any]) -> Any:
     except ValueError as error:
         what = first_line(error)
         raise UnsupportedError.of(f"{cls.__name__} of {quoted(model)}", what) from error
+    except _broken() as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelUnavailableError(
+            f"{quoted(model)} cannot be loaded: {first_line(error)}.",
+            ["the files fetched again: one may be cut", "the config.json that belongs to them"],
+        ) from error
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """What files raise that are damaged, or whose shapes are not the configuration's."""
+    return (stack.safetensors.SafetensorError, RuntimeError, EOFError, UnpicklingError)
 
 
 def _head(labels: Sequence[str]) -> dict[str, Any]:
@@ -187,8 +224,6 @@ def _head(labels: Sequence[str]) -> dict[str, Any]:
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {name: i for i, name in enumerate(labels)},
-        # A head for other classes is made anew: preflight has said so.
-        "ignore_mismatched_sizes": True,
     }
 
 

@@ -19,10 +19,9 @@ from ftadvisor.schema.run import RunSettings
 from ftadvisor.sources.text_files import replace_text
 
 CHECKPOINTS, RUN, LOG, REPORT = "checkpoints", "run.json", "log.jsonl", "report.json"
-SAME_RUN = ("max_steps", "eval_dataset", "eval_share")
+SAME_RUN = ("max_steps", "eval_dataset", "eval_share", "reward_model", "reward_function")
 """Settings of a run that change what it learns, or how its learning rate falls."""
-AS_BEFORE = ("eval_answers", "eval_steps", "save_steps", "report_to", "reward_model",
-             "reward_function", "merge")  # fmt: skip
+AS_BEFORE = ("eval_answers", "eval_steps", "save_steps", "report_to", "merge")
 """Settings that a run goes on with where it is not told others."""
 SAME_PLAN = ("model", "technique", "objective", "hardware", "dataset", "settings", "seed")
 """The rest of a plan follows from these."""

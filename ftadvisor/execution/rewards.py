@@ -14,7 +14,7 @@ from typing import Any, cast
 from ftadvisor.errors import InvalidSettingError, UnsupportedError, first_line, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
-from ftadvisor.execution.loading import DTYPES, attention, pretrained
+from ftadvisor.execution.loading import DTYPES, attention, pretrained, whole
 from ftadvisor.execution.preferences import POLICY
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.run import RunSettings
@@ -160,7 +160,9 @@ def load_reward_model(place: str, settings: Settings, device: Device) -> tuple[A
     base = str(folder)
     if is_adapter:
         base = str(_read(folder / ADAPTER)["base_model_name_or_path"])
-    model = pretrained(
+    # An adapter brings its head.
+    load = pretrained if is_adapter else whole
+    model = load(
         stack.transformers.AutoModelForSequenceClassification, base, num_labels=1,
         dtype=getattr(stack.torch, DTYPES[settings.weights_dtype]),
         **attention(find_model(base).spec, settings),

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     datasets: Any
     numpy: Any
     psutil: Any
+    safetensors: Any
     jinja2: Any
     PIL_Image: Any
     liger: Any
 
 LIBRARIES = (
     "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "numpy",
-    "psutil", "jinja2",
+    "psutil", "jinja2", "safetensors",
 )  # fmt: skip
 MODULES = dict.fromkeys(LIBRARIES) | {
     "PIL_Image": "PIL.Image", "liger": "liger_kernel.transformers.monkey_patch",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ftadvisor.errors import InvalidSettingError, UnsupportedError, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
-from ftadvisor.execution.loading import attention, pretrained
+from ftadvisor.execution.loading import attention, pretrained, whole
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.report import Event
 from ftadvisor.schema.settings import Settings
@@ -62,9 +62,7 @@ def load_teacher(name: str, settings: Settings, device: Device, tokenizer: Any) 
             f"teacher_model {quoted(name)} has as many tokens as the student, but others.",
             ["a teacher of the student's own family, with its tokenizer"],
         )
-    model = pretrained(
-        stack.transformers.AutoModelForCausalLM, place, **attention(found.spec, settings)
-    )
+    model = whole(stack.transformers.AutoModelForCausalLM, place, **attention(found.spec, settings))
     model.config.use_cache = False
     return model.requires_grad_(False).eval().to(device.place)
 

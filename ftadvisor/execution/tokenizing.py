@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ftadvisor.errors import InvalidSettingError, ModelUnavailableError, quoted
+from ftadvisor.errors import InvalidSettingError, ModelUnavailableError, UnsupportedError, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.loading import pretrained
 
@@ -45,7 +45,13 @@ def load_tokenizer(model: str, *, chat: bool, images: bool = False) -> Tokenizin
     """
     if images:
         return _processor(model)
-    tokenizer = pretrained(stack.transformers.AutoTokenizer, model)
+    try:
+        tokenizer = pretrained(stack.transformers.AutoTokenizer, model)
+    except UnsupportedError as error:
+        raise ModelUnavailableError(
+            f"{quoted(model)} has no tokenizer that Transformers can load.",
+            ["tokenizer.json and tokenizer_config.json beside its config.json"],
+        ) from error
     said = _pad(tokenizer, model)
     if chat and not tokenizer.chat_template:
         if tokenizer.eos_token is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ftadvisor.errors import DataFileError, InvalidSettingError, quoted
 from ftadvisor.execution import stack
+from ftadvisor.execution.checkpoints import finished
 from ftadvisor.execution.classes import CLASSIFYING
 from ftadvisor.execution.device import find_device
 from ftadvisor.execution.evaluation.comparison import Measured, compared, measure, side_by_side
@@ -19,6 +20,7 @@ from ftadvisor.execution.journal import Journal
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.pictures import check_sees
 from ftadvisor.execution.rendering import rendered
+from ftadvisor.execution.resuming import CHECKPOINTS, resume_command
 from ftadvisor.execution.rewards import check_reward
 from ftadvisor.execution.tokenizing import load_tokenizer
 from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
@@ -105,6 +107,7 @@ def _prepared(
     """The rows, to train on too, and the model with its tokenizer."""
     check_objective(plan.objective)
     check_reward(plan, run)
+    _check_trained(Path(place))
     if plan.dataset is None:
         raise InvalidSettingError("dataset is missing.", ["--dataset test.jsonl"])
     examples = read_held_out(plan.dataset, plan.objective)._replace(labels=tuple(labels))
@@ -135,6 +138,17 @@ def _prepared(
         if labels:
             journal.say("evaluation", "before: the base with a head that nothing has trained")
     return Training(plan, settings, run, device, examples, tokenizing, model, [], journal)
+
+
+def _check_trained(place: Path) -> None:
+    """A run that was broken off has left checkpoints alone."""
+    is_run = (place / PLAN_FILE).is_file()
+    if is_run and not any((place / name).is_file() for name in (ADAPTER, "config.json")):
+        last = [str(path) for path in finished(place / CHECKPOINTS)[-1:]]
+        raise InvalidSettingError(
+            f"{quoted(str(place))} holds no trained model: its run has not ended.",
+            [resume_command(place), *last],
+        )
 
 
 def _check_labels(examples: Examples, objective: str, file: str) -> None:
