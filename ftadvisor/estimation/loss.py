@@ -118,6 +118,11 @@ def _fused_head(model: ModelSpec, n: Numerics, kept: float, *, in_torch: bool) -
         # An fp32 weight's gradient needs no cast.
         weight = (FP32_BYTES + (n.weight if n.weight != FP32_BYTES else 0)) * model.vocab_size * h
         weight += HALF_BYTES * width * h if n.autocast else 0
+    elif n.autocast and n.weight == FP32_BYTES:
+        # The cast tile of weights before is held until the next one is cast.
+        weight = (
+            HALF_BYTES * h * max(0, min(FUSED_TILE_LOGITS, model.vocab_size - FUSED_TILE_LOGITS))
+        )
     return LossBytes(
         logits=LogitBytes(0.0, 0.0, 0.0),
         forward_per_token=kept + n.residual * h,

@@ -47,6 +47,8 @@ class Numerics(NamedTuple):
     adapter: int
     """An adapter's weight."""
     norm_weight: int
+    outside: int
+    """A weight of the embeddings and the head."""
     dropout_mask: int
     """What dropout keeps of an element: a byte that says whether it was dropped; on a processor the
     factor that it was multiplied by, in its own dtype (aten/src/ATen/native/Dropout.cpp,
@@ -110,6 +112,12 @@ def numerics(
     wide_residual = prepared and (trainer.kbit_residual_fp32 or own or bool(asked))
     if settings.quantization in BITSANDBYTES and autocast and (layer_norm or weight == FP32_BYTES):
         wide_residual = True
+    outside = weight
+    if prepared and (trainer.kbit_embeddings_fp32 or own):
+        outside = FP32_BYTES
+        if own and settings.autocast == "bf16" and settings.quantization != "int8":
+            # peft_module_casting_to_bf16, where TRL is told bf16 and the base has 4 bits.
+            outside = HALF_BYTES
     compute = HALF_BYTES if autocast else weight
     residual = FP32_BYTES if wide_residual else weight
     adapter = DTYPE_BYTES[settings.adapter_dtype]
@@ -118,11 +126,12 @@ def numerics(
     return Numerics(
         weight=weight,
         compute=FP32_BYTES if wide_residual else compute,
-        head=HALF_BYTES if autocast else weight,
+        head=HALF_BYTES if autocast else outside if own else weight,
         residual=residual,
         attention=HALF_BYTES if autocast else compute,
         adapter=adapter,
         norm_weight=FP32_BYTES if prepared else weight,
+        outside=outside,
         dropout_mask=compute if trainer.cpu_kernels else DROPOUT_MASK_BYTES,
         trained=trains_base,
         autocast=autocast,

@@ -213,7 +213,7 @@ def cast_weights(t: Terms) -> Number:
 def _cast_head(t: Terms) -> Number:
     """The head's half-precision copy, which its backward frees; a fused head is cast one chunk of
     the vocabulary at a time [bytes]."""
-    if not t.n.autocast or t.n.weight == HALF_BYTES:
+    if not t.n.autocast or t.n.outside == HALF_BYTES:
         return 0
     if t.settings.strategy == "fsdp":
         return 0

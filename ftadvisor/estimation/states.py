@@ -226,8 +226,7 @@ def weight_bytes(
         linear -= sum(_unquantized(block, trainer) for block in model.blocks)
     rest = sum(block.num_params for block in model.blocks) - linear
     outside = model.num_params - linear - rest
-    wide_embeddings = n.norm_weight == FP32_BYTES and trainer.kbit_embeddings_fp32
-    outside_bytes = float(outside * (FP32_BYTES if wide_embeddings else n.weight))
+    outside_bytes = float(outside * n.outside)
     if not n.kbit:
         return WeightBytes(float(linear * n.weight + rest * n.weight), 0.0, outside_bytes)
     per_weight = quantized_bytes_per_weight(settings.quantization, settings.quantization_group_size)

@@ -141,7 +141,7 @@ def prepared_model(
         prepares = prepares if asked is None else asked
         if prepares and settings.strategy not in FSDP:
             peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-            if not (trainer.kbit_embeddings_fp32 or asked):
+            if _halves_embeddings(settings, trainer):
                 _embeddings_to_half(model)
     if technique.id != "full" and not technique.trains_base:
         model = adapt(model, settings, ranks_train=trainer.moves_model)
@@ -168,6 +168,14 @@ def prepared_model(
 
 def _has_grouped_experts(model: Any) -> bool:
     return any(".experts." in name and p.dim() == 3 for name, p in model.named_parameters())
+
+
+def _halves_embeddings(settings: Settings, trainer: Trainer) -> bool:
+    """ORPOTrainer does it where it is told bf16 and the base has 4 bits alone (orpo_trainer.py)."""
+    if trainer.kbit_embeddings_fp32 or settings.prepare_kbit:
+        return False
+    told = settings.autocast == "bf16" and settings.quantization != "int8"
+    return told or settings.objective != "orpo"
 
 
 def _embeddings_to_half(model: Any) -> None:
