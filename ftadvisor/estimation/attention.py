@@ -44,8 +44,7 @@ def attention_saved(
     biased = implementation == "sdpa" and a.position == "relative"
     masked = implementation == "sdpa" and (padded or traits.always_mask or biased)
     shared = a.num_heads != a.num_kv_heads
-    alone = a.num_kv_heads == 1 and a.num_heads > 1
-    if implementation == "sdpa" and traits.broadcasts_heads and alone:
+    if implementation == "sdpa" and traits.broadcasts_heads and shared and not grouped:
         return _math(block, n)
     wide_kernel = n.attention == FP32_BYTES and not trainer.cpu_kernels
     if implementation == "sdpa" and not masked and shared and wide_kernel:

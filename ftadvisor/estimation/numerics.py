@@ -80,6 +80,23 @@ def quantizes_nothing(model: ModelSpec, trainer: Trainer) -> bool:
     return trainer.grouped_experts and all(b.traits.own_linears for b in model.blocks)
 
 
+def _computed(settings: Settings, *, trains_base: bool, deepspeed: bool) -> tuple[int, bool]:
+    """Bytes of a weight as it is computed with, and whether autocast is on."""
+    weight = DTYPE_BYTES[settings.weights_dtype]
+    # TRL reroutes the student through `forward` of the class, which leaves accelerate's autocast
+    # out (trl/trainer/distillation_trainer.py, _ForwardRedirection).
+    if settings.autocast == "none" or settings.objective == "distillation":
+        return weight, False
+    if deepspeed:
+        # The engine casts the module and all that trains in it; nothing is autocast then
+        # (accelerate/accelerator.py; deepspeed/runtime/engine.py, _configure_distributed_model).
+        return HALF_BYTES, False
+    if trains_base and settings.strategy in ("fsdp", "fsdp-shard-grad-op"):
+        # FSDP's mixed precision gathers the units in half precision: nothing computes in fp32.
+        return HALF_BYTES, True
+    return weight, True
+
+
 def numerics(
     settings: Settings, trainer: Trainer, *, trains_base: bool, layer_norm: bool = False
 ) -> Numerics:
@@ -92,18 +109,8 @@ def numerics(
     makes the layers' norms put out fp32 (`layer_norm`, torch's own), or what is not quantised is
     fp32, they follow too.
     """
-    weight = DTYPE_BYTES[settings.weights_dtype]
-    # TRL reroutes the student through `forward` of the class, which leaves accelerate's autocast
-    # out (trl/trainer/distillation_trainer.py, _ForwardRedirection).
-    autocast = settings.autocast != "none" and settings.objective != "distillation"
     deepspeed = in_deepspeed(settings, trainer)
-    if autocast and deepspeed:
-        # The engine casts the module and all that trains in it; nothing is autocast then
-        # (accelerate/accelerator.py; deepspeed/runtime/engine.py, _configure_distributed_model).
-        weight, autocast = HALF_BYTES, False
-    if autocast and trains_base and settings.strategy in ("fsdp", "fsdp-shard-grad-op"):
-        # FSDP's mixed precision gathers the units in half precision: nothing computes in fp32.
-        weight = HALF_BYTES
+    weight, autocast = _computed(settings, trains_base=trains_base, deepspeed=deepspeed)
     kbit = settings.quantization != "none"
     asked = settings.prepare_kbit
     own = settings.objective in PREPARES_KBIT
@@ -114,10 +121,9 @@ def numerics(
         wide_residual = True
     outside = weight
     if prepared and (trainer.kbit_embeddings_fp32 or own):
-        outside = FP32_BYTES
-        if own and settings.autocast == "bf16" and settings.quantization != "int8":
-            # peft_module_casting_to_bf16, where TRL is told bf16 and the base has 4 bits.
-            outside = HALF_BYTES
+        # peft_module_casting_to_bf16, where TRL is told bf16 and the base has 4 bits.
+        cast = own and settings.autocast == "bf16" and settings.quantization != "int8"
+        outside = HALF_BYTES if cast else FP32_BYTES
     compute = HALF_BYTES if autocast else weight
     residual = FP32_BYTES if wide_residual else weight
     adapter = DTYPE_BYTES[settings.adapter_dtype]
