@@ -284,7 +284,7 @@ def test_what_one_of_the_processes_fails_of_is_said_once(
     broken.mkdir()
     (broken / "config.json").write_text((models["decoder"] / "config.json").read_text())
     plan.write_text(plan.read_text().replace(str(models["decoder"]), str(broken)))
-    with pytest.raises(FtadvisorError, match=r"AutoTokenizer of "):
+    with pytest.raises(FtadvisorError, match="has no tokenizer that Transformers can load"):
         ftadvisor.run(plan, output_dir=work / "out", max_steps=2)
     assert not list((work / "out").iterdir())
 
