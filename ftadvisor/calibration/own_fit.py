@@ -183,13 +183,14 @@ class _Fit:
         self.on_cpu = on_cpu
         self.values = np.zeros(len(precision))
         self.weights = np.ones(len(rows))
+        settings = [row.setting for row in rows]
         of_setting: dict[tuple[str, ...], list[int]] = {}
-        for i, row in enumerate(rows):
-            of_setting.setdefault(row.setting, []).append(i)
-        self.alike = [of_setting[row.setting] for row in rows]
+        for i, setting in enumerate(settings):
+            of_setting.setdefault(setting, []).append(i)
+        self.alike = [of_setting[setting] for setting in settings]
         # Runs of one setting count as one: repeated, what the formula lacks would pass for the
         # machine's.
-        self.variances = np.array([r.spread**2 * len(of_setting[r.setting]) for r in rows])
+        self.variances = np.array([r.spread**2 * len(self.alike[i]) for i, r in enumerate(rows)])
         self.leverage = np.zeros(len(rows))
         self.residuals = np.zeros(len(rows))
         self._solve()

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.schema.model import ModelSpec
+from ftadvisor.schema.settings import FSDP
 from ftadvisor.schema.technique import Technique
 
-FSDP: Final = ("fsdp", "fsdp-shard-grad-op")
 ZERO: Final = ("zero1", "zero2", "zero3")
 DIVISIBLE: Final = ("adamw_torch_fused", "adamw_torch", "sgd", "rmsprop")
 """Optimizers of which torch 2.13 can compute a step on divided parameters, and save the states.

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ftadvisor.schema.model import ModelSpec
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import FSDP, Settings
 from ftadvisor.schema.trainer import Trainer
 
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
@@ -15,7 +15,7 @@ HALF_BYTES = 2
 DROPOUT_MASK_BYTES = 1
 
 BITSANDBYTES = frozenset({"nf4", "nf4-dq", "int8"})
-SHARDED = frozenset({"zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"})
+SHARDED = frozenset({"zero1", "zero2", "zero3", *FSDP})
 PARAMETER_SHARDED = frozenset({"zero3", "fsdp"})
 
 KEEPS_BASE_DTYPE = frozenset({"llamapro", "adaption_prompt", "adapter", "adapter_v2", "ln_tuning"})
@@ -91,7 +91,7 @@ def _computed(settings: Settings, *, trains_base: bool, deepspeed: bool) -> tupl
         # The engine casts the module and all that trains in it; nothing is autocast then
         # (accelerate/accelerator.py; deepspeed/runtime/engine.py, _configure_distributed_model).
         return HALF_BYTES, False
-    if trains_base and settings.strategy in ("fsdp", "fsdp-shard-grad-op"):
+    if trains_base and settings.strategy in FSDP:
         # FSDP's mixed precision gathers the units in half precision: nothing computes in fp32.
         return HALF_BYTES, True
     return weight, True

@@ -13,7 +13,7 @@ from ftadvisor.estimation.numerics import (
     in_deepspeed,
 )
 from ftadvisor.schema.model import Block, ModelSpec
-from ftadvisor.schema.settings import Number, Quantization, Settings
+from ftadvisor.schema.settings import FSDP, Number, Quantization, Settings
 from ftadvisor.schema.trainer import Trainer
 
 NF4_BLOCK = 64
@@ -258,7 +258,7 @@ def trainable_dtype_bytes(settings: Settings, n: Numerics, trainer: Trainer) -> 
     """Bytes of one trained parameter, of its gradient and of the dtype its states take."""
     if not n.trained:
         return n.adapter
-    mixed = n.autocast and settings.strategy in ("fsdp", "fsdp-shard-grad-op")
+    mixed = n.autocast and settings.strategy in FSDP
     if trainer.sharded_trainable_fp32 and mixed:
         return FP32_BYTES
     return n.weight
@@ -268,7 +268,7 @@ def shards(settings: Settings, what: str) -> Number:
     """Over how many GPUs `what` (parameters, gradients, optimizer) is divided."""
     divided = {
         "parameters": {"zero3", "fsdp"},
-        "gradients": {"zero2", "zero3", "fsdp", "fsdp-shard-grad-op"},
-        "optimizer": {"zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"},
+        "gradients": {"zero2", "zero3", *FSDP},
+        "optimizer": {"zero1", "zero2", "zero3", *FSDP},
     }
     return settings.num_gpus if settings.strategy in divided[what] else 1

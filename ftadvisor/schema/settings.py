@@ -19,6 +19,8 @@ AttnImplementation = Literal["eager", "sdpa", "flash_attention_2"]
 ALL_LINEAR = "all-linear"
 """In the place of the names of adapted modules: every linear layer but the head (PEFT's word)."""
 Strategy = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"]
+FSDP = ("fsdp", "fsdp-shard-grad-op")
+"""Of the strategies those that torch divides with."""
 Objective = Literal[
     "sft", "clm", "cpt", "seq_cls", "token_cls", "seq2seq", "distillation",
     "reward", "dpo", "kto", "orpo", "grpo", "rloo", "ppo",

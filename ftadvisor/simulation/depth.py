@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import FSDP, Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.cuda.grids import Grid
 from ftadvisor.simulation.litgpt.program import prompt_of
@@ -13,7 +13,7 @@ from ftadvisor.simulation.recording.pattern import Pattern, layer_pattern
 from ftadvisor.simulation.recording.record import Recording
 from ftadvisor.simulation.recording.splicing import spliced
 from ftadvisor.simulation.sharding.buckets import with_buckets
-from ftadvisor.simulation.sharding.rank import FSDP, prefetches_flat
+from ftadvisor.simulation.sharding.rank import prefetches_flat
 from ftadvisor.simulation.step import record_step
 
 

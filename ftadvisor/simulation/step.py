@@ -12,7 +12,7 @@ from typing import Any
 
 from ftadvisor.configuration.depths import depth
 from ftadvisor.errors import FtadvisorError, UnsupportedError, first_line, quoted
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import FSDP, Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.cuda.attention import flash_masks
 from ftadvisor.simulation.cuda.grids import Grid
@@ -26,7 +26,7 @@ from ftadvisor.simulation.recording.dispatch import as_cuda
 from ftadvisor.simulation.recording.pattern import layer_of
 from ftadvisor.simulation.recording.record import Recording
 from ftadvisor.simulation.recording.recorder import Recorder
-from ftadvisor.simulation.sharding.rank import FSDP, Rank, check_sharding, rank_of
+from ftadvisor.simulation.sharding.rank import Rank, check_sharding, rank_of
 from ftadvisor.simulation.stack import peft, torch, transformers
 from ftadvisor.simulation.training.loop import has_mask, run_steps
 from ftadvisor.simulation.training.losses import add_fused_head, triton_kernels

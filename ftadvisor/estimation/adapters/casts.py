@@ -6,7 +6,7 @@ from ftadvisor.estimation.adapters.cost import Run
 from ftadvisor.estimation.arithmetic import largest
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES
 from ftadvisor.estimation.terms import AdapterBytes
-from ftadvisor.schema.settings import Number
+from ftadvisor.schema.settings import FSDP, Number
 
 
 def with_casts(a: AdapterBytes, run: Run) -> AdapterBytes:
@@ -17,7 +17,7 @@ def with_casts(a: AdapterBytes, run: Run) -> AdapterBytes:
     derivatives.yaml, mm. FSDP's own mixed precision gathers half precision.
     """
     n, settings = run.n, run.settings
-    sharded = settings.strategy in ("fsdp", "fsdp-shard-grad-op")
+    sharded = settings.strategy in FSDP
     if n.kbit or not n.autocast or n.weight != FP32_BYTES or sharded:
         return a
     whole: Number = 0

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ftadvisor.errors import UnsupportedError
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import FSDP, Settings
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.simulation.model.building import DTYPES
 from ftadvisor.simulation.recording.recorder import Recorder
@@ -16,7 +16,6 @@ from ftadvisor.simulation.sharding.division import chunked_units, flat_units, te
 from ftadvisor.simulation.sharding.flat_unit import FlatUnit
 from ftadvisor.simulation.sharding.unit import Precision, Unit
 
-FSDP = ("fsdp", "fsdp-shard-grad-op")
 SIMULATED = ("none", "ddp", *FSDP)
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "rmsprop", "adagrad")
 """torch's own: whether others step on shards was not read."""
