@@ -1,7 +1,7 @@
-"""torchrun: runs, one after the other, that FSDP2 divides over two processes of a CPU.
+"""torchrun: runs, one after the other, that FSDP2 or ZeRO divides over two processes of a CPU.
 
-torch divides there too (gloo); accelerate alone asks for a GPU (1.15 state.py line 989), and this
-lets a CPU through. Everything after it is what a GPU's run does.
+torch and DeepSpeed divide there too (gloo); accelerate alone asks for a GPU for FSDP2 (1.15
+state.py line 989), and this lets a CPU through. Everything after it is what a GPU's run does.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import json
 import os
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import state
 from accelerate.utils import DistributedType
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import ftadvisor
 from ftadvisor.execution import preflight
@@ -43,7 +45,23 @@ def cut(done: Path, place: Path, lost: int) -> None:
     (place / "report.json").unlink()
 
 
+def divides_first() -> None:
+    """DeepSpeed's engine moves a model that is not divided to the GPU, all of it."""
+    engine = sys.modules["deepspeed"].DeepSpeedEngine
+    theirs = engine._configure_distributed_model
+
+    def checked(self: Any, model: Any) -> None:
+        if self.zero_optimization_partition_weights():
+            assert all(hasattr(parameter, "ds_id") for parameter in model.parameters())
+        theirs(self, model)
+
+    engine._configure_distributed_model = checked
+
+
 if __name__ == "__main__":
+    if "DS_ACCELERATOR" in os.environ:
+        import_module("deepspeed")
+        divides_first()
     state.AcceleratorState.__init__ = made
     preflight.check_strategy = lambda settings, cpu: iter(())
     torch.set_num_threads(1)
@@ -55,5 +73,7 @@ if __name__ == "__main__":
             torch.distributed.barrier()
         report = ftadvisor.run(**options)
         assert report.status == "done", report.events
+        # Transformers would load the next run's model as this one's engine has it.
+        unset_hf_deepspeed_config()
         # The next run reads what the one before has written.
         torch.distributed.barrier()

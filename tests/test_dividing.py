@@ -9,7 +9,7 @@ import pytest
 
 from ftadvisor.api.plan_files import complete_plan
 from ftadvisor.errors import FtadvisorError
-from ftadvisor.execution import launching
+from ftadvisor.execution import dividing
 from ftadvisor.execution.saving import virtual_tokens
 from ftadvisor.sources.plans import draft_of
 
@@ -93,5 +93,5 @@ def test_a_class_that_holds_the_embeddings_is_no_layer():
             return self.embeddings.words
 
     model = Encoder()
-    launching._wrap_layers(model)
+    dividing._wrap_layers(model)
     assert model._no_split_modules == ["Layer"]

@@ -17,7 +17,7 @@ from ftadvisor.api.running import rehearse
 from ftadvisor.api.simulating import settings_of
 from ftadvisor.cli import main
 from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedError
-from ftadvisor.execution import arguments, launching, preflight
+from ftadvisor.execution import arguments, launching, loading, preflight
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
 from ftadvisor.schema.run import RunSettings
@@ -46,6 +46,17 @@ def test_fsdp_is_version_two_wrapped_by_layer():
     kept = launching.strategy_arguments(settings("fsdp-shard-grad-op"))
     assert not kept["fsdp_config"]["reshard_after_forward"]
     assert launching.strategy_arguments(settings("ddp")) == {}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "place"), [("ddp", "cuda:1"), ("fsdp", "cpu"), ("zero3", "cpu")]
+)
+def test_what_is_divided_is_loaded_on_the_cpu(strategy: str, place: str):
+    """On a GPU, where Transformers puts what is quantised unasked, all of it would have to fit."""
+    pytest.importorskip("trl")
+    device = Device("cuda", "NVIDIA GeForce RTX 4090", 2**34, "cuda:1", 2)
+    options = loading._options(settings(strategy, quantization="nf4"), device, ())
+    assert options["device_map"] == {"": place}
 
 
 def test_zero_is_its_stage_with_its_offloads():

@@ -377,7 +377,7 @@ def test_a_checkpoint_is_a_layer_s_input():
 MIXED: dict[str, Any] = {"weights_dtype": "fp32", "autocast": "bf16"}
 
 
-def test_fsdp2_divides_four_bit_weights():
+def test_engines_divide_four_bit_weights():
     """A byte holds two of them. An fp32 scale serves 64, and every rank has all scales."""
     options: dict[str, Any] = FROZEN | {"quantization": "nf4", "num_gpus": 4}
     found = phases(**options, strategy="fsdp")
@@ -387,20 +387,14 @@ def test_fsdp2_divides_four_bit_weights():
     working = found["first_layer_backward"]
     assert working.weights == pytest.approx(scales + cut / 4)
     assert working.gathered == pytest.approx(BF16 * OUTSIDE + layer)
-    # Loaded whole, and cut: what was loaded stays until the last is cut.
-    assert found["dividing"].weights == pytest.approx(scales + cut + cut / 4)
-    assert found["dividing"].optimizer == found["dividing"].activations == 0
+    zero = phases(**options, strategy="zero3")["first_layer_backward"]
+    assert zero.weights == pytest.approx(scales + cut / 4)
     # Four bits are stored in what is gathered, and not halved with fp32 numbers.
     mixed = phases(**options | MIXED, strategy="fsdp")["first_layer_backward"]
     assert mixed.gathered >= BF16 * OUTSIDE + LAYER_WEIGHTS * 0.5
     kept = phases(**options, strategy="fsdp-shard-grad-op")["first_layer_backward"]
     # Their norms are prepared in fp32.
     assert kept.gathered == pytest.approx(cut, rel=0.01)
-
-
-def test_only_four_bit_weights_are_whole_before_they_are_divided():
-    assert "dividing" not in phases(**FROZEN, strategy="fsdp", num_gpus=4)
-    assert "dividing" not in phases(**FROZEN, quantization="nf4")
 
 
 def test_fsdp2_keeps_all_weights_gathered_where_gradients_alone_are_cut():

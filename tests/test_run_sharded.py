@@ -1,4 +1,4 @@
-"""FSDP2 over two processes of a CPU: what one process learns, and all of it is saved."""
+"""FSDP2 and ZeRO over two processes of a CPU: what one process learns, and all of it is saved."""
 
 from __future__ import annotations
 
@@ -37,12 +37,18 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 """Technique and settings."""
 TRAINED = ("whole", "kept")
 """Ended once more after the last checkpoint."""
+STRATEGIES = ("fsdp", "zero1", "zero2", "zero3")
 
 
 def plan(
-    place: Path, models: dict[str, Path], technique: str, settings: dict[str, Any], gpus: int
+    place: Path,
+    models: dict[str, Path],
+    technique: str,
+    settings: dict[str, Any],
+    strategy: str = "none",
 ) -> str:
-    sharing = {"strategy": "fsdp"} if gpus > 1 else {}
+    sharing = {} if strategy == "none" else {"strategy": strategy}
+    gpus = 2 if sharing else 1
     objective = settings.get("objective", "sft")
     others = {name: value for name, value in settings.items() if name != "objective"}
     content = {
@@ -57,13 +63,19 @@ def plan(
     return str(file)
 
 
-@pytest.fixture(scope="module")
-def done(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=STRATEGIES)
+def done(
+    request: pytest.FixtureRequest,
+    models: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """All runs, whose libraries take longer to import than they take to train."""
+    if request.param.startswith("zero"):
+        pytest.importorskip("deepspeed")
     place = tmp_path_factory.mktemp("sharded")
     cases: list[dict[str, Any]] = []
     for name, (technique, settings) in RUNS.items():
-        file = plan(place, models, technique, settings, 2)
+        file = plan(place, models, technique, settings, request.param)
         case = {"plan": file, "output_dir": str(place / name), **RUN}
         again = {"output_dir": str(place / f"{name} resumed"), "cut": case["output_dir"]}
         cases += [case, {**case, **again, "resume": True}]
@@ -74,6 +86,8 @@ def done(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
                "2", str(script), json.dumps(cases)]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
+        if request.param.startswith("zero"):
+            patch.setenv("DS_ACCELERATOR", "cpu")
         ran = subprocess.run(command, capture_output=True, text=True, timeout=540, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     return place
@@ -88,7 +102,7 @@ def test_it_learns_what_one_process_learns(done: Path, models: dict[str, Path]):
     from safetensors.torch import load_file
 
     more = {"gradient_accumulation_steps": 4}
-    file = plan(done, models, "full", more, 1)
+    file = plan(done, models, "full", more)
     one = ftadvisor.run(file, output_dir=done / "one", **RUN)
     report = json.loads((done / "whole/report.json").read_text())
     for name in ("eval_loss", "perplexity", "token_accuracy"):
@@ -108,9 +122,7 @@ def test_four_bit_weights_are_divided_as_they_are(done: Path, models: dict[str, 
     """Mixed precision gathers in bf16: what is stored in fp32 would be rounded, though it is no
     number."""
     more = {**RUNS["four"][1], "gradient_accumulation_steps": 4}
-    one = ftadvisor.run(
-        plan(done, models, "qlora", more, 1), output_dir=done / "one of four", **RUN
-    )
+    one = ftadvisor.run(plan(done, models, "qlora", more), output_dir=done / "one of four", **RUN)
     found = steps(done / "four")
     assert found == [pytest.approx((r["loss"], r["grad_norm"]), rel=3e-2) for r in one.losses]
 

@@ -125,11 +125,10 @@ def _kbit_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) -> li
             "4-bit weights are stored in a floating dtype (bnb_4bit_quant_storage), so that FSDP "
             "divides them: every rank would hold all of them as bytes, the libraries' default"
         )
-        said.append("every rank loads all 4-bit weights before they are divided (not measured)")
-    if chosen.get("quantization") in BITSANDBYTES and chosen.get("strategy") == "zero3":
+    if four_bit and (divides or chosen.get("strategy") == "zero3"):
         said.append(
-            "every rank loads all quantised weights before ZeRO-3 divides them, which has to fit "
-            "and is not counted (transformers 5.23 quantizers/quantizer_bnb_4bit.py)"
+            "4-bit weights are loaded on the CPU (device_map), by every process all of them: by "
+            "the libraries' default all would be on every GPU before they are divided"
         )
     if (
         model.num_bare_weights

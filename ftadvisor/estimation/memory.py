@@ -78,8 +78,6 @@ def _phases(
         found["embeddings_join"] = phases.embeddings_join(t, base)
     if t.n.kbit and trainer.dequantizes_head_twice:
         found["quantized_head_backward"] = phases.quantized_head_backward(t, base, saved)
-    if t.shard.loaded:
-        found["dividing"] = phases.dividing(t, base)
     if t.objective.generates:
         found["generation"] = passes.generation(t, base)
     if settings.objective in passes.REFERENCE_WITHIN:

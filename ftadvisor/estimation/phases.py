@@ -118,11 +118,6 @@ def static(t: Terms, compute_capability: str) -> Phase:
     )
 
 
-def dividing(t: Terms, base: Phase) -> Phase:
-    """Before the first step, while shares are cut of weights that each rank has loaded whole."""
-    return base._replace(weights=t.shard.loaded, optimizer=0, workspace=0, unsplit=0)
-
-
 def at_moment(
     t: Terms,
     base: Phase,

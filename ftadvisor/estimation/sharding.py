@@ -39,9 +39,6 @@ class Sharding(NamedTuple):
     flat_gradients: Number = 0.0
     """Gradients that accumulation keeps for frozen weights too, because they share a flat parameter
     with trained ones [bytes]."""
-    loaded: Number = 0.0
-    """Base weights of a rank while FSDP2 divides them; 0: no more than after it. Four-bit ones each
-    rank loads whole, and has what is cut of them beside them until all are cut [bytes]."""
 
 
 def sharding(
@@ -61,39 +58,39 @@ def sharding(
     lora = not n.trained
     if trainer.fsdp_version == CHUNKED and settings.strategy.startswith("fsdp"):
         return _chunked(model, settings, n, trainer, w)
-    root = w.outside
     layer = max((b.num_params_per_layer for b in model.blocks), default=0)
-    per_layer = (w.layers - w.quantization_constants) * layer / _all_layer_params(model)
+    # Scales are no parameters: every rank has all of them.
+    constants = w.quantization_constants
+    sharded = (w.total - constants) / gpus + constants
+    per_layer = (w.layers - constants) * layer / _all_layer_params(model)
     match settings.strategy:
         case "fsdp":
-            sharded = (w.total - w.quantization_constants) / gpus + w.quantization_constants
             gather = 1.0 if n.weight == HALF_BYTES or lora else HALF_BYTES / FP32_BYTES
-            within = trainer.checkpoints_within_units
             return Sharding(
                 weights=sharded,
-                gathered_root=root * gather,
+                gathered_root=w.outside * gather,
                 gathered_layer=per_layer * gather,
                 adapter_divisor=1 if settings.fused_lora else gpus,
                 gradient_divisor=gpus,
                 optimizer_divisor=gpus,
                 buffers=0.0,
                 unsharded_gradients=1.0 if trainer.sharded_accumulation_unsharded else 0.0,
-                retains_checkpoints=lora and trainer.reentrant_checkpointing and not within,
+                retains_checkpoints=lora
+                and trainer.reentrant_checkpointing
+                and not trainer.checkpoints_within_units,
                 flat_gradients=w.total if lora and trainer.flat_params_mixed else 0.0,
             )
         case "fsdp-shard-grad-op":
             return Sharding(w.total, 0.0, 0.0, 1, gpus, gpus, 0.0, 0.0, False)
         case "zero3":
             live = min(ZERO_MAX_LIVE_PARAMETERS * n.weight, w.total)
-            return Sharding(w.total / gpus, live, per_layer, 1, gpus, gpus, 0.0, 0.0, False)
-        case "zero2":
-            return Sharding(w.total, 0.0, 0.0, 1, gpus, gpus, 0.0, 0.0, False)
-        case "zero1":
-            return Sharding(w.total, 0.0, 0.0, 1, 1, gpus, 0.0, 0.0, False)
-        case "ddp":
-            return Sharding(w.total, 0.0, 0.0, 1, 1, 1, DDP_BUCKETS_PER_GRADIENT, 0.0, False)
+            return Sharding(sharded, live, per_layer, 1, gpus, gpus, 0.0, 0.0, False)
+        case "zero1" | "zero2":
+            cut = gpus if settings.strategy == "zero2" else 1
+            return Sharding(w.total, 0.0, 0.0, 1, cut, gpus, 0.0, 0.0, False)
         case _:
-            return Sharding(w.total, 0.0, 0.0, 1, 1, 1, 0.0, 0.0, False)
+            buckets = DDP_BUCKETS_PER_GRADIENT if settings.strategy == "ddp" else 0.0
+            return Sharding(w.total, 0.0, 0.0, 1, 1, 1, buckets, 0.0, False)
 
 
 def _chunked(
@@ -104,9 +101,9 @@ def _chunked(
 
     4-bit weights are cut too where they are stored in a floating dtype, as runs store them; their
     scales are no parameters, and other quantised weights no floats: every rank has all of those.
-    Ref: accelerate 1.15 utils/fsdp_utils.py, fsdp2_prepare_model (original_sd keeps what was loaded
-    until all is cut); transformers 5.23 quantizers/quantizer_bnb_4bit.py, update_device_map; the
-    simulated step.
+    Runs load them on the CPU, so that no rank ever has all of them on its GPU.
+    Ref: accelerate 1.15 utils/fsdp_utils.py, fsdp2_prepare_model; torch 2.13
+    distributed/fsdp/_fully_shard/_fsdp_init.py, _move_states_to_device; the simulated step.
     """
     gpus = settings.num_gpus
     half = HALF_BYTES / FP32_BYTES
@@ -132,7 +129,6 @@ def _chunked(
         buffers=0.0,
         unsharded_gradients=_unsharded(settings, n, trainer),
         retains_checkpoints=False,
-        loaded=w.total + divided / gpus if four_bit else 0.0,
     )
 
 

@@ -35,6 +35,11 @@ def processor() -> Device:
     return Device("cpu", "cpu", stack.psutil.virtual_memory().available, "cpu", 1)
 
 
+def free_host_bytes() -> int:
+    """What the machine has left, swap included."""
+    return stack.psutil.virtual_memory().available + stack.psutil.swap_memory().free
+
+
 def find_device() -> Device:
     """What is here. torchrun tells each process its place (RANK, LOCAL_RANK, WORLD_SIZE)."""
     world_size, rank = (int(os.environ.get(n, d)) for n, d in (("WORLD_SIZE", "1"), ("RANK", "0")))

@@ -321,49 +321,6 @@ def check_trainer(trainer: Any, settings: Settings) -> None:
         )
 
 
-def share(trainer: Any, settings: Settings) -> None:
-    """Let the training wrap the model, whatever an evaluation before it has made of it.
-
-    accelerate takes a model that was prepared for evaluation as prepared for training too, without
-    DDP: each process would train alone, without a word (transformers 5.23 trainer.py line 2920,
-    accelerate 1.15 accelerator.py lines 1806 and 2074).
-    """
-    if settings.strategy in FSDP:
-        _wrap_layers(trainer.model)
-    if settings.num_gpus == 1 or settings.strategy != "ddp":
-        return
-    from ftadvisor.execution.callbacks.sharing import SharingCallback
-
-    trainer.accelerator.free_memory()
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    if "_is_accelerate_prepared" in vars(trainer.model):
-        del trainer.model._is_accelerate_prepared
-    trainer.add_callback(SharingCallback(trainer))
-
-
-def _wrap_layers(model: Any) -> None:
-    """Leave out of the layers that FSDP divides one by one a class that holds the embeddings, as
-    encoders name one: accelerate divides the embeddings besides, and torch cannot do it twice
-    (accelerate 1.15 utils/fsdp_utils.py line 861).
-    """
-    embeddings = model.get_input_embeddings()
-    holding = {
-        type(m).__name__ for m in model.modules() if any(embeddings is e for e in m.modules())
-    }
-    model._no_split_modules = [
-        name for name in model._no_split_modules or () if name not in holding
-    ]
-
-
-def evaluates_first(settings: Settings) -> bool:
-    """Whether the model can be evaluated before the training has wrapped it.
-
-    DeepSpeed's engine for evaluation alone is another one than for training, and for FSDP2
-    accelerate prepares no model without its optimizer (1.15 accelerator.py line 1517).
-    """
-    return settings.strategy not in (*ZERO, *FSDP)
-
-
 def _options(processes: int) -> list[str]:
     return [
         "--standalone", "--nproc-per-node", str(processes),

@@ -137,8 +137,10 @@ def _options(settings: Settings, device: Device, labels: Sequence[str]) -> dict[
         # Heads are made anew: Transformers 5.23 would store them in 4 bits, untrained.
         heads = TRAINED_HEADS if labels else ()
         options["quantization_config"] = quantization_config(settings, heads)
-        if settings.strategy not in SHARDING:
-            options["device_map"] = {"": device.place}
+        # An engine that divides the weights takes them from the CPU: on a GPU, where Transformers
+        # would put them unasked, each would have to hold all of them.
+        place = "cpu" if settings.strategy in SHARDING else device.place
+        options["device_map"] = {"": place}
     return options
 
 

@@ -29,10 +29,11 @@ from ftadvisor.errors import (
 from ftadvisor.execution import stack
 from ftadvisor.execution.checkpoints import KEPT
 from ftadvisor.execution.classes import own_classes
-from ftadvisor.execution.device import Device
+from ftadvisor.execution.device import Device, free_host_bytes
 from ftadvisor.execution.examples import Examples
 from ftadvisor.execution.kernels import attention, check_liger, checkpoint, head, packages
 from ftadvisor.execution.launching import CONFIGURATION, ZERO, check_strategy
+from ftadvisor.execution.loading import SHARDING
 from ftadvisor.execution.merging import refusal
 from ftadvisor.execution.pictures import check_sees
 from ftadvisor.execution.places import cannot_be_written, check_place
@@ -68,6 +69,8 @@ OF_OPTIONS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_
 """Schedules that ask for lr_scheduler_kwargs (transformers 5.23 optimization.py)."""
 UNWARMED = ("constant", "reduce_lr_on_plateau")
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+QUANTIZED_BYTES = {"nf4": 0.5, "nf4-dq": 0.5}
+"""Of a parameter, without its scales."""
 MOMENTS_BYTES = 8
 """AdamW's two states of a trained parameter in fp32: what a checkpoint holds beside it."""
 
@@ -337,6 +340,24 @@ def memory(of: Subject, device: Device) -> Iterator[Event]:
         )
 
 
+def host(of: Subject, device: Device) -> Iterator[Event]:
+    """Each process loads the model in the host's memory, and a GPU takes it from there; only what
+    is quantised and not divided is loaded on a GPU.
+    """
+    quantization, dtype = of.settings.quantization, of.settings.weights_dtype
+    if device.is_cpu or (quantization != "none" and of.settings.strategy not in SHARDING):
+        return
+    each = of.plan.estimate.num_params * QUANTIZED_BYTES.get(quantization, DTYPE_BYTES[dtype])
+    needed, free = each * device.world_size, free_host_bytes()
+    if needed > free and not of.run.force:
+        raise InvalidSettingError(
+            f"Loading needs {format_bytes(needed)} of the host's memory, the whole model for each"
+            f" process, and {format_bytes(free)} is free.",
+            ["a larger swap file", FORCED],
+        )
+    yield from ()
+
+
 def reporters(of: Subject, device: Device) -> Iterator[Event]:
     """Reporters that Transformers knows and whose packages are here: it looks when the model is
     loaded already.
@@ -363,7 +384,9 @@ EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
     libraries, settings, schedule, packages, head, attention, checkpoint, technique, merging,
     teacher, images, classes, output_dir, disk, data,
 )  # fmt: skip
-LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (hardware, memory, reporters)
+LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (
+    hardware, memory, host, reporters,
+)  # fmt: skip
 
 
 def _numbers(version: str) -> tuple[int, ...]:

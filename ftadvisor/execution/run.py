@@ -22,10 +22,11 @@ from ftadvisor.execution.checkpoints import default_steps, is_last, step_of, wri
 from ftadvisor.execution.classes import as_numbered, own_classes
 from ftadvisor.execution.conversation import is_conversational
 from ftadvisor.execution.device import Device, find_device
+from ftadvisor.execution.dividing import evaluates_first, share
 from ftadvisor.execution.evaluation.comparison import Measured, compared, measure, side_by_side
 from ftadvisor.execution.examples import Examples, check_objective, read_examples
 from ftadvisor.execution.journal import RESUMED, EndedError, Journal
-from ftadvisor.execution.launching import check_trainer, evaluates_first, is_worker, share
+from ftadvisor.execution.launching import check_trainer, is_worker
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.merging import merge_model
 from ftadvisor.execution.preferences import POLICY, PREFERRING

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     jinja2: Any
     PIL_Image: Any
     liger: Any
+    deepspeed: Any
 
 LIBRARIES = (
     "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "numpy",
-    "psutil", "jinja2", "safetensors",
+    "psutil", "jinja2", "safetensors", "deepspeed",
 )  # fmt: skip
 MODULES = dict.fromkeys(LIBRARIES) | {
     "PIL_Image": "PIL.Image", "liger": "liger_kernel.transformers.monkey_patch",

@@ -230,10 +230,7 @@ def sharding_assumed(settings: Settings, trainer: Trainer) -> tuple[str, ...]:
     version = f"simulated: FSDP{trainer.fsdp_version}, as {trainer.framework} sets it up"
     if settings.quantization == "none":
         return said, version
-    stored = "4-bit weights are stored in the dtype of the others, and sharded"
-    if trainer.fsdp_version == 1:
-        return said, version, stored
-    return said, version, f"{stored}; what every rank loads before that is not simulated"
+    return said, version, "4-bit weights are stored in the dtype of the others, and sharded"
 
 
 def prefetches_flat(trainer: Trainer) -> bool:
