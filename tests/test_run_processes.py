@@ -43,6 +43,7 @@ LlamaModel.forward = forward
 
 def score(completions, **_):
     CALLS[0] += 1
+    print("a reward that talks")
     how = os.environ.get("HOW", "")
     if CALLS[0] == 5:
         if how == "killed":
@@ -105,7 +106,12 @@ def batch(policy: dict[str, Any], micro: int, steps: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("rank", "after", "most"), [(1, 3, 2), (0, 0, 1)])
 def test_too_little_memory_of_one_process_makes_all_micro_batches_smaller(
-    policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch, rank: int, after: int, most: int
+    policy: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    rank: int,
+    after: int,
+    most: int,
 ):
     """As if they had been so small from the start: from the last checkpoint on, or from the start
     where there is none, and as often as it takes."""
@@ -116,10 +122,13 @@ def test_too_little_memory_of_one_process_makes_all_micro_batches_smaller(
     monkeypatch.setenv("MOST", f"{rank}:{after}:{most}")
     options = batch(policy, 4, 1)
     words = ["--max-steps", "8", "--save-steps", "2", "--eval-share", "0", "--no-progress",
-             "--reward-function", options["reward_function"]]  # fmt: skip
+             "--reward-function", options["reward_function"], "--json"]  # fmt: skip
     place = options["output_dir"]
+    capfd.readouterr()
     assert main(["run", str(options["plan"]), "--output-dir", str(place), *words]) == 0
     report = json.loads((place / "report.json").read_text())
+    # Standard output is the answer's, whoever prints meanwhile.
+    assert json.loads(capfd.readouterr().out) == report
     assert report["status"] == "done"
     assert report["plan"]["settings"]["micro_batch_size"] == 4
     told = [e for e in report["events"] if e["kind"] in ("out_of_memory", "failed", "process")]

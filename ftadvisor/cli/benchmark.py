@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ftadvisor.cli.aside import said_aside
 from ftadvisor.cli.command import Command, Group, Option
 from ftadvisor.cli.options import JSON, SETTINGS
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import number, text, whole
-from ftadvisor.cli.warned import warnings_to_stderr
 from ftadvisor.errors import InvalidSettingError
 
 WHICH = Group(
@@ -51,7 +51,7 @@ def run(given: dict[str, Any]) -> int:
             raise InvalidSettingError(f"--{name} is missing.", [example])
     asked = any(given.get(name) for name in ("train", "train_tokens", "train_minutes"))
     words = [w for name in given.pop("techniques") for w in name.split(",") if w]
-    with warnings_to_stderr():
+    with said_aside():
         found = benchmark(given.pop("model"), given.pop("dataset"), words, **given)
     print_answer(found, lambda: benchmark_document(found), as_json=as_json)
     measured = any(row.probe for row in found.rows)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ftadvisor.cli.aside import said_aside
 from ftadvisor.cli.calibrated import own_calibration
 from ftadvisor.cli.command import Argument, Command, Group
 from ftadvisor.cli.options import CALIBRATION, JSON, SETTINGS, SIMULATE
 from ftadvisor.cli.printing import print_answer
-from ftadvisor.cli.warned import warnings_to_stderr
 from ftadvisor.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run(given: dict[str, Any]) -> int:
     gpu = given.get("gpu")
     # Memory alone is not calibrated.
     calibration = own_calibration([gpu]) if own and gpu else None
-    with warnings_to_stderr():
+    with said_aside():
         found = api.estimates(**given, calibration=calibration)
     remedies = remedies_of(found, given, calibration)
     named = [remedy._asdict() for remedy in remedies]

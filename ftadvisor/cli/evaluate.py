@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftadvisor.cli.aside import said_aside
 from ftadvisor.cli.command import Argument, Command, Group, Option
 from ftadvisor.cli.options import JSON
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import text, whole
-from ftadvisor.cli.warned import warnings_to_stderr
 from ftadvisor.errors import InvalidSettingError
 
 OPTIONS = Group(
@@ -52,7 +52,7 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor.render.evaluation import evaluation_document
 
     as_json = given.pop("json", False)
-    with warnings_to_stderr():
+    with said_aside():
         found = api.evaluate(given.pop("model"), **given)
     print_answer(found, lambda: evaluation_document(found), as_json=as_json)
     return 0

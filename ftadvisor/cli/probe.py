@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftadvisor.cli.aside import said_aside
 from ftadvisor.cli.command import Argument, Command, Group
 from ftadvisor.cli.options import JSON, SETTINGS
 from ftadvisor.cli.printing import print_answer
-from ftadvisor.cli.warned import warnings_to_stderr
 
 
 def run(given: dict[str, Any]) -> int:
@@ -16,7 +16,7 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor.render.probe import machine_document, probe_document
 
     as_json = given.pop("json", False)
-    with warnings_to_stderr():
+    with said_aside():
         if not given:
             machine = probe_machine()
             print_answer(machine, lambda: machine_document(machine), as_json=as_json)

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from ftadvisor.cli.aside import said_aside
 from ftadvisor.cli.calibrated import own_calibration
 from ftadvisor.cli.command import Command, Group, Option
 from ftadvisor.cli.options import (
@@ -23,7 +24,6 @@ from ftadvisor.cli.options import (
 )
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import text
-from ftadvisor.cli.warned import warnings_to_stderr
 from ftadvisor.cli.wishes import CHOICE, DATA, FIXED, RULES, WISHES
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _ask(given: dict[str, Any]) -> Recommendation:
         from ftadvisor.cli.progress import reading
 
         watched = reading(PurePath(dataset).name)
-    with warnings_to_stderr(), watched as progress:
+    with said_aside(), watched as progress:
         return recommend(progress=progress, calibration=calibration, **given)
 
 

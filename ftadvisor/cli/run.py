@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ftadvisor.cli.aside import said_aside
 from ftadvisor.cli.calibrated import own_calibration
 from ftadvisor.cli.command import Argument, Command, Group, Option
 from ftadvisor.cli.options import CALIBRATION, JSON, SETTINGS
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import number, text, whole
-from ftadvisor.cli.warned import warnings_to_stderr
 from ftadvisor.cli.wishes import FIXED
 from ftadvisor.errors import FtadvisorError
 
@@ -119,7 +119,7 @@ def run(given: dict[str, Any]) -> int:
     if given.pop("dry_run", False) or only_command:
         return _rehearse(given, only_command, as_json)
     try:
-        with warnings_to_stderr():
+        with said_aside():
             report = api.run(**given)
     except FtadvisorError as error:
         if not api.hand_over(error):
@@ -140,7 +140,7 @@ def _preview(given: dict[str, Any], as_json: bool) -> int:
     from ftadvisor import api
     from ftadvisor.render.preview import preview_document
 
-    with warnings_to_stderr():
+    with said_aside():
         shown = api.preview(**given)
     print_answer(shown, lambda: preview_document(shown), as_json=as_json)
     return 0
@@ -151,7 +151,7 @@ def _rehearse(given: dict[str, Any], only_command: bool, as_json: bool) -> int:
     from ftadvisor import api
     from ftadvisor.render.run import rehearsal_document
 
-    with warnings_to_stderr():
+    with said_aside():
         found = api.rehearse(**given, write=only_command)
     if only_command and not as_json:
         print(found.command)

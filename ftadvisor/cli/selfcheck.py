@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftadvisor.cli.aside import said_aside
 from ftadvisor.cli.command import Command, Group, Option
 from ftadvisor.cli.options import JSON
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.progress import naming
 from ftadvisor.cli.values import text
-from ftadvisor.cli.warned import warnings_to_stderr
 
 ARCHITECTURE = Option(
     "architecture",
@@ -27,7 +27,7 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor import api
     from ftadvisor.render.selfcheck import selfcheck_document
 
-    with warnings_to_stderr():
+    with said_aside():
         found = api.selfcheck(given.get("architecture"), progress=naming)
     print_answer(found, lambda: selfcheck_document(found), as_json=given.get("json", False))
     return 0 if found.holds else BOUNDS_BROKEN

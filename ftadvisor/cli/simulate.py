@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ftadvisor.cli.aside import said_aside
 from ftadvisor.cli.calibrated import own_calibration
 from ftadvisor.cli.command import Command, Group, Option
 from ftadvisor.cli.estimate import exit_code, remedies_of
 from ftadvisor.cli.options import CALIBRATION, JSON, SETTINGS
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import text
-from ftadvisor.cli.warned import warnings_to_stderr
 from ftadvisor.errors import InvalidSettingError
 
 PLOT = Option(
@@ -48,7 +48,7 @@ def run(given: dict[str, Any]) -> int:
     if plot is not None:
         check_target(plot)
     calibration = own_calibration([gpu]) if own and gpu else None
-    with warnings_to_stderr():
+    with said_aside():
         found = api.simulate(**given, **trusted, calibration=calibration)
     estimates = (found.estimate,)
     remedies = () if as_json else remedies_of(estimates, given, calibration)

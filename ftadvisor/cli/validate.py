@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ftadvisor.cli.aside import said_aside
 from ftadvisor.cli.command import Argument, Command, Group, Option
 from ftadvisor.cli.options import JSON, SIMULATE
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.progress import naming
 from ftadvisor.cli.values import text
-from ftadvisor.cli.warned import warnings_to_stderr
 
 BY = Option("by", text, "WHAT", "Group the errors by source, technique or gpu (default: source).")
 BOUNDS_BROKEN = 1
@@ -21,7 +21,7 @@ def run(given: dict[str, Any]) -> int:
     from ftadvisor.render.validation import report_document
 
     simulate = given.get("simulate", False)
-    with warnings_to_stderr():
+    with said_aside():
         report = api.validate(
             given.get("file"), given.get("by"), simulate=simulate, progress=naming
         )

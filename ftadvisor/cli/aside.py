@@ -1,17 +1,19 @@
-"""Warnings of the library, as a command says them."""
+"""What is said beside a command's answer, to which standard output belongs."""
 
 from __future__ import annotations
 
 import sys
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 
 @contextmanager
-def warnings_to_stderr() -> Generator[None]:
-    """One line on standard error for each of ftadvisor's own warnings, after the work."""
-    with warnings.catch_warnings(record=True) as caught:
+def said_aside() -> Generator[None]:
+    """One line on standard error for each of ftadvisor's own warnings, after the work; what
+    libraries and a user's own functions print meanwhile goes there too.
+    """
+    with redirect_stdout(sys.stderr), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
     for warning in caught:
