@@ -20,8 +20,7 @@ def share(trainer: Any, settings: Settings) -> None:
     """
     if settings.strategy in FSDP:
         _wrap_layers(trainer.model)
-    if settings.strategy == "zero3":
-        _divide_parameters(trainer, settings)
+    divide(trainer.model, settings, trainer.args)
     if settings.num_gpus == 1 or settings.strategy != "ddp":
         return
     from ftadvisor.execution.callbacks.sharing import SharingCallback
@@ -33,24 +32,26 @@ def share(trainer: Any, settings: Settings) -> None:
     trainer.add_callback(SharingCallback(trainer))
 
 
-def _divide_parameters(trainer: Any, settings: Settings) -> None:
-    """Divide a model on the CPU parameter by parameter, each of which is on the GPU for a moment.
+def divide(model: Any, settings: Settings, args: Any) -> None:
+    """What ZeRO-3 divides: a model on the CPU parameter by parameter, each of which is on the GPU
+    for a moment.
 
     The engine itself would move all of it there first, and then divide (DeepSpeed 0.19.8
     runtime/engine.py, _configure_distributed_model). What that does besides is done here: the cast
     to the dtype of mixed precision, and the buffers, which are not divided; so are four-bit
     weights' scales, which are no parameters.
     """
-    model, device = trainer.model, trainer.args.device
+    if settings.strategy != "zero3":
+        return
     half = {"bf16": stack.torch.bfloat16, "fp16": stack.torch.float16}.get(settings.autocast)
     for parameter in model.parameters():
         scales = getattr(parameter, "quant_state", None)
         if scales is not None:
-            scales.to(device)
+            scales.to(args.device)
         elif half is not None and parameter.is_floating_point():
             parameter.data = parameter.data.to(half)
     for buffer in model.buffers():
-        buffer.data = buffer.data.to(device)
+        buffer.data = buffer.data.to(args.device)
     place = "cpu" if settings.offload_params else None
     stack.deepspeed.zero.Init(module=model, dtype=half, remote_device=place)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ftadvisor.errors import InvalidSettingError, UnsupportedError, first_line
 from ftadvisor.execution import arguments, stack
+from ftadvisor.execution.dividing import divide
 from ftadvisor.execution.examples import Row
 from ftadvisor.execution.teachers import load_teacher
 from ftadvisor.execution.training import Training
@@ -42,6 +43,7 @@ def build(of: Training) -> Any:
         # The plan's dropout stands.
         disable_dropout=False,
     )
+    divide(teacher, of.settings, args)
     cls = orthogonal(AnsweredTrainer) if of.plan.technique == "adalora" else AnsweredTrainer
     datasets = stack.datasets.Dataset
     try:
