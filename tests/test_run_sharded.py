@@ -98,14 +98,20 @@ def steps(place: Path) -> list[tuple[float, float]]:
     return [(row["loss"], row["grad_norm"]) for row in report["losses"]]
 
 
-def test_it_learns_what_one_process_learns(done: Path, models: dict[str, Path]):
+def test_it_learns_what_one_process_learns(
+    request: pytest.FixtureRequest, done: Path, models: dict[str, Path]
+):
     from safetensors.torch import load_file
 
     more = {"gradient_accumulation_steps": 4}
     file = plan(done, models, "full", more)
     one = ftadvisor.run(file, output_dir=done / "one", **RUN)
     report = json.loads((done / "whole/report.json").read_text())
-    for name in ("eval_loss", "perplexity", "token_accuracy"):
+    both = one.metrics.keys() & report["metrics"].keys()
+    assert {"eval_loss", "perplexity", "token_accuracy", "general_perplexity"} <= both
+    # Where each process has all weights it draws answers too.
+    assert ("bleu" in both) == (request.node.callspec.params["done"] in ("zero1", "zero2"))
+    for name in both:
         told, here = one.metrics[name], report["metrics"][name]
         found = [here[k] for k in ("before", "after", "low", "high")]
         expected = [told.before, told.after, told.low, told.high]

@@ -44,8 +44,7 @@ def measure(trainer: Any, of: Training, *, base: bool) -> Measured:
     given: list[str] = []
     talks = of.plan.objective not in NOT_TALKING
     if talks and is_sharded(trainer):
-        # One process that ends an answer earlier than another would leave it waiting.
-        _say_once(of, "no answers and no general text: the model is divided over processes")
+        _say_once(of, "no answers: the model is divided, and is gathered anew for every token")
     elif talks:
         asked = answers.questions(of)
         try:
@@ -55,6 +54,7 @@ def measure(trainer: Any, of: Training, *, base: bool) -> Measured:
             what = first_line(error)
             _say_once(of, f"no answers: the model cannot generate here ({what})")
             asked = []
+    if talks:
         found |= _said(trainer, of, asked, given, base)
     trainer.log({f"eval_{name.removeprefix('eval_')}": t.value for name, t in found.items()})
     return Measured(found, asked, given)

@@ -22,6 +22,8 @@ MOST_BATCHES = 200
 IGNORED = -100
 PER_TOKEN = ("sft", "clm", "cpt", "seq2seq", "distillation")
 """Objectives whose loss is the mean over the answer's tokens."""
+WEIGHTS = 3
+"""The stage of ZeRO that divides weights; those before it leave them whole in every process."""
 POLICY = ("grpo", "rloo")
 DRAWING = (*POLICY, "distillation")
 """They evaluate by drawing answers: the trainer's own loop does it, and gives means alone."""
@@ -69,7 +71,8 @@ def uneven(trainer: Any) -> int:
 
 def is_sharded(trainer: Any) -> bool:
     """Whether no process has the whole model: all have to run it, each time that one does."""
-    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    plugin = trainer.args.deepspeed_plugin
+    return bool(trainer.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == WEIGHTS))
 
 
 def can_be_switched_off(model: Any) -> bool:
@@ -101,9 +104,9 @@ def evaluating(trainer: Any, *, base: bool) -> Generator[Any]:
 def _alone(trainer: Any, *, base: bool) -> AbstractContextManager[None]:
     """Whole, or without its adapter. FSDP2 keeps for good what it first sees of an adapter, and one
     that is switched off does not train (torch 2.13 _fully_shard/_fsdp_param.py,
-    init_unsharded_param): of a divided model the base is one whose adapter has learnt nothing.
+    init_unsharded_param): there the base is a model whose adapter has learnt nothing.
     """
-    return base_alone(trainer.model) if base and not is_sharded(trainer) else nullcontext()
+    return base_alone(trainer.model) if base and not trainer.is_fsdp_enabled else nullcontext()
 
 
 @contextmanager
