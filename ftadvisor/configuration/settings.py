@@ -15,7 +15,7 @@ from ftadvisor.configuration.lengths import set_lengths
 from ftadvisor.configuration.options import PRECISIONS
 from ftadvisor.configuration.pairs import check_pair
 from ftadvisor.configuration.peft_config import with_peft_config
-from ftadvisor.configuration.sharded import check_sharded
+from ftadvisor.configuration.sharded import check_sharded, loading_said
 from ftadvisor.errors import InvalidSettingError
 from ftadvisor.estimation.numerics import BITSANDBYTES, quantizes_nothing
 from ftadvisor.estimation.sharding import CHUNKED
@@ -107,6 +107,7 @@ def resolve(
     if model.family == "vlm" and "num_images" not in given:
         said.append("num_images 0: text only; --num-images 1 counts the tower and its tokens")
     said += _kbit_said(chosen, model, trainer)
+    said += loading_said(chosen, model, trainer)
     said += _experts_said(chosen, model, trainer)
     return Resolved(Settings(**chosen), technique, tuple(said))
 
@@ -124,11 +125,6 @@ def _kbit_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) -> li
         said.append(
             "4-bit weights are stored in a floating dtype (bnb_4bit_quant_storage), so that FSDP "
             "divides them: every rank would hold all of them as bytes, the libraries' default"
-        )
-    if four_bit and (divides or chosen.get("strategy") == "zero3"):
-        said.append(
-            "4-bit weights are loaded on the CPU (device_map), by every process all of them: by "
-            "the libraries' default all would be on every GPU before they are divided"
         )
     if (
         model.num_bare_weights

@@ -1,19 +1,25 @@
-"""What FSDP2 and DeepSpeed's ZeRO cannot divide, with the releases that are run."""
+"""What FSDP2 and DeepSpeed's ZeRO cannot divide, with the releases that are run; where a run loads
+what they divide."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from ftadvisor.errors import UnsupportedError
+from ftadvisor.estimation.numerics import DTYPE_BYTES
 from ftadvisor.schema.model import ModelSpec
 from ftadvisor.schema.settings import FSDP
 from ftadvisor.schema.technique import Technique
+from ftadvisor.schema.trainer import Trainer
+from ftadvisor.units import format_bytes
 
 ZERO: Final = ("zero1", "zero2", "zero3")
 DIVISIBLE: Final = ("adamw_torch_fused", "adamw_torch", "sgd", "rmsprop")
 """Optimizers of which torch 2.13 can compute a step on divided parameters, and save the states.
 bitsandbytes' operations have no sharding strategy, Transformers' Adafactor mixes divided tensors
 with whole ones (5.23 optimization.py line 1266), the states of torch's Adagrad cannot be saved."""
+QUANTIZED_BYTES: Final = {"nf4": 0.5, "nf4-dq": 0.5}
+"""Of a parameter, without its scales."""
 VIRTUAL_TOKENS: Final = ("prompt_tuning", "p_tuning", "prefix_tuning")
 
 
@@ -57,6 +63,25 @@ def check_sharded(chosen: dict[str, Any], technique: Technique, model: ModelSpec
         raise UnsupportedError.of(
             f"{what} with strategy {strategy}", why, [*instead, "--strategy ddp"]
         )
+
+
+def host_bytes(num_params: int, quantization: str, weights_dtype: str) -> float:
+    """What a process loads of a model in the host's memory."""
+    return num_params * QUANTIZED_BYTES.get(quantization, DTYPE_BYTES[weights_dtype])
+
+
+def loading_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) -> list[str]:
+    """What the host needs where no GPU holds the whole model."""
+    if chosen.get("strategy") not in (*FSDP, "zero3") or trainer.model_code != "transformers":
+        return []
+    quantization = str(chosen.get("quantization"))
+    each = host_bytes(model.num_params, quantization, chosen["weights_dtype"])
+    said = (
+        f"every process loads the whole model on the CPU, {format_bytes(each)} of the host's memory"
+    )
+    if quantization in QUANTIZED_BYTES:
+        said += ": by Transformers' default every GPU would hold it before it is divided"
+    return [said]
 
 
 def _becomes_fp32(chosen: dict[str, Any], technique: Technique) -> bool:

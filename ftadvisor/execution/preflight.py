@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from ftadvisor.configuration.adapter_config import NOT_PEFT
 from ftadvisor.configuration.applicable import PACKED
+from ftadvisor.configuration.sharded import host_bytes
 from ftadvisor.errors import (
     InvalidSettingError,
     MissingExtraError,
@@ -69,8 +70,6 @@ OF_OPTIONS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_
 """Schedules that ask for lr_scheduler_kwargs (transformers 5.23 optimization.py)."""
 UNWARMED = ("constant", "reduce_lr_on_plateau")
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-QUANTIZED_BYTES = {"nf4": 0.5, "nf4-dq": 0.5}
-"""Of a parameter, without its scales."""
 MOMENTS_BYTES = 8
 """AdamW's two states of a trained parameter in fp32: what a checkpoint holds beside it."""
 
@@ -344,10 +343,10 @@ def host(of: Subject, device: Device) -> Iterator[Event]:
     """Each process loads the model in the host's memory, and a GPU takes it from there; only what
     is quantised and not divided is loaded on a GPU.
     """
-    quantization, dtype = of.settings.quantization, of.settings.weights_dtype
+    quantization = of.settings.quantization
     if device.is_cpu or (quantization != "none" and of.settings.strategy not in SHARDING):
         return
-    each = of.plan.estimate.num_params * QUANTIZED_BYTES.get(quantization, DTYPE_BYTES[dtype])
+    each = host_bytes(of.plan.estimate.num_params, quantization, of.settings.weights_dtype)
     needed, free = each * device.world_size, free_host_bytes()
     if needed > free and not of.run.force:
         raise InvalidSettingError(
