@@ -11,15 +11,15 @@ from ftadvisor.estimation.adapters.targets import matches
 from ftadvisor.estimation.numerics import BITSANDBYTES
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import FSDP, ZERO, Settings
 from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.trainer import Trainer
 
 GALORE = ("galore_adamw", "galore_adamw_8bit")
-SHARDING = ("zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op")
+SHARDING = (*ZERO, *FSDP)
 OFFLOADING = {
     "offload_params": ("zero3", "fsdp"),
-    "offload_optimizer": ("zero1", "zero2", "zero3", "fsdp"),
+    "offload_optimizer": (*ZERO, "fsdp"),
 }
 """Strategies whose engine (DeepSpeed, FSDP) can keep it on the CPU."""
 FLASH_CAPABILITY = 8.0

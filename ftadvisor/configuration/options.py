@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from ftadvisor.errors import InvalidSettingError, UnknownNameError, quoted
 from ftadvisor.schema.options import Options
+from ftadvisor.schema.settings import (
+    AttnImplementation,
+    Autocast,
+    Checkpointing,
+    Dtype,
+    LossKernel,
+    Quantization,
+    Strategy,
+)
 from ftadvisor.sources.optimizers import check_optimizer
 
 PRECISIONS: dict[str, dict[str, str]] = {
@@ -19,14 +28,14 @@ PRECISIONS: dict[str, dict[str, str]] = {
     "fp8": {"weights_dtype": "bf16", "autocast": "bf16"},
 }
 CHOICES: dict[str, tuple[str, ...]] = {
-    "quantization": ("none", "nf4", "nf4-dq", "int8", "gptq-int4", "gptq-int8", "awq-int4"),
-    "gradient_checkpointing": ("none", "full", "selective"),
-    "attn_implementation": ("eager", "sdpa", "flash_attention_2"),
-    "strategy": ("none", "ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"),
-    "weights_dtype": ("fp32", "bf16", "fp16"),
-    "autocast": ("none", "bf16", "fp16"),
-    "adapter_dtype": ("fp32", "bf16", "fp16"),
-    "loss_kernel": ("torch", "inplace", "fused_linear", "chunked"),
+    "quantization": get_args(Quantization),
+    "gradient_checkpointing": get_args(Checkpointing),
+    "attn_implementation": get_args(AttnImplementation),
+    "strategy": get_args(Strategy),
+    "weights_dtype": get_args(Dtype),
+    "autocast": get_args(Autocast),
+    "adapter_dtype": get_args(Dtype),
+    "loss_kernel": get_args(LossKernel),
     "precision": tuple(PRECISIONS),
 }
 LARGEST: dict[str, float] = {

@@ -8,12 +8,11 @@ from typing import Any, Final
 from ftadvisor.errors import UnsupportedError
 from ftadvisor.estimation.numerics import DTYPE_BYTES
 from ftadvisor.schema.model import ModelSpec
-from ftadvisor.schema.settings import FSDP
+from ftadvisor.schema.settings import FSDP, ZERO
 from ftadvisor.schema.technique import Technique
 from ftadvisor.schema.trainer import Trainer
 from ftadvisor.units import format_bytes
 
-ZERO: Final = ("zero1", "zero2", "zero3")
 DIVISIBLE: Final = ("adamw_torch_fused", "adamw_torch", "sgd", "rmsprop")
 """Optimizers of which torch 2.13 can compute a step on divided parameters, and save the states.
 bitsandbytes' operations have no sharding strategy, Transformers' Adafactor mixes divided tensors

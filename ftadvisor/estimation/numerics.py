@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ftadvisor.schema.model import ModelSpec
-from ftadvisor.schema.settings import FSDP, Settings
+from ftadvisor.schema.settings import FSDP, ZERO, Settings
 from ftadvisor.schema.trainer import Trainer
 
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
@@ -15,7 +15,7 @@ HALF_BYTES = 2
 DROPOUT_MASK_BYTES = 1
 
 BITSANDBYTES = frozenset({"nf4", "nf4-dq", "int8"})
-SHARDED = frozenset({"zero1", "zero2", "zero3", *FSDP})
+SHARDED = frozenset({*ZERO, *FSDP})
 PARAMETER_SHARDED = frozenset({"zero3", "fsdp"})
 
 KEEPS_BASE_DTYPE = frozenset({"llamapro", "adaption_prompt", "adapter", "adapter_v2", "ln_tuning"})

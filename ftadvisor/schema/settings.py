@@ -21,6 +21,8 @@ ALL_LINEAR = "all-linear"
 Strategy = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op"]
 FSDP = ("fsdp", "fsdp-shard-grad-op")
 """Of the strategies those that torch divides with."""
+ZERO = ("zero1", "zero2", "zero3")
+"""Those that DeepSpeed divides with: optimizer states, gradients too, weights too."""
 Objective = Literal[
     "sft", "clm", "cpt", "seq_cls", "token_cls", "seq2seq", "distillation",
     "reward", "dpo", "kto", "orpo", "grpo", "rloo", "ppo",

@@ -6,6 +6,10 @@ nothing here means it.
 
 from __future__ import annotations
 
+from typing import get_args
+
+from ftadvisor.schema.settings import Strategy
+
 OPTIMIZERS = {
     "adamw": "adamw_torch",
     "adamw (torch)": "adamw_torch",
@@ -49,10 +53,7 @@ STRATEGIES = {
     "zero-1": "zero1",
     "zero-2": "zero2",
     "zero-3": "zero3",
-} | {
-    name: name
-    for name in ("none", "ddp", "zero1", "zero2", "zero3", "fsdp", "fsdp-shard-grad-op")
-}  # fmt: skip
+} | {name: name for name in get_args(Strategy)}
 QUANTIZATIONS = {
     "4bit": "nf4",
     "bnb-nf4": "nf4",
