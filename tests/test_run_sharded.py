@@ -76,7 +76,7 @@ def done(
     cases: list[dict[str, Any]] = []
     for name, (technique, settings) in RUNS.items():
         file = plan(place, models, technique, settings, request.param)
-        case = {"plan": file, "output_dir": str(place / name), **RUN}
+        case = {"plan": file, "output_dir": str(place / name), "merge": name == "kept", **RUN}
         again = {"output_dir": str(place / f"{name} resumed"), "cut": case["output_dir"]}
         cases += [case, {**case, **again, "resume": True}]
         trained = {"output_dir": str(place / f"{name} trained"), "cut": case["output_dir"]}
@@ -190,3 +190,7 @@ def test_an_adapter_is_whole(done: Path, models: dict[str, Path]):
         n: tuple(t.shape) for n, t in saved.items()
     }
     assert any(tensor.abs().max() > 0 for name, tensor in saved.items() if "lora_B" in name)
+    merged = load_file(done / "kept/merged/model.safetensors")
+    expected = loaded.merge_and_unload().state_dict()
+    assert merged.keys() == expected.keys()
+    assert all((expected[name] == tensor).all() for name, tensor in merged.items())

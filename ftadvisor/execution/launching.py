@@ -76,6 +76,9 @@ def strategy_arguments(settings: Settings) -> dict[str, Any]:
                 # when it computes again (1.15 utils/fsdp_utils.py line 722), and the gradients are
                 # of another function than the loss.
                 "activation_checkpointing": False,
+                # An accelerate launcher would have it, and processes without weights, where they
+                # are loaded after it has joined them.
+                "cpu_ram_efficient_loading": False,
                 "state_dict_type": "FULL_STATE_DICT",
             },
         }

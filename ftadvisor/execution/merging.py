@@ -50,6 +50,8 @@ def merge_model(
     """
     if find_technique(settings.technique).trains_base:
         return None
+    # Transformers would divide what it loads by ZeRO-3, with processes that wait for nothing.
+    stack.transformers.integrations.unset_hf_deepspeed_config()
     base = load_model(model, family, settings, processor(), labels)
     if settings.quantization in QUANTIZED:
         base = base.dequantize()
