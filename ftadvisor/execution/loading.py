@@ -70,7 +70,7 @@ def whole(cls: Any, model: str, **options: Any) -> Any:
     if "num_labels" in options:
         body = f"{found.base_model_prefix}."
         # An adapter trains and saves them beside it: frozen, they would be others when reloaded.
-        found.made_anew = sorted({name.rpartition(".")[0] for name in lacking})
+        found.made_anew = sorted({name.rpartition(".")[0] for name in lacking} - {""})
         lacking = {name for name in lacking if name.startswith(body) and "pooler" not in name}
     if lacking:
         raise ModelUnavailableError(
