@@ -6,7 +6,7 @@ that the options known here are its classes' fields is tested.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, NamedTuple, cast
 
 from ftadvisor.configuration.peft_config import AS_SETTINGS
@@ -66,6 +66,7 @@ def peft_config(
         total_steps=total_steps,
         linears=linears(model),
         not_adaptable=not_adaptable(model),
+        made_anew=made_anew(model),
         norms=norms(model) if settings.technique == "ln_tuning" else (),
     )
     technique = find_technique(settings.technique)
@@ -121,6 +122,18 @@ def not_adaptable(model: Any) -> list[str]:
     return sorted(found)
 
 
+def made_anew(model: Any) -> list[str]:
+    """Names of the modules that the checkpoint lacked, but for the heads that PEFT itself trains
+    whole: some classes put a layer between the body and the head (DeBERTa's pooler, ModernBERT's
+    and BART's heads), and PEFT would leave it frozen, at random, and not save it.
+    """
+    return [
+        name
+        for name in getattr(model, "made_anew", ())
+        if not any(part.endswith(TRAINED_HEADS) for part in name.split("."))
+    ]
+
+
 def adapter_config(
     settings: Settings,
     model_type: str,
@@ -130,6 +143,7 @@ def adapter_config(
     total_steps: int | None = None,
     linears: Sequence[str] = (),
     not_adaptable: Sequence[str] = (),
+    made_anew: Sequence[str] = (),
     norms: Sequence[str] = (),
 ) -> AdapterConfig:
     """The class and the options that these settings are in PEFT.
@@ -140,17 +154,16 @@ def adapter_config(
     `linears` are the names of all linear layers, which PEFT is told one by one where it would adapt
     a mixture's experts and router besides: it forms a second copy of them in every forward, and
     takes no dropout; `not_adaptable` are those that all linear layers are without;
-    `norms` are the names of the norms, which LayerNorm tuning trains where PEFT has no default.
-    Raises UnsupportedError for a technique that PEFT has not.
+    `made_anew` are layers that a checkpoint lacked, which train whole beside the adapter; `norms`
+    are the norms, which LayerNorm tuning trains where PEFT has no default. Raises UnsupportedError.
     """
     technique = find_technique(settings.technique)
     if technique.id in NOT_PEFT:
         raise UnsupportedError.of(technique.name, "PEFT has no such technique")
-    peft_type = PEFT_TYPES.get(technique.id, technique.id.upper())
     fields = peft_options(technique.id).keys() | peft_own_options()
     options: dict[str, Any] = dict(technique.settings.get("peft_config", {}))
     options |= {o: getattr(settings, AS_SETTINGS[o]) for o in _settable(technique) & fields}
-    options |= {key: value for key, value in settings.peft_config.items() if value is not None}
+    options |= {k: v for k, v in settings.peft_config.items() if v is not None}
     options |= SWITCHES.get(technique.id, {})
     options = {k: v for k, v in options.items() if k in fields and k not in peft_own_options()}
     if technique.id not in NO_TARGETS and "target_modules" in fields:
@@ -159,6 +172,7 @@ def adapter_config(
             options["exclude_modules"] = _excluded(options, not_adaptable)
             if experts := expert_modules(technique.id, model_type):
                 options["target_modules"] = [name for name in linears if name not in experts]
+    options |= _saved(options, made_anew, fields)
     if options.get("oft_block_size"):
         # The two are the matrix's width together; PEFT takes one of them.
         options.pop("r", None)
@@ -168,7 +182,20 @@ def adapter_config(
         options.setdefault("total_step", total_steps)
     usual = "SEQ_2_SEQ_LM" if encoder_decoder else "CAUSAL_LM"
     options["task_type"] = TASKS.get(settings.objective, usual)
-    return AdapterConfig(peft_type, {k: _listed(v) for k, v in options.items() if v is not None})
+    name = PEFT_TYPES.get(technique.id, technique.id.upper())
+    return AdapterConfig(name, {k: _listed(v) for k, v in options.items() if v is not None})
+
+
+def _saved(options: dict[str, Any], made_anew: Sequence[str], fields: Set[str]) -> dict[str, Any]:
+    """What trains whole beside an adapter, which is not adapted besides."""
+    if not made_anew or "modules_to_save" not in fields:
+        return {}
+    found: dict[str, Any] = {
+        "modules_to_save": [*(options.get("modules_to_save") or ()), *made_anew]
+    }
+    if "exclude_modules" in fields:
+        found["exclude_modules"] = _excluded(options, made_anew)
+    return found
 
 
 def _listed(value: Any) -> Any:
@@ -189,12 +216,14 @@ def _settable(technique: Technique) -> set[str]:
 
 def _targets(
     settings: Settings, options: dict[str, Any], model_type: str, norms: Sequence[str]
-) -> list[str] | str:
+) -> list[str] | str | None:
     if settings.lora_target_modules:
         names = list(settings.lora_target_modules)
         return names[0] if names == [ALL_LINEAR] else names
     given = options.get("target_modules")
-    if given:
+    if given or settings.technique == "trainable_tokens":
+        # Without a name PEFT takes the embeddings whose tokens are trained (peft 0.21.2
+        # tuners/trainable_tokens/model.py line 32), whatever LoRA would adapt.
         return given
     found = default_target_modules(settings.technique, model_type)
     if found:

@@ -9,6 +9,7 @@ from ftadvisor.configuration import adapter_config
 from ftadvisor.errors import UnsupportedError, first_line
 from ftadvisor.execution import stack
 from ftadvisor.execution.loading import DTYPES
+from ftadvisor.execution.naming import check_names
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.techniques import find_technique
 
@@ -40,7 +41,11 @@ def adapt(model: Any, settings: Settings, total_steps: int) -> Any:
 
 
 def peft_config(model: Any, settings: Settings, total_steps: int) -> Any:
-    """PEFT's configuration object. Raises UnsupportedError where it has none."""
+    """PEFT's configuration object.
+
+    Raises UnsupportedError where it has none, InvalidSettingError for names the model has not.
+    """
+    check_names(model, settings.peft_config)
     if settings.technique == "bottleneck":
         # Importing it registers it; PEFT is expensive to import.
         import_module("ftadvisor.execution.bottleneck")
@@ -69,7 +74,9 @@ def set_adapter_dtype(model: Any, settings: Settings) -> None:
         if settings.autocast == "none" and ".modules_to_save." in name:
             # A head takes what the base's layers put out, and nothing casts it: it stays as the
             # one that it replaces, which no trainer touches.
-            replaced = name.replace(".modules_to_save.default.", ".original_module.")
+            # Of one within another that is replaced too, the inner one has the original.
+            outer, _, inner = name.rpartition(".modules_to_save.default.")
+            replaced = f"{outer}.original_module.{inner}"
             parameter.data = parameter.data.to(model.get_parameter(replaced).dtype)
             continue
         if parameter.requires_grad and parameter.is_floating_point():

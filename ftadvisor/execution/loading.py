@@ -38,6 +38,8 @@ QUANTIZED = ("nf4", "nf4-dq", "int8")
 """What bitsandbytes makes of a checkpoint as it is loaded."""
 SHARDING = ("fsdp", "fsdp-shard-grad-op", "zero3")
 """Strategies that divide the weights themselves."""
+BETWEEN = (".*pooler", "classification_head", "head")
+"""What some classes put between the body and the head, which checkpoints may lack too."""
 
 
 def load_model(
@@ -67,6 +69,8 @@ def whole(cls: Any, model: str, **options: Any) -> Any:
     lacking &= {name for name, _ in found.named_parameters()}
     if "num_labels" in options:
         body = f"{found.base_model_prefix}."
+        # An adapter trains and saves them beside it: frozen, they would be others when reloaded.
+        found.made_anew = sorted({name.rpartition(".")[0] for name in lacking} - {""})
         lacking = {name for name in lacking if name.startswith(body) and "pooler" not in name}
     if lacking:
         raise ModelUnavailableError(
@@ -135,7 +139,7 @@ def _options(settings: Settings, device: Device, labels: Sequence[str]) -> dict[
         options["device_map"] = {"": device.place}
     if settings.quantization in QUANTIZED:
         # Heads are made anew: Transformers 5.23 would store them in 4 bits, untrained.
-        heads = TRAINED_HEADS if labels else ()
+        heads = (*TRAINED_HEADS, *BETWEEN) if labels else ()
         options["quantization_config"] = quantization_config(settings, heads)
         # An engine that divides the weights takes them from the CPU: on a GPU, where Transformers
         # would put them unasked, each would have to hold all of them.

@@ -40,6 +40,7 @@ from ftadvisor.execution.pictures import check_sees
 from ftadvisor.execution.places import cannot_be_written, check_place
 from ftadvisor.execution.preferences import POLICY, check_batch
 from ftadvisor.execution.resuming import check_same
+from ftadvisor.execution.starts import check_start
 from ftadvisor.execution.teachers import teacher
 from ftadvisor.execution.unpacking import BASE
 from ftadvisor.schema.estimate import Estimate
@@ -380,8 +381,8 @@ def reporters(of: Subject, device: Device) -> Iterator[Event]:
 
 
 EARLY: tuple[Callable[[Subject], Iterable[Event]], ...] = (
-    libraries, settings, schedule, packages, head, attention, checkpoint, technique, merging,
-    teacher, images, classes, output_dir, disk, data,
+    libraries, settings, schedule, packages, head, attention, checkpoint, technique, check_start,
+    merging, teacher, images, classes, output_dir, disk, data,
 )  # fmt: skip
 LATE: tuple[Callable[[Subject, Device], Iterable[Event]], ...] = (
     hardware, memory, host, reporters,

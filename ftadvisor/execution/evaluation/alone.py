@@ -52,7 +52,7 @@ def evaluate(
         trainer.remove_callback(stack.transformers.PrinterCallback)
         before = Measured({}, [], [])
         if is_adapter and not can_be_switched_off(trainer.model):
-            of.journal.say("evaluation", "before: prompts of such a model cannot be switched off")
+            of.journal.say("evaluation", "before: the adapter cannot be switched off")
         elif is_adapter:
             before = measure(trainer, of, base=True)
         after = measure(trainer, of, base=False)

@@ -16,6 +16,7 @@ from ftadvisor.execution.evaluation.metrics import (
     mean,
     perplexity,
 )
+from ftadvisor.execution.starts import takes_from_base
 
 MOST_BATCHES = 200
 """As many pieces make an interval narrow enough: more rows go through in larger batches."""
@@ -76,9 +77,12 @@ def is_sharded(trainer: Any) -> bool:
 
 
 def can_be_switched_off(model: Any) -> bool:
-    """Whether PEFT's disable_adapter works; of prompts it asks for a function that models without
-    a language head have not (peft 0.21.2 peft_model.py line 1037).
+    """Whether the base is left when PEFT's disable_adapter is called: not where the adapter was cut
+    out of it. Of prompts it asks for a function that models without a language head have not (peft
+    0.21.2 peft_model.py line 1037).
     """
+    if takes_from_base(model.active_peft_config):
+        return False
     if not model.active_peft_config.is_prompt_learning:
         return True
     return hasattr(model.get_base_model(), "prepare_inputs_for_generation")
@@ -113,7 +117,7 @@ def _alone(trainer: Any, *, base: bool) -> AbstractContextManager[None]:
 def base_alone(model: Any) -> Generator[None]:
     """The model without its adapter, which need not start as nothing (FourierFT, C3A, prompts).
 
-    What cannot be switched off stays.
+    What cannot be switched off stays: what was cut out of the base gives the base until it learns.
     """
     has_one = getattr(model, "active_peft_config", None) is not None
     with model.disable_adapter() if has_one and can_be_switched_off(model) else nullcontext():
