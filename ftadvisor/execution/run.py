@@ -328,6 +328,7 @@ def report_of(start: Start, journal: Journal, outcome: Outcome) -> Report:
 
 def _callbacks(start: Start, journal: Journal, *, resumed: bool) -> list[Any]:
     # They are subclasses of Transformers' own: importing them is expensive.
+    from ftadvisor.execution.callbacks.continuing import ContinuingCallback
     from ftadvisor.execution.callbacks.divergence import DivergenceCallback
     from ftadvisor.execution.callbacks.log import LogCallback
     from ftadvisor.execution.callbacks.measuring import MeasuringCallback
@@ -340,6 +341,7 @@ def _callbacks(start: Start, journal: Journal, *, resumed: bool) -> list[Any]:
         LogCallback(Path(start.run.output_dir) / LOG, journal, resumed=resumed),
         # A loss that may be zero, or below it, has no measure of growth.
         DivergenceCallback(journal, may_grow=start.plan.objective in (*POLICY, *PREFERRING)),
+        ContinuingCallback(journal),
     ]
     if start.run.progress:
         found.append(ProgressCallback(start.device, start.plan.estimate, allocations))
