@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     numpy: Any
     psutil: Any
     safetensors: Any
+    accelerate: Any
     jinja2: Any
     PIL_Image: Any
     liger: Any
 
 LIBRARIES = (
     "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "numpy",
-    "psutil", "jinja2", "safetensors",
+    "psutil", "jinja2", "safetensors", "accelerate",
 )  # fmt: skip
 MODULES = dict.fromkeys(LIBRARIES) | {
     "PIL_Image": "PIL.Image", "liger": "liger_kernel.transformers.monkey_patch",

@@ -90,12 +90,33 @@ def evaluating(trainer: Any, *, base: bool) -> Generator[Any]:
     model, torch = trainer.model, stack.torch
     training = model.training
     model.eval()
-    alone = _alone(trainer, base=base)
+    alone, prepared = _alone(trainer, base=base), _as_prepared(trainer)
     try:
         with torch.no_grad(), torch.random.fork_rng(), trainer.accelerator.autocast(), alone:
-            yield model
+            with prepared:
+                yield model
     finally:
         model.train(training)
+
+
+@contextmanager
+def _as_prepared(trainer: Any) -> Generator[None]:
+    """What the model puts out in fp32, as where it trains under autocast (accelerate 1.15
+    accelerator.py, prepare_model). Of one that does not yet, or no more, TRL's trainers compute
+    rewards and losses from halves: a change from before to after that nothing has learnt.
+    """
+    model = trainer.model
+    if not trainer.accelerator.native_amp or hasattr(model, "_original_forward"):
+        yield
+        return
+    own = vars(model).get("forward")
+    model.forward = stack.accelerate.utils.convert_outputs_to_fp32(model.forward)
+    try:
+        yield
+    finally:
+        del model.forward
+        if own is not None:
+            model.forward = own
 
 
 def _alone(trainer: Any, *, base: bool) -> AbstractContextManager[None]:
