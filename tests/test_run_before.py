@@ -219,3 +219,50 @@ def test_nothing_changes_where_nothing_is_learnt(
     assert report.plan.estimate.settings["autocast"] == "bf16"
     for name, metric in report.metrics.items():
         assert metric.before == metric.after, name
+
+
+@pytest.mark.parametrize("objective", ["grpo", "rloo"])
+def test_every_prompt_counts_once(models: dict[str, Path], tmp_path: Path, objective: str):
+    """Nine prompts in batches of four: the ninth alone was a third of the mean."""
+    (tmp_path / "of_prompts.py").write_text(
+        "def score(prompts, **_):\n    return [float(len(str(p))) for p in prompts]\n"
+    )
+    asked = [{"prompt": "Say " + "x" * (i * i)} for i in range(9)]
+    data = write_rows(tmp_path / "train.jsonl", asked)
+    held_out = write_rows(tmp_path / "held_out.jsonl", asked)
+    report = train(
+        models, tmp_path, "lora", objective, dataset=data, eval_dataset=held_out, max_length=200,
+        reward_function=f"{tmp_path / 'of_prompts.py'}:score", num_generations=2,
+        max_completion_length=2, micro_batch_size=4, eval_steps=1, **ONE_STEP,
+    )  # fmt: skip
+    chats = [[{"role": "user", "content": row["prompt"]}] for row in asked]
+    expected = sum(len(str(chat)) for chat in chats) / 9
+    metric = report.metrics["mean_reward"]
+    assert metric.before == metric.after == pytest.approx(expected)
+    rows_of_log = (tmp_path / "out/log.jsonl").read_text().splitlines()
+    middle = [row["eval_reward"] for row in map(json.loads, rows_of_log) if "eval_reward" in row]
+    assert middle == [pytest.approx(expected)] * 3
+
+
+def test_batches_of_one_size():
+    from types import SimpleNamespace
+
+    from ftadvisor.execution.journal import Journal
+    from ftadvisor.execution.trainers.building import evenly
+
+    def tried(count: int, size: int, world: int) -> tuple[int, int, int]:
+        of: Any = SimpleNamespace(
+            device=SimpleNamespace(world_size=world),
+            settings=SimpleNamespace(micro_batch_size=size), journal=Journal(),
+        )  # fmt: skip
+        found, kept = evenly(of, [{}] * count)
+        return found, len(kept), len(of.journal.events)
+
+    assert tried(9, 4, 1) == (3, 9, 0)
+    assert tried(3, 8, 1) == (3, 3, 0)
+    assert tried(200, 64, 1) == (50, 200, 0)
+    # A prime: 30 x 6 of 181 leave out one, 64 would 53.
+    assert tried(181, 64, 1) == (60, 180, 1)
+    assert tried(9, 4, 2) == (4, 8, 1)
+    assert tried(2, 4, 3) == (1, 1, 1)
+    assert tried(0, 4, 1) == (1, 0, 0)

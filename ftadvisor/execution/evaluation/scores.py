@@ -43,8 +43,7 @@ def scores(trainer: Any, objective: str, *, base: bool) -> dict[str, Tally]:
         # The same draws before and after, and none that training would miss.
         with stack.torch.random.fork_rng(), _alone(trainer, base=base):
             stack.torch.manual_seed(trainer.args.seed)
-            left, rows = uneven(trainer), trainer.eval_dataset
-            found = trainer.evaluate(rows.select(range(len(rows) - left)) if left else None)
+            found = trainer.evaluate()
         # The loss of a policy compares two of its own batches: the rewards tell how good it is.
         drawn = NAMES if objective in POLICY else {**NAMES, "loss": "eval_loss"}
         return {
@@ -55,16 +54,6 @@ def scores(trainer: Any, objective: str, *, base: bool) -> dict[str, Tally]:
     if objective in CLASSIFYING:
         return _decided(trainer, base)
     return _lost(trainer, objective, base)
-
-
-def uneven(trainer: Any) -> int:
-    """Held-out rows that fill no batch of all processes. The loader would add others a second time,
-    and the trainer's means count those twice (accelerate 1.15 data_loader.py, even_batches).
-    """
-    args, rows = trainer.args, len(trainer.eval_dataset)
-    draws = getattr(trainer, "num_generations_eval", 1)
-    left = rows % max(1, args.per_device_eval_batch_size * args.world_size // draws)
-    return left if args.world_size > 1 and left < rows else 0
 
 
 def is_sharded(trainer: Any) -> bool:
