@@ -213,8 +213,8 @@ def test_nothing_changes_where_nothing_is_learnt(
     pairs = [{"prompt": f"say {i}", "chosen": "yes", "rejected": "no"} for i in range(12)]
     data = write_rows(tmp_path / "r.jsonl", pairs)
     report = train(
-        models, tmp_path, "lora", objective, dataset=data, precision="amp-bf16", learning_rate=1e-12,
-        **ONE_STEP,
+        models, tmp_path, "lora", objective, dataset=data, precision="amp-bf16",
+        learning_rate=1e-12, **ONE_STEP,
     )  # fmt: skip
     assert report.plan.estimate.settings["autocast"] == "bf16"
     for name, metric in report.metrics.items():
@@ -266,3 +266,50 @@ def test_batches_of_one_size():
     assert tried(9, 4, 2) == (4, 8, 1)
     assert tried(2, 4, 3) == (1, 1, 1)
     assert tried(0, 4, 1) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("most", [2, 0])
+def test_answers_are_drawn_fewer_at_once(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+):
+    """Memory for two answers at once gives all; memory for none, a run that says so."""
+    real = transformers.GenerationMixin.generate
+
+    def generate(self: Any, *args: Any, **options: Any) -> Any:
+        if len(options["input_ids"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(transformers.GenerationMixin, "generate", generate)
+    report = train(models, tmp_path, "lora", max_steps=1, eval_share=0.2, eval_answers=5)
+    assert report.status == "done"
+    assert len(report.answers) == (5 if most else 0)
+    assert ("no answers" in str(report.events)) is not bool(most)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_what_is_trained_is_not_trained_again_to_be_measured(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+):
+    """Without checkpoints: once more without the optimizer, then not at all."""
+    from ftadvisor.execution import run
+
+    real, tried = run.measure, []
+
+    def measure(trainer: Any, of: Any, *, base: bool) -> Any:
+        if not base:
+            tried.append(trainer.optimizer)
+            if len(tried) <= failures:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(trainer, of, base=base)
+
+    monkeypatch.setattr(run, "measure", measure)
+    report = train(models, tmp_path, "lora", max_steps=2, save_steps=0)
+    assert report.status == "done"
+    assert [row["step"] for row in report.losses] == [1, 2]
+    assert len(tried) == 2
+    assert tried[1] is None
+    assert (tmp_path / "out/adapter_model.safetensors").is_file()
+    told = [event.what for event in report.events if event.kind == "out_of_memory"]
+    assert len(told) == failures - 1
+    assert (report.metrics["eval_loss"].after is None) is (failures == 2)

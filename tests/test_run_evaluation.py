@@ -121,6 +121,9 @@ def test_everything_people_read_is_written(models: dict[str, Path], tmp_path: Pa
     card = (out / "README.md").read_text()
     assert "| classes | neg, pos |" in card
     assert "More Information Needed" not in card
+    # The plan alone would train for all of its epochs, on other rows.
+    again = "`ftadvisor run plan.yaml --max-steps 6 --eval-share 0.2`"
+    assert f"trains it again: {again}" in " ".join(card.split())
     assert json.loads((out / "report.json").read_text())["labels"] == ["neg", "pos"]
     assert [row["step"] for row in report.memory] == [1, 2, 3, 4, 5, 6]
 

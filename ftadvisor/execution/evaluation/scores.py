@@ -79,11 +79,12 @@ def evaluating(trainer: Any, *, base: bool) -> Generator[Any]:
     model, torch = trainer.model, stack.torch
     training = model.training
     model.eval()
-    alone, prepared = _alone(trainer, base=base), _as_prepared(trainer)
     try:
-        with torch.no_grad(), torch.random.fork_rng(), trainer.accelerator.autocast(), alone:
-            with prepared:
-                yield model
+        with (
+            torch.no_grad(), torch.random.fork_rng(), trainer.accelerator.autocast(),
+            _alone(trainer, base=base), _as_prepared(trainer),
+        ):  # fmt: skip
+            yield model
     finally:
         model.train(training)
 
@@ -98,7 +99,7 @@ def _as_prepared(trainer: Any) -> Generator[None]:
     if not trainer.accelerator.native_amp or hasattr(model, "_original_forward"):
         yield
         return
-    own = vars(model).get("forward")
+    own: Any = cast("dict[str, Any]", vars(model)).get("forward")
     model.forward = stack.accelerate.utils.convert_outputs_to_fp32(model.forward)
     try:
         yield

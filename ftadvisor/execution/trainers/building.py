@@ -82,7 +82,7 @@ def evenly(of: Training, held_out: list[Row]) -> tuple[int, list[Row]]:
         # One row in each process.
         size, left = 1, max(0, count - 1)
     if left:
-        say_once(of, f"{left} held-out rows are left out: they fill no batch as large as the others")
+        say_once(of, f"{left} held-out rows are left out: batches of one size do not take them")
     return size, held_out[: count - left]
 
 
