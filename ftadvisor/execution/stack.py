@@ -94,3 +94,5 @@ def quieten() -> None:
     __getattr__("datasets").disable_progress_bars()
     # TRL 1.16 and PEFT 0.21 still use names that Transformers 5.23 calls old.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # PEFT 0.21 says so of every layer that its own LayerNorm tuning is for.
+    warnings.filterwarnings("ignore", message="Unsupported layer type", module="peft")
