@@ -207,6 +207,10 @@ def near_misses(value: str, names: Iterable[str], limit: int = 5) -> list[str]:
     # What a long number names, as in rtx-4090-laptop, is meant however the rest is spelt.
     long = {number for number in numbers if len(number) >= _LONG_NUMBER}
     alike += [bare for bare in by_bare if long and long & _numbers(by_bare[bare])]
+    # Characters that changed places, as in rtx3600, whatever the name goes on with.
+    order = sorted(wanted)
+    swapped = [bare for bare in by_bare if sorted(bare[: len(wanted)]) == order]
+    alike = [*swapped, *alike]
     alike.sort(key=lambda bare: -len(numbers & _numbers(by_bare[bare])))
     return [by_bare[bare] for bare in dict.fromkeys([*inside, *alike])][:limit]
 

@@ -98,6 +98,12 @@ def test_hostile_values_stay_on_one_short_line():
     assert len(str(error)) < 200
 
 
+def test_characters_that_changed_places():
+    """However the name goes on: cards of one chip are told apart by their memory."""
+    names = ["rtx-3090", "rtx-3070", "rtx-a6000", "rtx-3060-12gb", "rtx-3060-laptop", "rtx-3080-ti"]
+    assert {*errors.near_misses("rtx3600", names)[:2]} == {"rtx-3060-12gb", "rtx-3060-laptop"}
+
+
 def test_near_misses_among_a_thousand_names_are_quick():
     names = [f"family-{i}-{size}b" for i in range(200) for size in (1, 3, 7, 13, 70)]
     start = time.perf_counter()

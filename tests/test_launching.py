@@ -20,6 +20,7 @@ from ftadvisor.errors import FtadvisorError, InvalidSettingError, UnsupportedErr
 from ftadvisor.execution import arguments, launching, loading, preflight
 from ftadvisor.execution.device import Device
 from ftadvisor.execution.examples import Examples
+from ftadvisor.render.run import rehearsal_document
 from ftadvisor.schema.run import RunSettings
 from ftadvisor.schema.settings import Settings
 from ftadvisor.sources.plans import draft_of
@@ -310,6 +311,10 @@ def test_a_rehearsal_leaves_nothing_and_a_command_what_it_needs(
     assert found.command.startswith("torchrun --standalone --nproc-per-node 2 ")
     assert " -m ftadvisor run " in found.command
     assert not (work / "out").exists()
+    # The command's plan is not there: nothing was written.
+    shown = str(rehearsal_document(found))
+    assert "After --print-command, which writes this plan: torchrun" in shown
+    assert "lora_target_modules all-linear" in shown
     assert rehearse(plan, output_dir=work / "out", write=True).command == found.command
     accelerate = pytest.importorskip("accelerate.commands.config.config_args")
     read = accelerate.load_config_from_file(str(work / "out/accelerate.yaml"))

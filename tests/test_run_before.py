@@ -202,3 +202,114 @@ def test_a_checkpoint_s_own_head_keeps_its_classes(models: dict[str, Path], tmp_
         hits += names[int(best)] == row["label"]
     assert report.metrics["accuracy"].before == pytest.approx(hits / len(labelled))
     assert json.loads((tmp_path / "out/labels.json").read_text())["0"] == "positive"
+
+
+@pytest.mark.parametrize("objective", ["orpo", "reward"])
+def test_nothing_changes_where_nothing_is_learnt(
+    models: dict[str, Path], tmp_path: Path, objective: str
+):
+    """Before and after are computed alike under autocast: from halves before the training and from
+    fp32 after it, the margin of ORPO's rewards would change by a seventh."""
+    pairs = [{"prompt": f"say {i}", "chosen": "yes", "rejected": "no"} for i in range(12)]
+    data = write_rows(tmp_path / "r.jsonl", pairs)
+    report = train(
+        models, tmp_path, "lora", objective, dataset=data, precision="amp-bf16",
+        learning_rate=1e-12, **ONE_STEP,
+    )  # fmt: skip
+    assert report.plan.estimate.settings["autocast"] == "bf16"
+    for name, metric in report.metrics.items():
+        assert metric.before == metric.after, name
+
+
+@pytest.mark.parametrize("objective", ["grpo", "rloo"])
+def test_every_prompt_counts_once(models: dict[str, Path], tmp_path: Path, objective: str):
+    """Nine prompts in batches of four: the ninth alone was a third of the mean."""
+    (tmp_path / "of_prompts.py").write_text(
+        "def score(prompts, **_):\n    return [float(len(str(p))) for p in prompts]\n"
+    )
+    asked = [{"prompt": "Say " + "x" * (i * i)} for i in range(9)]
+    data = write_rows(tmp_path / "train.jsonl", asked)
+    held_out = write_rows(tmp_path / "held_out.jsonl", asked)
+    report = train(
+        models, tmp_path, "lora", objective, dataset=data, eval_dataset=held_out, max_length=200,
+        reward_function=f"{tmp_path / 'of_prompts.py'}:score", num_generations=2,
+        max_completion_length=2, micro_batch_size=4, eval_steps=1, **ONE_STEP,
+    )  # fmt: skip
+    chats = [[{"role": "user", "content": row["prompt"]}] for row in asked]
+    expected = sum(len(str(chat)) for chat in chats) / 9
+    metric = report.metrics["mean_reward"]
+    assert metric.before == metric.after == pytest.approx(expected)
+    rows_of_log = (tmp_path / "out/log.jsonl").read_text().splitlines()
+    middle = [row["eval_reward"] for row in map(json.loads, rows_of_log) if "eval_reward" in row]
+    assert middle == [pytest.approx(expected)] * 3
+
+
+def test_batches_of_one_size():
+    from types import SimpleNamespace
+
+    from ftadvisor.execution.journal import Journal
+    from ftadvisor.execution.trainers.building import evenly
+
+    def tried(count: int, size: int, world: int) -> tuple[int, int, int]:
+        of: Any = SimpleNamespace(
+            device=SimpleNamespace(world_size=world),
+            settings=SimpleNamespace(micro_batch_size=size), journal=Journal(),
+        )  # fmt: skip
+        found, kept = evenly(of, [{}] * count)
+        return found, len(kept), len(of.journal.events)
+
+    assert tried(9, 4, 1) == (3, 9, 0)
+    assert tried(3, 8, 1) == (3, 3, 0)
+    assert tried(200, 64, 1) == (50, 200, 0)
+    # A prime: 30 x 6 of 181 leave out one, 64 would 53.
+    assert tried(181, 64, 1) == (60, 180, 1)
+    assert tried(9, 4, 2) == (4, 8, 1)
+    assert tried(2, 4, 3) == (1, 1, 1)
+    assert tried(0, 4, 1) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("most", [2, 0])
+def test_answers_are_drawn_fewer_at_once(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+):
+    """Memory for two answers at once gives all; memory for none, a run that says so."""
+    real = transformers.GenerationMixin.generate
+
+    def generate(self: Any, *args: Any, **options: Any) -> Any:
+        if len(options["input_ids"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(transformers.GenerationMixin, "generate", generate)
+    report = train(models, tmp_path, "lora", max_steps=1, eval_share=0.2, eval_answers=5)
+    assert report.status == "done"
+    assert len(report.answers) == (5 if most else 0)
+    assert ("no answers" in str(report.events)) is not bool(most)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_what_is_trained_is_not_trained_again_to_be_measured(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+):
+    """Without checkpoints: once more without the optimizer, then not at all."""
+    from ftadvisor.execution import run
+
+    real, tried = run.measure, []
+
+    def measure(trainer: Any, of: Any, *, base: bool) -> Any:
+        if not base:
+            tried.append(trainer.optimizer)
+            if len(tried) <= failures:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(trainer, of, base=base)
+
+    monkeypatch.setattr(run, "measure", measure)
+    report = train(models, tmp_path, "lora", max_steps=2, save_steps=0)
+    assert report.status == "done"
+    assert [row["step"] for row in report.losses] == [1, 2]
+    assert len(tried) == 2
+    assert tried[1] is None
+    assert (tmp_path / "out/adapter_model.safetensors").is_file()
+    told = [event.what for event in report.events if event.kind == "out_of_memory"]
+    assert len(told) == failures - 1
+    assert (report.metrics["eval_loss"].after is None) is (failures == 2)

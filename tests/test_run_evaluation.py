@@ -121,6 +121,9 @@ def test_everything_people_read_is_written(models: dict[str, Path], tmp_path: Pa
     card = (out / "README.md").read_text()
     assert "| classes | neg, pos |" in card
     assert "More Information Needed" not in card
+    # The plan alone would train for all of its epochs, on other rows.
+    again = "`ftadvisor run plan.yaml --max-steps 6 --eval-share 0.2`"
+    assert f"trains it again: {again}" in " ".join(card.split())
     assert json.loads((out / "report.json").read_text())["labels"] == ["neg", "pos"]
     assert [row["step"] for row in report.memory] == [1, 2, 3, 4, 5, 6]
 
@@ -148,6 +151,37 @@ def test_eval_alone_repeats_the_run(
         ftadvisor.evaluate(tmp_path / "out", dataset=other, metrics=["mcc"], eval_answers=0)
     found = ftadvisor.evaluate(tmp_path / "out", dataset=other, metrics=["mcc", "perplexity"])
     assert "mcc: not measured for sft here" in [event.what for event in found.events]
+
+
+@pytest.mark.parametrize(
+    ("technique", "objective"),
+    [("bottleneck", "sft"), ("adaption_prompt", "sft"), ("adalora", "sft"), ("adalora", "seq_cls"),
+     ("adalora", "token_cls")],
+)  # fmt: skip
+@pytest.mark.parametrize("planned", [True, False])
+def test_eval_reads_adapters_that_ask_for_more(
+    models: dict[str, Path], tmp_path: Path, technique: str, objective: str, planned: bool
+):
+    """PEFT knows no bottleneck adapters, finds no regularisation in an AdaLoRA that does not train,
+    and adds it to what is no measure of it; under autocast it was taken off again but for what
+    rounding had left, a hundredth of a nat."""
+    data = write_rows(tmp_path / "rest.jsonl", rows(objective, 9))
+    model = models["decoder" if objective == "sft" else "encoder"]
+    report = train(
+        model, tmp_path, technique, objective, eval_dataset=str(data), eval_answers=0,
+        precision="amp-bf16",
+    )  # fmt: skip
+    given: dict[str, Any] = {}
+    if not planned:
+        (tmp_path / "out/plan.yaml").unlink()
+        given = {"objective": objective, "precision": "amp-bf16", "max_length": 64}
+    found = ftadvisor.evaluate(tmp_path / "out", dataset=data, eval_answers=0, **given)
+    assert report.metrics.keys() == found.metrics.keys()
+    for name, metric in report.metrics.items():
+        assert found.metrics[name].after == pytest.approx(metric.after, rel=2e-3), name
+        if objective == "sft":
+            # The other's head is drawn anew.
+            assert found.metrics[name].before == pytest.approx(metric.before, rel=2e-3), name
 
 
 @pytest.mark.parametrize("objective", ["sft", "dpo"])

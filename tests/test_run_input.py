@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,6 +61,11 @@ def refused(model: Path, data: Path, **options: Any) -> FtadvisorError:
         ("token_cls", {"text": "a text"}, "tokens and ner_tags"),
         ("seq2seq", {"text": "a text"}, "a prompt (or source)"),
         ("token_cls", {"tokens": ["a", "b"], "ner_tags": ["O"]}, "2 tokens and 1 tags"),
+        # Pieces of words, no label, nothing: they became classes of these names.
+        ("token_cls", {"tokens": ["a", "b"], "labels": [0, -100]}, "the tag -100"),
+        ("token_cls", {"tokens": ["a", "b"], "ner_tags": [0, -1]}, "the tag -1,"),
+        ("token_cls", {"tokens": ["a", "b"], "ner_tags": [0, None]}, "the tag None"),
+        ("seq_cls", {"text": "a", "label": -1}, "stands for no label; a class has another name"),
     ],
 )
 def test_columns_must_be_the_objectives(
@@ -89,6 +95,22 @@ def test_the_held_out_share_is_seeded_and_apart(tmp_path: Path):
     assert len(first.held_out) == 5
     assert not any(row in first.train for row in first.held_out)
     assert examples.read_examples(wanted, "clm", settings, 8).held_out != first.held_out
+
+
+@pytest.mark.parametrize("same", [0, 2])
+def test_held_out_rows_that_are_trained_on_are_told(tmp_path: Path, same: int):
+    """What is known by heart says nothing of new rows."""
+    data = write_rows(tmp_path / "train.jsonl", rows("clm", 8))
+    new = [{"text": f"new {i}"} for i in range(3 - same)]
+    other = write_rows(tmp_path / "held_out.jsonl", new + rows("clm", 1) * same)
+    wanted = PlanDataset(path=str(data), format=None, columns={}, split="train")
+    settings = RunSettings(output_dir=str(tmp_path), eval_dataset=str(other))
+    subject: Any = SimpleNamespace(examples=examples.read_examples(wanted, "clm", settings, 0))
+    told = [event.what for event in preflight.data(subject)]
+    assert told[0] == "8 examples to train on, 3 held out"
+    assert [text.partition(" stand")[0] for text in told[1:]] == (
+        ["2 of the held-out examples"] if same else []
+    )
 
 
 @pytest.mark.parametrize(
@@ -439,6 +461,16 @@ def test_classes_in_the_order_of_the_checkpoint_s_head(
     labels: tuple[str, ...], own: dict[str, int] | None, expected: tuple[str, ...]
 ):
     assert classes.as_numbered(labels, own) == expected
+
+
+def test_two_ways_to_stop(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A rehearsal that shows examples shows them; a command that is asked for is not left out."""
+    data = write_rows(tmp_path / "rows.jsonl", rows("sft", 4))
+    words = ["run", "--model", str(model), "--technique", "lora", "--dataset", str(data)]
+    assert main([*words, "--preview", "--print-command"]) == 2
+    assert "preview and print_command each stop" in capsys.readouterr().err
+    main([*words, "--preview", "--dry-run"])
+    assert "dry_run" not in capsys.readouterr().err
 
 
 def test_a_place_for_a_run(tmp_path: Path):

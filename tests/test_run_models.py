@@ -14,7 +14,7 @@ import pytest
 from execution_models import SIZES, rows, tokenizer, write_rows
 from test_run import train
 
-from ftadvisor.errors import ModelUnavailableError, UnsupportedError
+from ftadvisor.errors import InvalidSettingError, ModelUnavailableError, UnsupportedError
 from ftadvisor.execution.kernels import WITHOUT_A_BODY
 from ftadvisor.sources.architectures.config import architectures
 
@@ -142,10 +142,22 @@ def untold(folder: Path) -> None:
         file.unlink()
 
 
+def scribbled(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1")
+
+
+def listed(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save([1, 2], folder / "pytorch_model.bin")
+
+
 @pytest.mark.parametrize("objective", ["sft", "seq_cls"])
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
+        (scribbled, "cannot be loaded: its weights are no file of tensors"),
+        (listed, "cannot be loaded: cannot convert"),
         (cut, "cannot be loaded: .*not fully covered"),
         (renamed, r"lacks 2\d of the model's tensors.*would be random"),
         (untold, "has no tokenizer that Transformers can load"),
@@ -159,4 +171,26 @@ def test_a_checkpoint_that_lacks_weights(tmp_path: Path, damage: Any, said: str,
     data = write_rows(tmp_path / "rows.jsonl", rows(objective, 12))
     with pytest.raises(ModelUnavailableError, match=said):
         train({"decoder": model, "encoder": model}, tmp_path, "lora", objective, dataset=data)
+    assert not (tmp_path / "out/report.json").exists()
+
+
+@pytest.mark.parametrize(("used", "pads"), [(False, False), (True, False), (False, True)])
+def test_tokens_that_the_model_has_no_row_for(tmp_path: Path, used: bool, pads: bool):
+    """Of no harm until one is used; then the first step failed that read it."""
+    model = saved(tmp_path, "llama", {**SIZES, "num_key_value_heads": 2})
+    own = tokenizer()
+    assert len(own) == 600
+    own.add_tokens(["What" if used else "Never used"])
+    if pads:
+        own.add_special_tokens({"pad_token": "<new pad>"})
+    own.save_pretrained(model)
+    data = write_rows(tmp_path / "rows.jsonl", rows("sft", 12))
+    options: dict[str, Any] = {"dataset": data, "max_steps": 1, "save_steps": 0}
+    if not used and not pads:
+        assert train({"decoder": model}, tmp_path, "lora", **options).status == "done"
+        return
+    name, number = ("What", 600) if used else ("<new pad>", 601)
+    said = f"the token '{name}' with the number {number}, and the model has embeddings for 600"
+    with pytest.raises(InvalidSettingError, match=said):
+        train({"decoder": model}, tmp_path, "lora", **options)
     assert not (tmp_path / "out/report.json").exists()

@@ -12,7 +12,7 @@ from ftadvisor.cli.options import CALIBRATION, JSON, SETTINGS
 from ftadvisor.cli.printing import print_answer
 from ftadvisor.cli.values import number, text, whole
 from ftadvisor.cli.wishes import FIXED
-from ftadvisor.errors import FtadvisorError
+from ftadvisor.errors import FtadvisorError, InvalidSettingError
 
 RUN = Group(
     "How it is run",
@@ -111,6 +111,10 @@ def run(given: dict[str, Any]) -> int:
 
     as_json, own = given.pop("json", False), given.pop("calibration", True)
     if given.pop("preview", False):
+        # It stops as early.
+        given.pop("dry_run", None)
+        if given.pop("print_command", False):
+            raise InvalidSettingError("preview and print_command each stop.", ["one of them"])
         return _preview(given, as_json)
     if own:
         # Of several processes one says what is wrong with it.

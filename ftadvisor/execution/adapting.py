@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from ftadvisor.configuration import adapter_config
@@ -50,6 +52,20 @@ def peft_config(model: Any, settings: Settings, total_steps: int) -> Any:
         # Importing it registers it; PEFT is expensive to import.
         import_module("ftadvisor.execution.bottleneck")
     return adapter_config.peft_config(stack.peft, model, settings, total_steps=total_steps)
+
+
+def read_adapter(model: Any, place: str) -> Any:
+    """The model with the adapter that lies there."""
+    kind = json.loads((Path(place) / "adapter_config.json").read_text(encoding="utf-8"))
+    name = kind.get("peft_type")
+    if name == "BOTTLENECK":
+        import_module("ftadvisor.execution.bottleneck")
+    adapted = stack.peft.PeftModel.from_pretrained(model, place)
+    if name in ("ADAPTION_PROMPT", "ADALORA"):
+        # And of an AdaLoRA that does not train PEFT finds no regularisation, which it adds to
+        # every loss (peft 0.21.2 tuners/adalora/model.py, forward).
+        _see_new_forward(adapted.base_model)
+    return adapted
 
 
 def _see_new_forward(tuner: Any) -> None:

@@ -14,6 +14,9 @@ HEADS = {"seq_cls": "ForSequenceClassification", "token_cls": "ForTokenClassific
 """How the class of a checkpoint with the objective's head ends."""
 TOKENS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "pos_tags", "labels")
+NO_CLASS = ("-100", "-1", "nan")
+"""What losses leave out, in rows that are pieces of words already; what the datasets library writes
+where there is no label."""
 MOST_CLASSES = 1000
 """More of them are no classes but numbers or names."""
 
@@ -37,6 +40,9 @@ def tagged(row: Row) -> Row | Fault:
     words, names = cast("list[Any]", tokens), cast("list[Any]", tags)
     if not words or len(words) != len(names):
         return Fault(f"has {len(words)} tokens and {len(names)} tags")
+    for tag in names:
+        if not isinstance(tag, str | int | float) or _name(tag) in NO_CLASS:
+            return Fault(f"has the tag {quoted(cast('object', tag))}, which is no class of a word")
     return {"tokens": [str(word) for word in words], "labels": [_name(tag) for tag in names]}
 
 

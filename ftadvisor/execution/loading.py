@@ -214,15 +214,22 @@ def _loaded(cls: Any, model: str, options: dict[str, Any]) -> Any:
     except _broken() as error:
         if is_out_of_memory(error):
             raise
+        what = first_line(error)
+        if isinstance(error, UnpicklingError):
+            # torch's own advice is to run what the file says.
+            what = "its weights are no file of tensors that torch.save wrote"
         raise ModelUnavailableError(
-            f"{quoted(model)} cannot be loaded: {first_line(error)}.",
+            f"{quoted(model)} cannot be loaded: {what}.",
             ["the files fetched again: one may be cut", "the config.json that belongs to them"],
         ) from error
 
 
 def _broken() -> tuple[type[Exception], ...]:
-    """What files raise that are damaged, or whose shapes are not the configuration's."""
-    return (stack.safetensors.SafetensorError, RuntimeError, EOFError, UnpicklingError)
+    """What files raise that are damaged or hold something else, or whose shapes are not the
+    configuration's.
+    """
+    broken = stack.safetensors.SafetensorError
+    return (broken, RuntimeError, EOFError, UnpicklingError, TypeError, AttributeError)
 
 
 def _head(labels: Sequence[str]) -> dict[str, Any]:

@@ -284,6 +284,12 @@ def data(of: Subject) -> Iterator[Event]:
         yield Event("data", 0, f"{len(e.left_out):,} rows left out ({first})")
     held = f"{len(e.held_out):,} held out" if e.held_out else "none held out: nothing is evaluated"
     yield Event("data", 0, f"{len(e.train):,} examples to train on, {held}")
+    wanted = {repr(row) for row in e.held_out}
+    known = {text for row in e.train if (text := repr(row)) in wanted}
+    again = sum(repr(row) in known for row in e.held_out)
+    if again:
+        what = f"{again:,} of the held-out examples stand among those that are trained on too"
+        yield Event("data", 0, f"{what}: how it does on new ones is not measured by them")
 
 
 def hardware(of: Subject, device: Device) -> Iterator[Event]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,6 +43,12 @@ def stored_run(output_dir: Path) -> dict[str, Any]:
     found = _read(output_dir / CHECKPOINTS / RUN)
     named = (*SAME_RUN, *AS_BEFORE)
     return {name: found[name] for name in named if found.get(name) is not None}
+
+
+def unplanned(run: RunSettings) -> dict[str, object]:
+    """What was said of the run beside its plan that changes what it learns."""
+    usual = {field.name: field.default for field in fields(run)}
+    return {n: value for n in SAME_RUN if (value := getattr(run, n)) != usual[n]}
 
 
 def check_same(plan: Plan, run: RunSettings, examples: Examples) -> None:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ftadvisor.errors import FtadvisorError, InvalidSettingError
+from ftadvisor.errors import FtadvisorError, InvalidSettingError, first_line
 from ftadvisor.execution import preflight, stack
 from ftadvisor.execution.adapting import adapt, load_as_trained, set_adapter_dtype
 from ftadvisor.execution.allocations import Allocations
@@ -29,11 +29,19 @@ from ftadvisor.execution.journal import RESUMED, EndedError, Journal
 from ftadvisor.execution.launching import check_trainer, is_worker
 from ftadvisor.execution.loading import load_model
 from ftadvisor.execution.merging import merge_model
+from ftadvisor.execution.out_of_memory import free_memory, is_out_of_memory
 from ftadvisor.execution.preferences import POLICY, PREFERRING
 from ftadvisor.execution.randomness import evaluate_apart, same_randomness
 from ftadvisor.execution.recording import record_run
 from ftadvisor.execution.rendering import rendered
-from ftadvisor.execution.resuming import CHECKPOINTS, LOG, REPORT, last_checkpoint, write_identity
+from ftadvisor.execution.resuming import (
+    CHECKPOINTS,
+    LOG,
+    REPORT,
+    last_checkpoint,
+    unplanned,
+    write_identity,
+)  # fmt: skip
 from ftadvisor.execution.rewards import check_reward
 from ftadvisor.execution.saving import save_model
 from ftadvisor.execution.tokenizing import load_tokenizer
@@ -41,6 +49,7 @@ from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
 from ftadvisor.execution.trainers.reward import head_of
 from ftadvisor.execution.training import Training
 from ftadvisor.execution.unpacking import BASE, unpacked
+from ftadvisor.execution.vocabulary import check_vocabulary
 from ftadvisor.schema.estimate import Estimate
 from ftadvisor.schema.plan import Plan
 from ftadvisor.schema.report import Report
@@ -192,6 +201,7 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
     of.callbacks.append(interruption)
     trainer = BUILDERS[start.plan.objective](of)
     check_trainer(trainer, start.settings)
+    check_vocabulary(trainer, of.tokenizer)
     # It prints each row that is logged: log.jsonl has them, and standard output is the report's.
     trainer.remove_callback(stack.transformers.PrinterCallback)
     set_adapter_dtype(trainer.model, start.settings)
@@ -227,7 +237,7 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
     if journal.status in ("done", "stopped"):
         save_model(trainer, of.tokenizer, place, of.examples.labels)
         interruption.trained()
-        outcome.after = measure(trainer, of, base=False)
+        outcome.after = _measure_trained(trainer, of)
         # Last: where it fails, all else is there.
         if start.run.merge and trainer.is_world_process_zero():
             _merge(of)
@@ -261,6 +271,29 @@ def _measure_base(trainer: Any, of: Training, outcome: Outcome, *, resumed: bool
 
         # First: what the others clock begins after it.
         trainer.callback_handler.callbacks.insert(0, BaseCallback(measured))
+
+
+def _measure_trained(trainer: Any, of: Training) -> Measured:
+    """What `before` is compared with. Where memory runs out the run goes on from its checkpoint,
+    which is its last step's; one that writes none would train all of it again, so that it is
+    measured without the optimizer, or not at all.
+    """
+    with_checkpoints = of.run.save_steps or of.device.world_size > 1
+    for last in (False, True):
+        try:
+            return measure(trainer, of, base=False)
+        except Exception as error:
+            if with_checkpoints or not is_out_of_memory(error):
+                raise
+            said = first_line(error)
+        if last:
+            break
+        trainer.optimizer = trainer.lr_scheduler = None
+        trainer.accelerator.free_memory()
+        free_memory()
+    what = f"not evaluated after training, for memory ran out ({said}): the model is saved"
+    of.journal.say("out_of_memory", what)
+    return Measured({}, [], [])
 
 
 def begin(start: Start) -> None:
@@ -324,11 +357,13 @@ def report_of(start: Start, journal: Journal, outcome: Outcome) -> Report:
         answers=side_by_side(outcome.before, outcome.after),
         memory=tuple(journal.memory),
         labels=start.examples.labels,
+        options=unplanned(start.run),
     )
 
 
 def _callbacks(start: Start, journal: Journal, *, resumed: bool) -> list[Any]:
     # They are subclasses of Transformers' own: importing them is expensive.
+    from ftadvisor.execution.callbacks.continuing import ContinuingCallback
     from ftadvisor.execution.callbacks.divergence import DivergenceCallback
     from ftadvisor.execution.callbacks.log import LogCallback
     from ftadvisor.execution.callbacks.measuring import MeasuringCallback
@@ -341,6 +376,7 @@ def _callbacks(start: Start, journal: Journal, *, resumed: bool) -> list[Any]:
         LogCallback(Path(start.run.output_dir) / LOG, journal, resumed=resumed),
         # A loss that may be zero, or below it, has no measure of growth.
         DivergenceCallback(journal, may_grow=start.plan.objective in (*POLICY, *PREFERRING)),
+        ContinuingCallback(journal),
     ]
     if start.run.progress:
         found.append(ProgressCallback(start.device, start.plan.estimate, allocations))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     numpy: Any
     psutil: Any
     safetensors: Any
+    accelerate: Any
     jinja2: Any
     PIL_Image: Any
     liger: Any
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = (
     "torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "numpy",
-    "psutil", "jinja2", "safetensors", "deepspeed",
+    "psutil", "jinja2", "safetensors", "accelerate", "deepspeed",
 )  # fmt: skip
 MODULES = dict.fromkeys(LIBRARIES) | {
     "PIL_Image": "PIL.Image", "liger": "liger_kernel.transformers.monkey_patch",
@@ -94,3 +95,5 @@ def quieten() -> None:
     __getattr__("datasets").disable_progress_bars()
     # TRL 1.16 and PEFT 0.21 still use names that Transformers 5.23 calls old.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # PEFT 0.21 says so of every layer that its own LayerNorm tuning is for.
+    warnings.filterwarnings("ignore", message="Unsupported layer type", module="peft")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from ftadvisor.render.document import Block, Column, Table, Words, paragraph
@@ -41,11 +42,19 @@ def _sections(report: Report) -> Iterator[tuple[str, tuple[Block, ...]]]:
     yield (
         "Plan",
         (
-            paragraph("plan.yaml beside this file trains it again: `ftadvisor run plan.yaml`."),
+            paragraph(f"plan.yaml beside this file trains it again: `{_command(report)}`."),
             settings_table(report),
         ),
     )
     yield "Versions", (versions_table(report),)
+
+
+def _command(report: Report) -> str:
+    """What no plan holds has to be said again."""
+    words = ["ftadvisor", "run", "plan.yaml"]
+    for name, value in report.options.items():
+        words += ["--" + name.replace("_", "-"), str(value)]
+    return shlex.join(words)
 
 
 def _data(report: Report) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from typing import Any, cast
 
 from ftadvisor.api.running import Rehearsal
 from ftadvisor.render.document import (
@@ -58,12 +59,17 @@ def run_document(report: Report) -> Document:
 def rehearsal_document(found: Rehearsal) -> Document:
     """What would run, what was checked, and the command."""
     plan = found.plan
-    settings = ", ".join(f"{name} {value}" for name, value in plan.settings.items())
+    settings = ", ".join(
+        f"{name} {' '.join(map(str, cast('tuple[Any, ...]', value)))}"
+        if isinstance(value, tuple)
+        else f"{name} {value}"
+        for name, value in plan.settings.items()
+    )
     return (
         paragraph(f"{plan.technique} of {plan.model} for {plan.objective}: checked, not run."),
         paragraph(settings),
         Bullets("Checked", tuple(event.what for event in found.events)),
-        paragraph(found.command),
+        paragraph(f"After --print-command, which writes this plan: {found.command}"),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
 from ftadvisor.schema.display import Displayed, display
@@ -69,6 +69,9 @@ class Report(Displayed):
     steps alone, and `host_bytes` as they are."""
     labels: tuple[str, ...] = ()
     """The classes, in the order of their numbers."""
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+    """What the run was told beside its plan that changes what it learns: max_steps, eval_dataset,
+    ..."""
 
     def as_page(self) -> str:
         """report.html: one page that needs no other file."""

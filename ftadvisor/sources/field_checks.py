@@ -100,7 +100,8 @@ def check_row(
         if name not in kinds:
             absent = [key for key in kinds if key not in found]
             near = near_misses(name, absent) or near_misses(name, kinds)
-            write = near[0] if near else "one of " + ", ".join(absent[:_MOST_NAMED])
+            others = "one of " + ", ".join(absent[:_MOST_NAMED]) if absent else f"no {name}"
+            write = near[0] if near else others
             raise DataFileError(file, row, lead + name, "is no known field", write)
     for name, kind in needed.items():
         if name not in found:

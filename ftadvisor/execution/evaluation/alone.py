@@ -10,6 +10,7 @@ from typing import Any
 
 from ftadvisor.errors import DataFileError, InvalidSettingError, quoted
 from ftadvisor.execution import stack
+from ftadvisor.execution.adapting import read_adapter
 from ftadvisor.execution.checkpoints import finished
 from ftadvisor.execution.classes import CLASSIFYING
 from ftadvisor.execution.device import find_device
@@ -134,7 +135,7 @@ def _prepared(
     head = head_of(plan.objective, tuple(labels))
     model = load_model(source, family, settings, device, head)
     if is_adapter and plan.objective not in MAKES_THE_ADAPTER:
-        model = stack.peft.PeftModel.from_pretrained(model, place)
+        model = read_adapter(model, place)
         if labels:
             journal.say("evaluation", "before: the base with a head that nothing has trained")
     return Training(plan, settings, run, device, examples, tokenizing, model, [], journal)

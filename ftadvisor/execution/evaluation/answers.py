@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 from ftadvisor.execution import conversation
 from ftadvisor.execution.evaluation.scores import evaluating
 from ftadvisor.execution.examples import Row
+from ftadvisor.execution.out_of_memory import free_memory, is_out_of_memory
 from ftadvisor.execution.training import Training
 
 BATCH = 8
@@ -55,8 +56,7 @@ def answers(trainer: Any, of: Training, asked: list[Question], *, base: bool) ->
                 "use_cache": True, "pad_token_id": tokenizer.pad_token_id,
                 "eos_token_id": ends(tokenizer, model),
             }  # fmt: skip
-            return [text for batch in _batches(asked) for text in _answered(
-                model, tokenizer, batch, options)]  # fmt: skip
+            return _all_answered(model, tokenizer, asked, options)
     finally:
         tokenizer.padding_side = side
 
@@ -75,6 +75,26 @@ def ends(tokenizer: Any, model: Any) -> list[int]:
     return sorted(i for i in found if i is not None)
 
 
+def _all_answered(
+    model: Any, tokenizer: Any, asked: list[Question], options: dict[str, Any]
+) -> list[str]:
+    """Fewer at once where memory runs out: what trains in small batches has no room for eight."""
+    size = BATCH
+    while True:
+        try:
+            return [
+                text
+                for batch in _batches(asked, size)
+                for text in _answered(model, tokenizer, batch, options)
+            ]
+        except Exception as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        # Only here, without the error, are the tensors of its frames free.
+        free_memory()
+        size //= 2
+
+
 def _answered(
     model: Any, tokenizer: Any, asked: list[Question], options: dict[str, Any]
 ) -> list[str]:
@@ -86,9 +106,9 @@ def _answered(
     return [text.strip() for text in texts]
 
 
-def _batches(asked: list[Question]) -> Iterator[list[Question]]:
-    for start in range(0, len(asked), BATCH):
-        yield asked[start : start + BATCH]
+def _batches(asked: list[Question], size: int) -> Iterator[list[Question]]:
+    for start in range(0, len(asked), size):
+        yield asked[start : start + size]
 
 
 def _turn(row: Row) -> Row | None:

@@ -10,7 +10,7 @@ from ftadvisor.execution.classes import CLASSIFYING
 from ftadvisor.execution.evaluation import answers, forgetting, metrics
 from ftadvisor.execution.evaluation.intervals import interval
 from ftadvisor.execution.evaluation.metrics import Tally
-from ftadvisor.execution.evaluation.scores import DRAWING, FROM_ITSELF, is_sharded, scores, uneven
+from ftadvisor.execution.evaluation.scores import FROM_ITSELF, is_sharded, scores
 from ftadvisor.execution.training import Training
 from ftadvisor.schema.report import Answer, Metric
 
@@ -36,8 +36,6 @@ def measure(trainer: Any, of: Training, *, base: bool) -> Measured:
     if trainer.eval_dataset is None:
         return Measured({}, [], [])
     found = scores(trainer, of.plan.objective, base=base)
-    if of.plan.objective in DRAWING and (left := uneven(trainer)):
-        _say_once(of, f"{left} held-out rows are left out: they fill no batch of all processes")
     if base and of.plan.objective in FROM_ITSELF:
         _say_once(of, "before: rewards are measured from the model itself, which prefers nothing")
     asked: list[answers.Question] = []

@@ -46,8 +46,7 @@ def scores(trainer: Any, objective: str, *, base: bool) -> dict[str, Tally]:
         # The same draws before and after, and none that training would miss.
         with stack.torch.random.fork_rng(), _alone(trainer, base=base):
             stack.torch.manual_seed(trainer.args.seed)
-            left, rows = uneven(trainer), trainer.eval_dataset
-            found = trainer.evaluate(rows.select(range(len(rows) - left)) if left else None)
+            found = trainer.evaluate()
         # The loss of a policy compares two of its own batches: the rewards tell how good it is.
         drawn = NAMES if objective in POLICY else {**NAMES, "loss": "eval_loss"}
         return {
@@ -58,16 +57,6 @@ def scores(trainer: Any, objective: str, *, base: bool) -> dict[str, Tally]:
     if objective in CLASSIFYING:
         return _decided(trainer, base)
     return _lost(trainer, objective, base)
-
-
-def uneven(trainer: Any) -> int:
-    """Held-out rows that fill no batch of all processes. The loader would add others a second time,
-    and the trainer's means count those twice (accelerate 1.15 data_loader.py, even_batches).
-    """
-    args, rows = trainer.args, len(trainer.eval_dataset)
-    draws = getattr(trainer, "num_generations_eval", 1)
-    left = rows % max(1, args.per_device_eval_batch_size * args.world_size // draws)
-    return left if args.world_size > 1 and left < rows else 0
 
 
 def is_sharded(trainer: Any) -> bool:
@@ -97,12 +86,34 @@ def evaluating(trainer: Any, *, base: bool) -> Generator[Any]:
     model, torch = trainer.model, stack.torch
     training = model.training
     model.eval()
-    alone = _alone(trainer, base=base)
     try:
-        with torch.no_grad(), torch.random.fork_rng(), trainer.accelerator.autocast(), alone:
+        with (
+            torch.no_grad(), torch.random.fork_rng(), trainer.accelerator.autocast(),
+            _alone(trainer, base=base), _as_prepared(trainer),
+        ):  # fmt: skip
             yield model
     finally:
         model.train(training)
+
+
+@contextmanager
+def _as_prepared(trainer: Any) -> Generator[None]:
+    """What the model puts out in fp32, as where it trains under autocast (accelerate 1.15
+    accelerator.py, prepare_model). Of one that does not yet, or no more, TRL's trainers compute
+    rewards and losses from halves: a change from before to after that nothing has learnt.
+    """
+    model = trainer.model
+    if not trainer.accelerator.native_amp or hasattr(model, "_original_forward"):
+        yield
+        return
+    own: Any = cast("dict[str, Any]", vars(model)).get("forward")
+    model.forward = stack.accelerate.utils.convert_outputs_to_fp32(model.forward)
+    try:
+        yield
+    finally:
+        del model.forward
+        if own is not None:
+            model.forward = own
 
 
 def _alone(trainer: Any, *, base: bool) -> AbstractContextManager[None]:

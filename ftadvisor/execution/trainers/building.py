@@ -67,6 +67,25 @@ def datasets_of(train: list[Row], held_out: list[Row]) -> dict[str, Any]:
     }
 
 
+def evenly(of: Training, held_out: list[Row]) -> tuple[int, list[Row]]:
+    """Held-out rows in batches of one size, and that size: TRL's trainers that draw answers log
+    means of batches, where the rows of a small one count more; and a loader fills the last one of
+    several processes with rows a second time (accelerate 1.15 data_loader.py, even_batches).
+    """
+    world, count = of.device.world_size, len(held_out)
+    most = min(int(of.settings.micro_batch_size), count // world)
+    if most:
+        # Down to half of what fits in the memory: the one that leaves fewest rows out.
+        size = min(range(most, most // 2, -1), key=lambda size: count % (size * world))
+        left = count % (size * world)
+    else:
+        # One row in each process.
+        size, left = 1, max(0, count - 1)
+    if left:
+        say_once(of, f"{left} held-out rows are left out: batches of one size do not take them")
+    return size, held_out[: count - left]
+
+
 def say_what_is_not_evaluated(of: Training, trainer: Any, count: int) -> None:
     """Held-out rows that max_length leaves nothing of; `count` were given. Where it leaves nothing
     of all of them, the run goes on without.

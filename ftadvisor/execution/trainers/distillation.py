@@ -9,6 +9,7 @@ from ftadvisor.execution import arguments, stack
 from ftadvisor.execution.dividing import divide
 from ftadvisor.execution.examples import Row
 from ftadvisor.execution.teachers import load_teacher
+from ftadvisor.execution.trainers.building import evenly
 from ftadvisor.execution.training import Training
 
 ANSWER = "completion_ids"
@@ -32,7 +33,9 @@ def build(of: Training) -> Any:
             f"max_length {of.settings.max_length} is shorter than every prompt.",
             [f"--max-length {2 * int(of.settings.max_length)}"],
         )
+    rows_at_once, held_out = evenly(of, held_out)
     options = arguments.common(of.plan, of.settings, of.run, of.device, evaluates=bool(held_out))
+    options["per_device_eval_batch_size"] = rows_at_once
     # TRL counts the tokens itself, prompts and answers.
     options["include_num_input_tokens_seen"] = "no"
     args = stack.trl.DistillationConfig(

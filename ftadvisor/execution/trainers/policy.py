@@ -9,7 +9,7 @@ from ftadvisor.execution import arguments, stack
 from ftadvisor.execution.examples import Row
 from ftadvisor.execution.preferences import check_batch
 from ftadvisor.execution.rewards import find_function, load_reward_model
-from ftadvisor.execution.trainers.building import adapter_of, built, datasets_of
+from ftadvisor.execution.trainers.building import adapter_of, built, datasets_of, evenly
 from ftadvisor.execution.training import Training
 
 NAMES = {"grpo": "GRPO", "rloo": "RLOO"}
@@ -27,7 +27,11 @@ def build(of: Training) -> Any:
     if len(train) < len(of.examples.train):
         # All of them were enough: preflight has counted.
         check_batch(of.plan.objective, of.settings, len(train))
-    args = getattr(stack.trl, f"{name}Config")(**_options(of, evaluates=bool(held_out)))
+    rows_at_once, held_out = evenly(of, held_out)
+    options = {
+        **_options(of, evaluates=bool(held_out)), "per_device_eval_batch_size": rows_at_once,
+    }  # fmt: skip
+    args = getattr(stack.trl, f"{name}Config")(**options)
     return built(
         of, getattr(stack.trl, f"{name}Trainer"), args=args,
         **_rewards(of), **datasets_of(train, held_out), **adapter_of(of),

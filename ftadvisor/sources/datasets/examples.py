@@ -129,7 +129,9 @@ def _classes(value: Any, layout: Layout) -> tuple[str, ...] | Fault:
         return Fault(f"column {layout.label!r} is {_kind(value)}, not a class")
     # The datasets library's mark for a label that is kept secret.
     if value == -1:
-        return Fault(f"column {layout.label!r} is -1: no label")
+        return Fault(
+            f"column {layout.label!r} is -1, which stands for no label; a class has another name"
+        )
     return (str(value),)
 
 
