@@ -75,3 +75,46 @@ def test_drawn_settings_agree():
     assert statistics.median(sizes) < 0.015
     assert sizes[53] < 0.05, worst
     assert sizes[-1] < 0.12, worst
+
+
+SHORT: dict[str, Any] = {"micro_batch_size": 4, "max_length": 512, "mean_length": 400}
+FULL: dict[str, Any] = {"technique": "full", "gradient_checkpointing": "full"}
+LORA: dict[str, Any] = {"technique": "lora", "gradient_checkpointing": "full"}
+EAGER: dict[str, Any] = {"attn_implementation": "eager"}
+MOMENTS: list[tuple[str, dict[str, Any]]] = [
+    # Embeddings and head of a base that is prepared for k-bit training are fp32.
+    ("qwen2.5-0.5b", LORA | {"technique": "qlora", "prepare_kbit": True, "precision": "bf16"}),
+    # TRL's bf16 adapters; weights quantised from fp32, which backward unpacks to fp32.
+    ("pythia-410m", {"technique": "qlora", "precision": "amp-bf16",
+                     "gradient_checkpointing": "none",
+                     "lora_target_modules": "all-linear"}),
+    # Scores and masks wait while the feed-forward part goes back.
+    ("gpt2", LORA | EAGER | {"precision": "amp-bf16"}),
+    # A tied head's gradient beside what has accumulated.
+    ("qwen2.5-0.5b", FULL | {"precision": "amp-bf16", "gradient_accumulation_steps": 2,
+                             "max_length": 128, "mean_length": 128, "micro_batch_size": 2}),
+    ("qwen2.5-0.5b", FULL | {"precision": "bf16", "optim": "adagrad"}),
+    # The second forward ends in a norm behind the sum.
+    ("bert-base-uncased", LORA | {"precision": "amp-bf16", "objective": "seq_cls"}),
+    ("bert-base-uncased", {"technique": "ln_tuning", "precision": "amp-bf16",
+                           "gradient_checkpointing": "none", "objective": "token_cls"}),
+    # The decoder's tensors are gone when the encoder's attention goes back.
+    ("bart-base", EAGER | {"technique": "lora", "precision": "amp-bf16", "objective": "seq2seq",
+                           "gradient_checkpointing": "none", "max_target_length": 64,
+                           "max_length": 1024, "mean_length": 1024}),
+    # Experts' gathered inputs and outputs.
+    ("granite-3.1-1b-a400m-base", LORA | {"precision": "bf16", "max_length": 2048,
+                                          "mean_length": 2048, "micro_batch_size": 2}),
+    # A cache of half precision where no rotation makes keys fp32.
+    ("opt-350m", FULL | {"precision": "amp-bf16", "objective": "grpo", "num_generations": 4,
+                             "max_completion_length": 64, "gradient_accumulation_steps": 4}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "asked"), MOMENTS)
+def test_moments_that_are_a_peak_now_and_then(model: str, asked: dict[str, Any]):
+    found = SHORT | asked
+    closed = estimate(model, **found).memory.allocated_bytes
+    step = simulate(model, **found).step
+    assert step is not None
+    assert closed == pytest.approx(step.allocated_bytes, rel=0.03)

@@ -144,12 +144,13 @@ def test_orpo_needs_whole_logits(dtypes: dict[str, Any], per_logit: float):
 
 
 def test_a_reference_reads_while_the_policy_s_activations_wait():
-    """Its widest moment: gate's activation, up and their product, and the stream before and after
-    the norm. fp32 weights are cast for either model, and a checkpoint drops the policy's casts."""
+    """Its widest moment: gate's activation, up and their product, the stream before and after the
+    attention, the norm's output and the embedding, which callers hold. fp32 weights are cast for
+    either model, and a checkpoint drops the policy's casts."""
     for objective, rows in (("dpo", 4), ("kto", 2)):
         found = phases(objective=objective, loss_kernel="chunked")
         waiting = found["loss_forward"].activations
-        reading = rows * LENGTH * (3 * BF16 * INNER + 2 * BF16 * WIDTH)
+        reading = rows * LENGTH * (3 * BF16 * INNER + 4 * BF16 * WIDTH)
         assert found["reference_forward"].activations == waiting + reading
     cast = BF16 * LAYERS * LAYER_WEIGHTS
     for checkpointing, models in (("none", 2), ("full", 1)):
@@ -193,7 +194,7 @@ def test_long_prompts_are_the_peak_of_generation():
     """What one layer needs besides the cache while it reads them: see the reference's reading."""
     short: dict[str, Any] = {**GENERATING, "max_completion_length": 1}
     found = phases(**short)["generation"]
-    reading = 3 * BF16 * INNER + 2 * BF16 * WIDTH
+    reading = 3 * BF16 * INNER + 4 * BF16 * WIDTH
     assert found.activations == ROWS * PROMPT * (BF16 * CACHED + reading)
 
 
@@ -453,7 +454,7 @@ EIGHT_BIT = 1 + 4 / 256
 STATES = {
     "adamw_torch": (2 * BF16, BF16), "adamw_torch_fused": (2 * BF16, 0), "ademamix": (3 * FP32, 0),
     "lion": (FP32, 0), "lion_32bit": (FP32, 0), "sgd": (0, 0),
-    "rmsprop": (BF16, BF16), "rmsprop_bnb": (FP32, 0), "adagrad": (BF16, BF16),
+    "rmsprop": (BF16, BF16), "rmsprop_bnb": (FP32, 0), "adagrad": (BF16, 2 * BF16),
     "paged_adamw": (0, 0), "paged_adamw_8bit": (2 * FP32 / 256, 0),
     "paged_lion_8bit": (FP32 / 256, 0),
 }  # fmt: skip

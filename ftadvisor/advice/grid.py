@@ -52,12 +52,16 @@ def lengths_of(question: Question, one: Settings, micro: Number) -> dict[str, Nu
     import numpy
 
     workload = question.workload
-    mean = question.options.get("mean_length") or min(workload.mean_tokens, one.max_length)
+    stated = question.options.get("mean_length")
+    mean = stated or min(workload.mean_tokens, one.max_length)
     asked = question.options.get("longest_length") or workload.longest_tokens
-    longest = min(asked, one.max_length) if asked else None
+    # Data whose longest is below the mean are not those that the mean is of.
+    longest = min(asked, one.max_length) if asked and asked >= mean else None
     sizes = [int(size) for size in micro]
     found = {
-        size: _batch_lengths(one.max_length, mean, workload.deviation_tokens, longest, size)
+        size: _batch_lengths(
+            one.max_length, mean, workload.deviation_tokens, longest, size, bool(stated)
+        )
         for size in set(sizes)
     }
     ratio = workload.padded_over_mean
@@ -75,8 +79,18 @@ def lengths_of(question: Question, one: Settings, micro: Number) -> dict[str, Nu
 
 @cache
 def _batch_lengths(
-    cap: float, mean: float, deviation: float | None, longest: float | None, size: int
+    cap: float,
+    mean: float,
+    deviation: float | None,
+    longest: float | None,
+    size: int,
+    mean_of_cut: bool,
 ) -> BatchLengths:
     return batch_lengths(
-        cap=cap, mean=mean, deviation=deviation, longest=longest, micro_batch_size=size
+        cap=cap,
+        mean=mean,
+        deviation=deviation,
+        longest=longest,
+        micro_batch_size=size,
+        mean_of_cut=mean_of_cut,
     )

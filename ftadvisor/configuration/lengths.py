@@ -50,6 +50,7 @@ def set_lengths(
         deviation=workload.deviation_tokens,
         longest=min(longest, cap) if longest else None,
         micro_batch_size=int(chosen["micro_batch_size"]),
+        mean_of_cut="mean_length" in given,
     )
     said.extend(found.assumptions)
     chosen["mean_length"] = mean

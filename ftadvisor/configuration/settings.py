@@ -17,7 +17,7 @@ from ftadvisor.configuration.pairs import check_pair
 from ftadvisor.configuration.peft_config import with_peft_config
 from ftadvisor.configuration.sharded import check_sharded, loading_said
 from ftadvisor.errors import InvalidSettingError
-from ftadvisor.estimation.numerics import BITSANDBYTES, quantizes_nothing
+from ftadvisor.estimation.numerics import BITSANDBYTES, PREPARES_KBIT, quantizes_nothing
 from ftadvisor.estimation.sharding import CHUNKED
 from ftadvisor.schema.hardware import Gpu
 from ftadvisor.schema.model import ModelSpec
@@ -87,9 +87,9 @@ def resolve(
         said.append("the frozen base is loaded in half precision (TRL's own default is fp32)")
     chosen.update(_precision(given, chosen, gpu, said))
     chosen["fp8"] = _fp8(given, gpu, said)
-    chosen.update(_technique_defaults(given, technique, trainer, chosen, said))
-    chosen.update((k, v) for k, v in given.items() if k in _FIELDS)
     chosen["technique"], chosen["objective"] = technique.id, objective
+    chosen.update(_technique_defaults(given, technique, trainer, chosen, gpu, said))
+    chosen.update((k, v) for k, v in given.items() if k in _FIELDS)
     if trainer.model_code == "transformers":
         check_pair(technique.id, objective, chosen["weights_dtype"])
     _check_technique(chosen, given, technique, said)
@@ -202,20 +202,35 @@ def _technique_defaults(
     technique: Technique,
     trainer: Trainer,
     chosen: dict[str, Any],
+    gpu: Gpu | None,
     said: list[str],
 ) -> dict[str, Any]:
     found: dict[str, Any] = dict(technique.settings)
     quantization = given.get("quantization", found.get("quantization", "none"))
     if "adapter_dtype" not in given:
-        half = trainer.adapter_dtype == "weights" or (
-            trainer.kbit_adapters_half and quantization in BITSANDBYTES
-        )
-        found["adapter_dtype"] = chosen["weights_dtype"] if half else "fp32"
+        found["adapter_dtype"] = _adapter_dtype(quantization, trainer, chosen, gpu)
     if quantization != "none" and "quantization" not in given:
         said.append(f"quantization {quantization}: QLoRA's and TRL's 4-bit type")
     if not technique.trains_base and "lora_r" not in given and "lora_r" in found:
         said.append(f"lora_r {found['lora_r']}")
     return found
+
+
+def _adapter_dtype(
+    quantization: str, trainer: Trainer, chosen: dict[str, Any], gpu: Gpu | None
+) -> str:
+    """What the trainer stores adapters in.
+
+    TRL trains those of a quantised base in bf16 whatever the base was loaded in, but for ORPO
+    (trl 1.16 trl/trainer/sft_trainer.py, _is_quantized_model; experimental/orpo/orpo_trainer.py).
+    """
+    weights: str = chosen["weights_dtype"]
+    if trainer.adapter_dtype == "weights":
+        return weights
+    halves = trainer.kbit_adapters_half and quantization in BITSANDBYTES
+    if not halves or chosen["objective"] in PREPARES_KBIT:
+        return "fp32"
+    return "bf16" if weights == "fp32" and (gpu is None or gpu.has_bf16) else weights
 
 
 def _on_its_base(technique: Technique, given: dict[str, Any]) -> Technique:

@@ -20,7 +20,7 @@ from ftadvisor.estimation.attention import (
     attention_saved,
     disentangled_saved,
 )
-from ftadvisor.estimation.feedforward import mlp_saved
+from ftadvisor.estimation.feedforward import mlp_saved, passing_bytes
 from ftadvisor.estimation.norms import feeds_fp32, layer_norms, qk_norms, residual_bytes
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
 from ftadvisor.estimation.objectives import is_generated, rows_of
@@ -55,6 +55,9 @@ class LayerActivations(NamedTuple):
     """The same, per token and key."""
     forward: float
     """The most that is alive at once in the layer's forward where nothing is kept."""
+    at_end: Number
+    """Alive where a norm after the sum ends the layer's second forward, what grows with the keys
+    not counted; 0: the second forward stops before."""
 
 
 def input_copies(block: Block, n: Numerics) -> float:
@@ -103,12 +106,14 @@ def cross_attention_saved(block: Block, n: Numerics, settings: Settings, per_key
 
     Queries, output and a statistic per head of the target's tokens; keys and values of the source's
     (copied into the cache), and under autocast the half-precision copies that both projections make
-    of the source: `input_copies` counts those as if the source were as long as the target.
+    of the source where they train: `input_copies` counts those as if the source were as long as the
+    target.
     Ref: transformers/models/t5/modeling_t5.py, T5Attention; bart/modeling_bart.py.
     """
     a, c = block.attention, n.attention
     per_target = settings.longest_length / settings.max_target_length
-    copies = 2 * HALF_BYTES * block.hidden_size if n.autocast and feeds_fp32(block, n) else 0
+    copied = n.trained and n.autocast and feeds_fp32(block, n)
+    copies = 2 * HALF_BYTES * block.hidden_size if copied else 0
     own = c * (a.q_width + a.out_width) + FP32_BYTES * a.num_heads
     keys = per_key * settings.longest_length
     return own + c * (a.k_width + a.v_width) * per_target + copies * (per_target - 1) + keys
@@ -194,12 +199,14 @@ def _layer(
     passing = (2 if recomputed else 1) * stream * h
     width = block.mlp.intermediate_size
     heads = n.attention * (block.attention.q_width + 2 * block.attention.k_width)
-    forward = max((3 if block.mlp.gated else 2) * n.compute * width, heads)
+    # A gated part's caller hands it the norm's output and holds that.
+    fed = n.residual * h if block.mlp.gated else 0
+    forward = max(passing_bytes(block, n, grouped=trainer.grouped_experts) + fed, heads)
     return LayerActivations(
         saved=rest + attention.kept + mlp.kept,
         saved_per_key=attention.per_key,
         of_mlp=mlp.kept / (kept + mlp.kept),
-        is_input=norms.is_input,
+        is_input=norms.is_input or _read_as_it_is(block, n, stream),
         whole=kept + mlp.kept + 2 * stream * h,
         at_product=kept + mlp.peak + passing,
         at_matrix=kept + mlp.kept + (HALF_BYTES if n.kbit else n.compute) * width + passing,
@@ -207,4 +214,27 @@ def _layer(
         at_attention=rest + attention.working + passing,
         attention_per_key=attention.working_per_key,
         forward=forward + 2 * n.residual * h,
+        at_end=kept + mlp.kept + _end(block, n, stream) if block.traits.place == "post" else 0,
     )
+
+
+def _read_as_it_is(block: Block, n: Numerics, stream: int) -> int:
+    """Of a stream that norms follow, what its trained matrices keep: no copy in half precision."""
+    copied = n.autocast and feeds_fp32(block, n)
+    kept = block.traits.place == "post" and n.trained and not copied
+    return stream * block.hidden_size if kept else 0
+
+
+def _end(block: Block, n: Numerics, stream: int) -> int:
+    """Besides what a layer keeps: the gradient that arrives, the layer's output and the first
+    norm's, which is added to it; what the caller of BERT's output module still holds, the
+    activation, and the module its matrix's output.
+    Ref: transformers/models/bert/modeling_bert.py, BertLayer.feed_forward_chunk and BertOutput.
+    """
+    paired = block.stream == "source" or block.cross_attention
+    held = 0 if paired else n.compute * block.hidden_size
+    called = all(x.name == "dense" for x in block.linears if x.part == "mlp")
+    if called and not n.trained:
+        held += n.compute * block.mlp.intermediate_size
+    streams = 2 if _read_as_it_is(block, n, stream) else 3
+    return streams * stream * block.hidden_size + held

@@ -36,7 +36,7 @@ def attention_saved(
     *,
     padded: bool,
 ) -> AttentionBytes:
-    """What one layer's attention keeps."""
+    """What one layer's attention keeps; a single head of keys is expanded without a copy (MQA)."""
     a, traits = block.attention, block.traits
     grouped = a.num_heads != a.num_kv_heads and a.num_kv_heads > 1
     if implementation == "eager":
@@ -46,11 +46,10 @@ def attention_saved(
     shared = a.num_heads != a.num_kv_heads
     if implementation == "sdpa" and traits.broadcasts_heads and shared and not grouped:
         return _math(block, n)
-    wide_kernel = n.attention == FP32_BYTES and not trainer.cpu_kernels
-    if implementation == "sdpa" and not masked and shared and wide_kernel:
-        # Neither fused kernel takes grouped heads in fp32: the scores are formed.
+    formed = shared and n.attention == FP32_BYTES and not trainer.cpu_kernels
+    # Neither fused kernel takes grouped heads in fp32: the scores are formed.
+    if implementation == "sdpa" and not masked and formed:
         return _math(block, n)
-    # A single head for keys and values is expanded without a copy (MQA).
     wide = grouped and (masked or model_type in trainer.repeats_kv)
     if traits.alibi_mask and implementation == "sdpa":
         return _with_alibi_mask(block, n)
@@ -75,8 +74,32 @@ def attention_saved(
     # create_position_bias_mask).
     per_key = float(c * (a.num_heads if biased else 1) if masked else 0)
     whole = float(kept) + _latents(block, n)
+    working = 2 * whole + _scratch(block, c, trainer, flash=not masked)
     # A mask has no gradient, learned positions have one.
-    return AttentionBytes(whole, per_key, 2 * whole, per_key * (2 if biased and n.trained else 1))
+    return AttentionBytes(whole, per_key, working, per_key * (2 if biased and n.trained else 1))
+
+
+LARGEST_IN_REGISTERS = 128
+"""Head width up to which the memory-efficient kernel adds up the gradients of keys and values in
+registers (mem_eff_attention/kernel_backward.h, workspace_elements_gk)."""
+
+
+def _scratch(block: Block, element: int, trainer: Trainer, *, flash: bool) -> int:
+    """What a kernel's backward adds up in fp32: the gradient of queries, and beyond the registers
+    of keys and values; flash attention forms those for all query heads, whatever the groups.
+    Ref: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, mha_bwd (dq_accum,
+    dk_expanded); attention_backward.cu.
+    """
+    a = block.attention
+    if element == FP32_BYTES or trainer.cpu_kernels:
+        return 0
+    both = a.num_heads * (a.head_dim + a.v_head_dim)
+    further = 0
+    if flash and a.num_heads != a.num_kv_heads:
+        further = element * both
+    elif not flash and a.head_dim > LARGEST_IN_REGISTERS:
+        further = FP32_BYTES * both
+    return FP32_BYTES * a.q_width + further
 
 
 def _with_alibi_mask(block: Block, n: Numerics) -> AttentionBytes:
@@ -139,7 +162,8 @@ def _scores(block: Block, n: Numerics) -> float:
     """Bytes per head, token and key of the softmax and what follows it."""
     traits, c = block.traits, n.attention
     if traits.softmax == "stated":
-        kept = c + (c + n.dropout_mask if traits.attention_dropout else 0)
+        kept = _stated(n) + (c if _stated(n) != c else 0)
+        kept += c + n.dropout_mask if traits.attention_dropout else 0
     elif c == FP32_BYTES:
         kept = FP32_BYTES + (c + n.dropout_mask if traits.attention_dropout else 0)
     elif traits.softmax == "fp32" or n.autocast:
@@ -149,6 +173,12 @@ def _scores(block: Block, n: Numerics) -> float:
     return kept + (c if block.attention.score_softcap else 0)
 
 
+def _stated(n: Numerics) -> int:
+    """Bytes of a softmax in the dtype of its scores, which are a sum with the mask, in the
+    embedding's dtype."""
+    return FP32_BYTES if n.outside == FP32_BYTES else n.attention
+
+
 def _eager(block: Block, n: Numerics) -> AttentionBytes:
     a, c = block.attention, n.attention
     kept = c * (a.q_width + a.num_heads * (a.head_dim + a.v_head_dim))
@@ -156,8 +186,9 @@ def _eager(block: Block, n: Numerics) -> AttentionBytes:
         kept += c * a.out_width
     if block.traits.upcast_qk and c != FP32_BYTES and not n.autocast:
         kept += FP32_BYTES * a.q_width
-    wide = block.traits.softmax != "stated" and (block.traits.softmax == "fp32" or n.autocast)
-    softmax = FP32_BYTES if wide else c
+    softmax = FP32_BYTES if block.traits.softmax == "fp32" or n.autocast else c
+    if block.traits.softmax == "stated":
+        softmax = _stated(n)
     return _with_scores(float(kept), float(_scores(block, n)), softmax, block, n)
 
 

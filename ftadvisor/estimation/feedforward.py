@@ -35,7 +35,8 @@ def mlp_saved(block: Block, n: Numerics, *, fused: bool, grouped: bool) -> MlpBy
         if block.traits.act == "gelu_new":
             # The activation's output comes in fp32 under autocast, and is kept for the product.
             kept = (activation_bytes(block, n) + (FP32_BYTES if n.autocast else c) + c) * width
-        peak = kept + 3 * c * width
+        spelled = block.traits.act == "gelu_new" and n.autocast
+        peak = kept + 3 * (FP32_BYTES if spelled else c) * width
     else:
         kept = activation_bytes(block, n) * width
         peak = kept + 2 * matrix_output_bytes(block, n) * width
@@ -91,8 +92,22 @@ def _grouped_experts(block: Block, n: Numerics) -> MlpBytes:
     shared = (3 + own) * n.compute * m.shared_intermediate_size
     if m.shared_intermediate_size and traits.shared_expert_gate:
         shared += n.compute * (h + 1)
-    working = 3 * e * k * m.intermediate_size
+    # Forward ends with the gathered input, the weighted output and that in the tokens' order
+    # (integrations/moe.py, grouped_mm_experts_forward); fp32 routing weights make both fp32.
+    weighted = e if traits.moe == "qwen" else FP32_BYTES
+    working = k * max(3 * e * m.intermediate_size, h * (e * (1 - own) + 2 * weighted))
     return MlpBytes(float(routed + shared), float(routed + shared + working))
+
+
+def passing_bytes(block: Block, n: Numerics, *, grouped: bool) -> int:
+    """The most alive at once in a feed-forward part where nothing is kept: a mixture's gathered
+    input and what the experts put out, weighted and in the tokens' order, or their own features."""
+    m, h = block.mlp, block.hidden_size
+    if not m.num_experts or not grouped:
+        return (3 if m.gated else 2) * n.compute * m.intermediate_size
+    e = n.weight
+    weighted = e if block.traits.moe == "qwen" else FP32_BYTES
+    return m.experts_per_token * max(2 * h * (e + weighted), e * (h + 3 * m.intermediate_size))
 
 
 def _looped_experts(block: Block, n: Numerics) -> MlpBytes:

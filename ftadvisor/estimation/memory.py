@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ftadvisor.estimation import passes, phases
+from ftadvisor.estimation import passes, phases, two_stacks
 from ftadvisor.estimation.arithmetic import select
-from ftadvisor.estimation.moments import widest_moment
+from ftadvisor.estimation.moments import widest_first, widest_last
 from ftadvisor.estimation.phases import Phase
 from ftadvisor.estimation.stack import saved_by_layers
 from ftadvisor.estimation.terms import AdapterBytes, terms
@@ -61,21 +61,23 @@ def _phases(
     compute_capability: str,
 ) -> dict[str, Phase]:
     t = terms(model, settings, trainer, adapter)
-    base, widest = phases.static(t, compute_capability), widest_moment(t)
-    saved = saved_by_layers(t)
+    base, saved = phases.static(t, compute_capability), saved_by_layers(t)
+    began, ended = widest_first(t), widest_last(t)
     found = {
         "loss_forward": phases.loss_forward(t, base, saved),
         "loss_backward": phases.loss_backward(t, base, saved),
-        "first_layer_backward": phases.layer_backward(t, base, widest, saved, first=True),
-        "last_layer_backward": phases.layer_backward(t, base, widest, saved, first=False),
+        "first_layer_backward": phases.layer_backward(t, base, began, saved, first=True),
+        "last_layer_backward": phases.layer_backward(t, base, ended, saved, first=False),
         "end_of_backward": phases.end_of_backward(t, base),
         "optimizer_step": phases.optimizer_step(t, base),
     }
     if t.n.trained and not t.loss.head_chunk:
         # A fused head forms its gradient tile by tile, inside the loss.
         found["head_gradient"] = phases.head_gradient(t, base, saved)
+    if model.family == "encdec":
+        found["source_backward"] = two_stacks.source_backward(t, base, ended)
     if t.n.trained and model.family == "encdec" and model.tie_word_embeddings:
-        found["embeddings_join"] = phases.embeddings_join(t, base)
+        found["embeddings_join"] = two_stacks.embeddings_join(t, base)
     if t.n.kbit and trainer.dequantizes_head_twice:
         found["quantized_head_backward"] = phases.quantized_head_backward(t, base, saved)
     if t.objective.generates:

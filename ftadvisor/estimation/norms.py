@@ -71,7 +71,9 @@ def layer_norms(block: Block, n: Numerics, *, fused: bool) -> NormBytes:
     if block.traits.place == "parallel2" and keeps_input:
         # Two norms of one input keep it once.
         kept -= stream * h
-    shared = stream * h if keeps_input and before else 0.0
+    # A norm behind the sum keeps that, not the layer's input.
+    own = keeps_input and before and block.traits.place != "post"
+    shared = stream * h if own else 0.0
     return NormBytes(kept, shared)
 
 

@@ -97,6 +97,15 @@ def _computed(settings: Settings, *, trains_base: bool, deepspeed: bool) -> tupl
     return weight, True
 
 
+def _read_by_attention(settings: Settings, compute: int, *, wide: bool) -> int:
+    """Bytes of a query's feature, `wide` where queries come in the dtype of an fp32 stream, which
+    FlashAttention converts first (transformers 5.23 integrations/flash_attention.py,
+    get_target_dtype).
+    """
+    kept = wide and settings.attn_implementation != "flash_attention_2"
+    return FP32_BYTES if kept else compute
+
+
 def numerics(
     settings: Settings, trainer: Trainer, *, trains_base: bool, layer_norm: bool = False
 ) -> Numerics:
@@ -120,9 +129,11 @@ def numerics(
     if settings.quantization in BITSANDBYTES and autocast and (layer_norm or weight == FP32_BYTES):
         wide_residual = True
     outside = weight
-    if prepared and (trainer.kbit_embeddings_fp32 or own):
-        # peft_module_casting_to_bf16, where TRL is told bf16 and the base has 4 bits.
-        cast = own and settings.autocast == "bf16" and settings.quantization != "int8"
+    if prepared and (trainer.kbit_embeddings_fp32 or own or bool(asked)):
+        # peft_module_casting_to_bf16, where TRL is told bf16 and the base has 4 bits; a program
+        # that is asked to prepare by itself casts nothing back.
+        cast = own and not asked and settings.autocast == "bf16"
+        cast = cast and settings.quantization != "int8"
         outside = HALF_BYTES if cast else FP32_BYTES
     compute = HALF_BYTES if autocast else weight
     residual = FP32_BYTES if wide_residual else weight
@@ -132,9 +143,9 @@ def numerics(
     return Numerics(
         weight=weight,
         compute=FP32_BYTES if wide_residual else compute,
-        head=HALF_BYTES if autocast else outside if own else weight,
+        head=HALF_BYTES if autocast else outside,
         residual=residual,
-        attention=HALF_BYTES if autocast else compute,
+        attention=_read_by_attention(settings, compute, wide=wide_residual and not autocast),
         adapter=adapter,
         norm_weight=FP32_BYTES if prepared else weight,
         outside=outside,

@@ -54,6 +54,9 @@ NUM_LABELS = 2
 """Classes of a classifier whose data are not known (transformers 5.23 configuration_utils.py)."""
 ANSWERS_IN_GROUPS = frozenset({"grpo", "rloo"})
 """Objectives that answer a prompt `num_generations` times."""
+DROPS_NOTHING = frozenset({"dpo", "kto", "orpo", "reward"})
+"""Objectives whose trainers disable dropout (disable_dropout of trl 1.16's configs); a run that is
+asked for an adapter's leaves it on."""
 SWITCHES_ADAPTER_OFF = frozenset({"dpo", "kto", "grpo", "rloo"})
 """Objectives whose reference is the policy with its adapter switched off, where there is one."""
 

@@ -6,7 +6,7 @@ from ftadvisor.estimation.arithmetic import largest
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
 from ftadvisor.estimation.phases import Phase, at_moment, cast_weights, in_loss, loss_kept
 from ftadvisor.estimation.terms import Terms
-from ftadvisor.schema.model import Attention, Mlp, ModelSpec
+from ftadvisor.schema.model import Block, Mlp, ModelSpec
 from ftadvisor.schema.settings import Number
 
 REFERENCE_WITHIN = frozenset({"dpo", "kto"})
@@ -20,6 +20,7 @@ noise (transformers/generation/utils.py, _sample; aten/src/ATen/native/Distribut
 def reference_forward(t: Terms, base: Phase, saved: Number) -> Phase:
     """The reference reads the batch, its own fp32 weights cast as the policy's are."""
     widest = largest(*(x.tokens * x.activations.forward for x in t.layers))
+    widest = widest + t.tokens * _embedded(t)
     waiting = cast_weights(t) if t.settings.gradient_checkpointing == "none" else 0
     own = cast_weights(t) if t.objective.frozen_models else 0
     return in_loss(t, base, saved + loss_kept(t) + widest, 0, waiting + own)
@@ -38,10 +39,11 @@ def generation(t: Terms, base: Phase) -> Phase:
     completion = t.settings.max_completion_length
     prompts = rows * (t.length - completion)
     cached = cached_per_token(t.model, t.n)
-    reading = prompts * (cached + largest(*(x.activations.forward for x in t.layers)))
+    widest = largest(*(x.activations.forward + _wider(x.block, t.n) for x in t.layers))
+    widest = widest + _embedded(t)
+    reading = prompts * (cached + widest)
     tokens = prompts + rows * (completion - 1)
-    wide = cache_bytes(t.n)
-    keys = max(wide * _formed(b.attention) for b in t.model.blocks if b.stream == "text")
+    keys = max(_formed(b, t.n) for b in t.model.blocks if b.stream == "text")
     copied = max(_experts_copied(b.mlp, b.hidden_size) for b in t.model.blocks)
     decoding = tokens * (cached + keys) + rows * t.n.weight * copied
     return at_moment(
@@ -55,13 +57,30 @@ def generation(t: Terms, base: Phase) -> Phase:
     )
 
 
-def _formed(a: Attention) -> int:
-    """Features of a cached token that one layer forms: the grown copy of its keys; of a latent what
+def _wider(block: Block, n: Numerics) -> int:
+    """What a feed-forward part takes beyond half precision where autocast is left out [bytes per
+    token]."""
+    if n.trained or not n.autocast or n.weight != FP32_BYTES or n.compute == FP32_BYTES:
+        return 0
+    wide = (3 if block.mlp.gated else 2) * block.mlp.intermediate_size
+    return (FP32_BYTES - HALF_BYTES) * wide
+
+
+def _embedded(t: Terms) -> int:
+    """What the stack of layers was called with and its caller holds: the embedding, and learned
+    positions' [bytes per token]."""
+    learned = t.layers[-1].block.attention.position == "learned"
+    return (2 if learned else 1) * t.n.outside * t.model.hidden_size
+
+
+def _formed(block: Block, n: Numerics) -> int:
+    """Bytes of a cached token that one layer forms: the grown copy of its keys; of a latent what
     it is multiplied out to, the values' views among it, and keys joined with their rotated part
     (transformers 5.23 models/deepseek_v3/modeling_deepseek_v3.py, expand_kv)."""
+    a, wide = block.attention, cache_bytes(block, n)
     if not a.latent_dim:
-        return a.k_width
-    return a.k_width + a.num_heads * (a.head_dim - a.rotary_dim + a.v_head_dim)
+        return wide * a.k_width
+    return wide * (a.k_width + a.num_heads * (a.head_dim - a.rotary_dim + a.v_head_dim))
 
 
 def _experts_copied(mlp: Mlp, hidden_size: int) -> int:
@@ -79,19 +98,24 @@ def _cast_to_decode(t: Terms) -> Number:
     return cast_weights(t) + HALF_BYTES * t.vocab_size * t.model.embedding_width
 
 
-def cache_bytes(n: Numerics) -> int:
-    """Of a cached feature: the dtype in which keys come out, that of fp32 weights, else half."""
-    return FP32_BYTES if n.weight == FP32_BYTES else n.attention
+def cache_bytes(block: Block, n: Numerics) -> int:
+    """Of a cached feature, values in the keys' dtype (cache_utils.py, DynamicLayer
+    .lazy_initialization): fp32 cosines make keys fp32. Autocast halves others where the model's own
+    forward is called; PEFT calls the base model's (`_cast_to_decode`)."""
+    if n.weight != FP32_BYTES:
+        return n.attention
+    halved = n.autocast and n.trained and block.traits.rope == "none"
+    return HALF_BYTES if halved else FP32_BYTES
 
 
 def cached_per_token(model: ModelSpec, n: Numerics) -> float:
     """Keys and values of one token, all layers; of a latent it and the keys' rotated part
     [bytes]."""
-    wide = cache_bytes(n)
-    return float(
-        sum(b.num_layers * wide * _cached(b.attention) for b in model.blocks if b.stream == "text")
-    )
+    return float(sum(b.num_layers * _cached(b, n) for b in model.blocks if b.stream == "text"))
 
 
-def _cached(a: Attention) -> int:
-    return a.latent_dim + a.rotary_dim if a.latent_dim else a.k_width + a.v_width
+def _cached(block: Block, n: Numerics) -> int:
+    a, wide = block.attention, cache_bytes(block, n)
+    if a.latent_dim:
+        return wide * (a.latent_dim + a.rotary_dim)
+    return wide * (a.k_width + a.v_width)

@@ -12,11 +12,11 @@ from ftadvisor.estimation.stack import (
     embedding_kept,
     inputs_kept,
     saved_by_last,
-    saved_by_source,
 )
 from ftadvisor.estimation.states import (
     GALORE_RANK,
     adafactor_step_bytes,
+    embedded_params,
     galore_state_bytes,
     is_paged,
     run_optimizer_bytes,
@@ -92,7 +92,7 @@ def static(t: Terms, compute_capability: str) -> Phase:
         states = 0
     elif is_paged(t.settings.optim) and not t.trainer.cpu_kernels:
         # An embedding's states have 32 bits, and no scales.
-        scaled = trainable - (t.model.num_embedding_params if t.n.trained else 0)
+        scaled = trainable - (embedded_params(t.model) if t.n.trained else 0)
         small = t.adapter.num_unpaged_params
         states = unpaged_state_bytes(t.settings.optim, optimizer.state, scaled, small)
     if t.settings.offload_params:
@@ -155,7 +155,7 @@ def in_loss(
     return at_moment(
         t,
         base,
-        gradients=_accumulated(t),
+        gradients=accumulated(t),
         gathered=t.shard.gathered_root,
         activations=activations,
         logits=logits,
@@ -171,15 +171,15 @@ def _optimizer_divisor(t: Terms) -> Number:
     return t.shard.adapter_divisor if not t.n.trained else t.shard.optimizer_divisor
 
 
-def _gradient_share(t: Terms) -> Number:
+def gradient_share(t: Terms) -> Number:
     """Fraction of all gradients that one rank holds after a layer's backward."""
     divisor = t.shard.adapter_divisor if not t.n.trained else t.shard.gradient_divisor
     return 1 / divisor
 
 
-def _accumulated(t: Terms) -> Number:
+def accumulated(t: Terms) -> Number:
     """Fraction of gradients alive before the backward of a second micro-batch."""
-    held = t.shard.unsharded_gradients or _gradient_share(t)
+    held = t.shard.unsharded_gradients or gradient_share(t)
     return select(t.settings.gradient_accumulation_steps > 1, held, 0)
 
 
@@ -224,12 +224,13 @@ def _loss_chunk(t: Terms) -> Number:
 
 
 def _divergence_tiles(t: Terms) -> Number:
-    """Two fp32 tiles of log-probabilities, student's and teacher's, and a gradient [bytes].
+    """Two fp32 tiles of log-probabilities, student's and teacher's, and of the
+    gradient, which takes the student's place, a copy in the head's dtype [bytes].
 
     Ref: trl 1.16 trl/kernels/chunked_divergence.py.
     """
     tile = smallest(t.scored, FUSED_TILE_TOKENS) * FUSED_TILE_LOGITS
-    return tile * (2 * FP32_BYTES + t.n.head)
+    return tile * (2 * FP32_BYTES + (t.n.head if t.n.head != FP32_BYTES else 0))
 
 
 def loss_kept(t: Terms) -> Number:
@@ -277,7 +278,7 @@ def head_gradient(t: Terms, base: Phase, saved: Number) -> Phase:
 def layer_backward(t: Terms, base: Phase, widest: Moment, saved: Number, *, first: bool) -> Phase:
     """Backward of the first processed layer (the stack is full) or of the last (gradients are)."""
     gathered = t.shard.gathered_root + t.shard.gathered_layer
-    share = _accumulated(t) if first else largest(_gradient_share(t), _accumulated(t))
+    share = accumulated(t) if first else largest(gradient_share(t), accumulated(t))
     if not first:
         share = share - _still_to_come(t)
     checkpointed = t.settings.gradient_checkpointing != "none"
@@ -300,32 +301,41 @@ def layer_backward(t: Terms, base: Phase, widest: Moment, saved: Number, *, firs
         gathered=gathered,
         activations=stack + widest.activations + embedding_kept(t),
         logits=t.tokens * t.vocab_size * t.loss.logits.held,
-        temporaries=widest.temporaries + _head_gradient_kept(t, first=first) + cast,
+        temporaries=widest.temporaries + head_gradient_kept(t, first=first) + cast,
     )
 
 
 def _still_to_come(t: Terms) -> Number:
-    """Fraction of all gradients that only the end of backward makes: an untied embedding's."""
+    """Fraction of all gradients that only the end of backward makes: an untied embedding's, and
+    learned positions'."""
     if not t.n.trained or t.settings.strategy != "none":
         return 0
-    if t.model.tie_word_embeddings and not t.objective.classifies:
-        return 0
-    share = t.model.num_embedding_params / t.trainable_params
+    made: Number = t.model.num_other_embedding_params
+    if not t.model.tie_word_embeddings or t.objective.classifies:
+        made = made + t.model.num_embedding_params
+    share = made / t.trainable_params
     return select(t.settings.gradient_accumulation_steps > 1, 0, share)
 
 
-def _head_gradient_kept(t: Terms, *, first: bool) -> Number:
-    """The head's unsharded gradient, alive until FSDP reduces the root unit [bytes]."""
-    if not t.n.trained or not (first or t.settings.strategy == "fsdp"):
+def head_gradient_kept(t: Terms, *, first: bool) -> Number:
+    """The head's gradient where it is alive beside what `at_moment` counts: not yet added to the
+    embedding's, or unsharded until FSDP reduces the root unit [bytes]."""
+    if not t.n.trained:
         return 0
     whole = t.vocab_size * t.model.hidden_size
     if t.settings.strategy == "fsdp":
         return t.n.compute * whole
-    if not t.loss.head_chunk:
-        return t.n.weight * whole
-    # The fused head's gradient comes in the weight's dtype and is added to what has accumulated.
+    # One of its own is added to what has accumulated; a tied one waits for the embedding's.
     added = t.settings.gradient_accumulation_steps > 1
-    return select(added & (not t.model.tie_word_embeddings), 0, t.n.weight * whole)
+    if first:
+        return select(added & (not t.model.tie_word_embeddings), 0, t.n.weight * whole)
+    return select(added & _waits_for_embedding(t), t.n.weight * whole, 0)
+
+
+def _waits_for_embedding(t: Terms) -> bool:
+    """Whether a gradient of the embedding's table is there before the end of backward: a tied
+    head's, or a decoder's where the encoder reads the same table."""
+    return t.model.tie_word_embeddings or t.model.family == "encdec"
 
 
 def end_of_backward(t: Terms, base: Phase) -> Phase:
@@ -334,38 +344,23 @@ def end_of_backward(t: Terms, base: Phase) -> Phase:
     h = t.model.hidden_size
     temporaries: Number = 0
     if t.n.trained and t.settings.strategy != "fsdp":
-        shared = t.model.tie_word_embeddings or t.model.family == "encdec"
-        tied = 1 if shared and t.vocab_size else 0
-        temporaries = tied * t.trainable_bytes * t.model.vocab_size * h
+        tied = 1 if _waits_for_embedding(t) and t.vocab_size else 0
+        # Beside what has accumulated there is the micro-batch's own.
+        own = select(t.settings.gradient_accumulation_steps > 1, 1, 0)
+        temporaries = (tied + own) * t.trainable_bytes * t.model.vocab_size * h
     return at_moment(
         t,
         base,
-        gradients=_gradient_share(t),
+        gradients=gradient_share(t),
         gathered=t.shard.gathered_root,
         activations=t.tokens * t.n.residual * h,
         temporaries=temporaries,
     )
 
 
-def embeddings_join(t: Terms, base: Phase) -> Phase:
-    """An encoder-decoder's shared table in the middle of backward: the head's gradient has waited
-    for the decoder's embedding, and both are added, while the encoder still keeps its layers.
-    """
-    table = t.trainable_bytes * t.model.vocab_size * t.model.hidden_size
-    decoder = sum(b.num_params for b in t.model.blocks if b.stream == "text")
-    return at_moment(
-        t,
-        base,
-        gradients=largest(decoder / t.trainable_params, _accumulated(t)),
-        gathered=t.shard.gathered_root,
-        activations=saved_by_source(t),
-        temporaries=3 * table,
-    )
-
-
 def optimizer_step(t: Terms, base: Phase) -> Phase:
     """The optimizer's step: all gradients and its own temporaries."""
-    gradients = _gradient_share(t) * t.trainable_params * t.trainable_bytes
+    gradients = gradient_share(t) * t.trainable_params * t.trainable_bytes
     step = run_optimizer_bytes(t.settings, t.n, t.trainer, t.trainable_bytes).step_temporary
     held = t.tokens * t.vocab_size * t.loss.logits.held
     temporaries = t.trainable_params * step / _optimizer_divisor(t)

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ftadvisor.errors import InvalidSettingError, quoted
-from ftadvisor.estimation.adapters import adapter_bytes
+from ftadvisor.estimation.adapters import adapter_bytes, classifier_params
 from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.ladder import capped, ladder, needed_bytes
 from ftadvisor.estimation.memory import step_phases
 from ftadvisor.estimation.numerics import as_quantized, numerics
+from ftadvisor.estimation.objectives import CLASSIFYING
 from ftadvisor.estimation.phases import Phase
 from ftadvisor.estimation.terms import AdapterBytes
 from ftadvisor.estimation.uncertainty import interval, memory_kind
@@ -122,8 +123,18 @@ def _anywhere(
         device=device,
         needed=needed,
         phases=phases,
-        num_trainable_params=model.num_params if adapter is None else adapter.num_trainable_params,
+        num_trainable_params=_trained_params(model, settings)
+        if adapter is None
+        else adapter.num_trainable_params,
     )
+
+
+def _trained_params(model: ModelSpec, settings: Settings) -> int:
+    """Of a base that trains; a decoder's scores stand in the place of its head."""
+    if settings.objective not in CLASSIFYING or model.family != "decoder":
+        return model.num_params
+    headless = replace(model, tie_word_embeddings=True, lm_head_bias=False)
+    return headless.num_params + classifier_params(model, settings)
 
 
 def on_card(memory: MemoryPrediction, usable_bytes: Number) -> MemoryPrediction:

@@ -16,11 +16,11 @@ def saved_by_layers(t: Terms) -> Number:
 def _kept_by_layers(t: Terms) -> Number:
     if t.settings.gradient_checkpointing != "none":
         kept = sum(x.tokens * x.block.num_layers * _checkpoint(t, x) for x in t.layers)
-        if t.n.residual != t.n.weight:
-            # The first layer's input is the embedding, still in the weights' dtype.
-            kept -= t.tokens * (t.n.residual - t.n.weight) * t.model.hidden_size
+        if t.n.residual != t.n.outside:
+            # The first layer's input is the embedding, still in its weights' dtype.
+            kept -= t.tokens * (t.n.residual - t.n.outside) * t.model.hidden_size
         return kept + inputs_kept(t)
-    kept = sum(x.tokens * x.block.num_layers * _saved_by_one(x) for x in t.layers)
+    kept = sum(x.tokens * x.block.num_layers * saved_by_one(x) for x in t.layers)
     return kept + t.tokens * t.adapter.saved_per_token + t.adapter.saved_bytes
 
 
@@ -28,7 +28,7 @@ def saved_by_source(t: Terms) -> Number:
     """What an encoder's layers keep until the decoder's have gone back [bytes]."""
     checkpointed = t.settings.gradient_checkpointing != "none"
     return sum(
-        x.tokens * x.block.num_layers * (_checkpoint(t, x) if checkpointed else _saved_by_one(x))
+        x.tokens * x.block.num_layers * (_checkpoint(t, x) if checkpointed else saved_by_one(x))
         for x in t.layers
         if x.block.stream == "source"
     )
@@ -65,7 +65,8 @@ def _inputs_of_one(block: Block, element: int, of_attention: int) -> float:
     return own + of_attention * attentions * block.attention.out_width
 
 
-def _saved_by_one(x: Layer) -> Number:
+def saved_by_one(x: Layer) -> Number:
+    """What one layer keeps [bytes per token of its stream]."""
     return x.activations.saved + x.activations.saved_per_key * x.keys
 
 
@@ -89,7 +90,7 @@ def saved_by_last(t: Terms) -> Number:
     """What the layer that backward starts with has kept [bytes]."""
     last = t.layers[-1]
     adapter = t.tokens * t.adapter.saved_per_token_per_layer + t.adapter.saved_bytes_per_layer
-    return last.tokens * _saved_by_one(last) + adapter
+    return last.tokens * saved_by_one(last) + adapter
 
 
 def embedding_kept(t: Terms) -> Number:

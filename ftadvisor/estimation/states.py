@@ -76,7 +76,7 @@ OPTIMIZERS: dict[str, tuple[float, float, float]] = {
     "paged_lion_32bit": (0, FP32_BYTES, 0),
     "rmsprop": (1, 0, 1),
     "rmsprop_bnb": (0, FP32_BYTES, 0),
-    "adagrad": (1, 0, 1),
+    "adagrad": (1, 0, 2),
     "galore_adamw": (0, 0, 0),
     "galore_adamw_8bit": (0, 0, 0),
 }
@@ -131,7 +131,12 @@ def wide_embedding_bytes(model: ModelSpec, optim: str, state: float) -> float:
     """
     if not optim.endswith("8bit") or optim.startswith("galore"):
         return 0.0
-    return model.num_embedding_params * state * (FP32_BYTES / _EIGHT_BIT - 1)
+    return embedded_params(model) * state * (FP32_BYTES / _EIGHT_BIT - 1)
+
+
+def embedded_params(model: ModelSpec) -> int:
+    """All nn.Embedding's: of tokens, and learned positions' and types'."""
+    return model.num_embedding_params + model.num_other_embedding_params
 
 
 def is_paged(optim: str) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ftadvisor.estimation.activations import (
     LayerActivations,
+    is_padded,
     layer_activations,
     packing_needs_mask,
 )
@@ -15,7 +16,7 @@ from ftadvisor.estimation.arithmetic import select
 from ftadvisor.estimation.blocks import unsplit_share, unsplit_weights
 from ftadvisor.estimation.loss import LossBytes, loss_bytes
 from ftadvisor.estimation.numerics import FP32_BYTES, Numerics, as_quantized, numerics
-from ftadvisor.estimation.objectives import ObjectiveCost, objective_cost
+from ftadvisor.estimation.objectives import DROPS_NOTHING, ObjectiveCost, objective_cost
 from ftadvisor.estimation.sharding import Sharding, sharding
 from ftadvisor.estimation.states import NF4_BLOCK, WeightBytes, trainable_dtype_bytes, weight_bytes
 from ftadvisor.schema.model import Block, Linear, ModelSpec
@@ -50,6 +51,10 @@ class AdapterBytes(NamedTuple):
     """Most alive beside all that a layer keeps while an adapted matrix runs [bytes per token]."""
     freed_per_token: Number = 0
     """Kept by the matrix that backward begins with [bytes per token]."""
+    outside_attention_per_token: Number = 0
+    """Of `saved_per_token_per_layer` what is gone when backward reaches the layer's attention."""
+    saved_per_source_token: Number = 0
+    """One layer of an encoder, of which there is one kind [bytes per token of its source]."""
     num_unreached_params: Number = 0
     """Of the trainable ones, those of a vision tower that sees no image: no gradient, no states."""
     num_unpaged_params: Number = 0
@@ -123,9 +128,8 @@ def terms(
     if objective.full_logits and settings.loss_kernel in ("chunked", "fused_linear"):
         settings = replace(settings, loss_kernel="torch")
     if objective.classifies:
-        # The classifier has no language-model head, only a matrix of a few rows.
-        model = replace(model, tie_word_embeddings=True, lm_head_bias=False)
         settings = replace(settings, loss_kernel="torch")
+    model = _as_it_trains(model, settings, objective)
     a = adapter or NO_ADAPTER
     trainable_bytes = trainable_dtype_bytes(settings, n, trainer)
     w = weight_bytes(model, settings, n, trainer)
@@ -158,21 +162,44 @@ def terms(
         length=text,
         vocab_size=0 if objective.classifies or model.family == "encoder" else model.vocab_size,
         unsplit=_unsplit(layers[-1], settings, n, trainer),
-        mask_bytes=_mask_bytes(layers[-1], settings, n, trainer),
+        mask_bytes=_mask_bytes(_read_first(layers), settings, n, trainer),
     )
+
+
+def _as_it_trains(model: ModelSpec, settings: Settings, objective: ObjectiveCost) -> ModelSpec:
+    if objective.classifies:
+        # The classifier has no language-model head, only a matrix of a few rows.
+        model = replace(model, tie_word_embeddings=True, lm_head_bias=False)
+    if settings.objective in DROPS_NOTHING and not settings.lora_dropout:
+        return _without_dropout(model)
+    return model
+
+
+def _read_first(layers: tuple[Layer, ...]) -> Layer:
+    """The layers that hold the widest mask: an encoder's where there is one, else the last."""
+    return next((x for x in layers if x.block.stream == "source"), layers[-1])
 
 
 def _mask_bytes(last: Layer, settings: Settings, n: Numerics, trainer: Trainer) -> Number:
     """Packed samples are kept apart by a boolean mask of the micro-batch in one row; Falcon's ALiBi
     mask is the embedding's dtype for each head, and checkpoints or SDPA's graph hold it, unless
-    autocast hands SDPA a copy.
+    autocast hands SDPA a copy. Padding's mask only checkpoints hold, as their argument: boolean,
+    eager attention's in the embedding's dtype (transformers 5.23 masking_utils.py).
     """
     if last.block.traits.alibi_mask:
         given = settings.attn_implementation == "sdpa" and not n.autocast
         held = given or settings.gradient_checkpointing != "none"
         mask = n.residual * last.block.attention.num_heads
         return last.tokens * last.keys * mask if held else 0
-    return last.tokens**2 if packing_needs_mask(settings, trainer) else 0
+    if packing_needs_mask(settings, trainer):
+        return last.tokens**2
+    checkpointed = settings.gradient_checkpointing != "none"
+    if not checkpointed or trainer.model_code != "transformers":
+        return 0
+    if settings.attn_implementation == "eager":
+        return last.tokens * last.keys * n.outside
+    padded = settings.attn_implementation == "sdpa" and is_padded(settings)
+    return select(padded, last.tokens * last.keys, 0)
 
 
 def _as_it_runs(model: ModelSpec, settings: Settings, trainer: Trainer) -> Settings:
@@ -227,6 +254,21 @@ def attention_kernel(model: ModelSpec, settings: Settings, trainer: Trainer) -> 
     # A processor's fused kernel drops nothing: with dropout the scores are formed.
     formed = trainer.cpu_kernels and any(b.attention_dropout for b in model.blocks)
     return "eager" if asked == "sdpa" and (formed or not model.supports_sdpa) else asked
+
+
+@cache
+def _without_dropout(model: ModelSpec) -> ModelSpec:
+    """The same model as trainers have it that disable dropout."""
+    blocks = tuple(
+        replace(
+            b,
+            attention_dropout=0.0,
+            hidden_dropout=0.0,
+            traits=replace(b.traits, residual_dropouts=0, mlp_dropouts=0, attention_dropout=False),
+        )
+        for b in model.blocks
+    )
+    return replace(model, blocks=blocks)
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 Part = Literal["attention", "cross_attention", "mlp", "experts", "shared_expert", "router"]
 NormKind = Literal["rms", "layer", "none"]
 NormCode = Literal["rms", "rms1p", "rms_out", "rms_t5", "ln", "ln_np", "ln_cohere"]
+Stream = Literal["text", "image", "source"]
 Family = Literal["decoder", "encoder", "encdec", "vlm"]
 
 
@@ -180,7 +181,7 @@ class Block:
     attention_dropout: float = 0.0
     other_params: int = 0
     """Parameters per layer that are neither linears nor norms: bias tables, router bias, sinks."""
-    stream: Literal["text", "image", "source"] = "text"
+    stream: Stream = "text"
     """Which tokens pass: the text, an image's patches, or the encoder's source sequence."""
     shared: bool = False
     """All layers use one set of weights (ALBERT)."""

@@ -49,11 +49,14 @@ def batch_lengths(
     longest: float | None = None,
     micro_batch_size: int = 1,
     deleted: bool = False,
+    mean_of_cut: bool = False,
 ) -> BatchLengths:
     """Longest and median padded batch for lognormal sample lengths [tokens].
 
     A batch is padded to its longest sample, so its median is the sample quantile 0.5^(1/batch).
-    Samples above the cap are truncated to it, or `deleted`.
+    Samples above the cap are truncated to it, or `deleted`. `mean_of_cut`: the mean is theirs after
+    that, so that it bounds how far they can deviate: a mean as long as the longest says that all
+    are (Bhatia and Davis 2000: at most the root of mean times longest less mean).
     """
     said: list[str] = []
     if mean is None:
@@ -65,7 +68,11 @@ def batch_lengths(
         longest = min(cap, LONGEST_OVER_MEAN * mean)
         if longest < cap:
             said.append(f"longest sample {longest:.0f} tokens: {LONGEST_OVER_MEAN:g} x the mean")
-    deviation = deviation or DEVIATION_OVER_MEAN * mean
+    deviation = DEVIATION_OVER_MEAN * mean if deviation is None else deviation
+    if mean_of_cut:
+        deviation = min(deviation, math.sqrt(mean * max(longest - mean, 0.0)))
+    if deviation == 0 and mean >= longest:
+        return BatchLengths(longest, 0.0, longest, longest, said)
     sigma = math.sqrt(math.log(1 + (deviation / mean) ** 2))
     mu = math.log(mean) - sigma**2 / 2
     probability: float = 0.5 ** (1 / micro_batch_size)

@@ -23,7 +23,7 @@ from ftadvisor.estimation.adapters.casts import with_casts
 from ftadvisor.estimation.adapters.cost import Cost, Run, Target
 from ftadvisor.estimation.adapters.targets import targets
 from ftadvisor.estimation.adapters.traffic import Matrix, traffic, with_traffic
-from ftadvisor.estimation.arithmetic import largest, select
+from ftadvisor.estimation.arithmetic import largest, select, smallest
 from ftadvisor.estimation.numerics import Numerics
 from ftadvisor.estimation.objectives import CLASSIFYING, NUM_LABELS
 from ftadvisor.estimation.states import unpaged
@@ -135,6 +135,7 @@ def _of_technique(run: Run) -> AdapterBytes:
         cost = _PER_TARGET[technique]
         found = targets(model, settings, trainer)
         each = _summed([(t.block, cost(t, run)) for t in found], run)
+        each = each._replace(outside_attention_per_token=_outside_attention(found, cost, run))
         if technique in _SHARED:
             each = _with_shared(each, _SHARED[technique](found, run))
         return with_traffic(each, [Matrix(t.block, t.rows, t.columns) for t in found], run)
@@ -230,7 +231,7 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
     fixed: Number = 0
     unreached: Number = 0
     forward: Number = 0
-    freed: Number = 0
+    freed = source = 0
     layers: dict[int, tuple[Number, Number]] = {}
     for block, cost in costs:
         copies = 1 if block.shared else block.num_layers
@@ -243,13 +244,14 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         if block.stream == "image":
             unreached = unreached + copies * cost.params
             patches = run.model.image_patches * run.settings.num_images
-            images = run.settings.micro_batch_size * patches
-            fixed = fixed + block.num_layers * cost.saved_per_token * images
+            images = run.settings.micro_batch_size * patches * block.num_layers
+            fixed = fixed + cost.saved_per_token * images
             continue
         if block.stream == "source":
             # An encoder's tokens are not the decoder's, by which the others are multiplied.
             tokens = run.settings.micro_batch_size * run.settings.longest_length
             fixed = fixed + block.num_layers * cost.saved_per_token * tokens
+            source = source + cost.saved_per_token
             continue
         saved = saved + block.num_layers * cost.saved_per_token
         per_token, once = layers.get(id(block), (0, 0))
@@ -266,10 +268,24 @@ def _summed(costs: list[tuple[Block, Cost]], run: Run) -> AdapterBytes:
         backward_per_token=largest(*(cost.backward_per_token for _, cost in costs)),
         forward_per_token=forward,
         freed_per_token=freed,
+        saved_per_source_token=source,
         num_unpaged_params=_unpaged(costs),
         num_unreached_params=select(run.settings.num_images > 0, 0, unreached) if unreached else 0,
         virtual_tokens=0,
     )
+
+
+def _outside_attention(
+    found: tuple[Target, ...], cost: Callable[[Target, Run], Cost], run: Run
+) -> Number:
+    """What a layer's adapted matrices keep that are not its attention's, the fewest of all kinds of
+    layers [bytes per token]."""
+    kept: dict[int, Number] = {id(t.block): 0 for t in found if t.block.stream == "text"}
+    for t in found:
+        apart = t.linear.part not in ("attention", "cross_attention")
+        if apart and id(t.block) in kept:
+            kept[id(t.block)] = kept[id(t.block)] + cost(t, run).saved_per_token
+    return smallest(*kept.values()) if kept else 0
 
 
 def _unpaged(costs: list[tuple[Block, Cost]]) -> Number:

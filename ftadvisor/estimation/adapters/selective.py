@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from ftadvisor.estimation.adapters.cost import Cost, Run, Target
+from ftadvisor.estimation.norms import norm_saved, residual_bytes
+from ftadvisor.estimation.numerics import FP32_BYTES
 from ftadvisor.schema.model import Block
 from ftadvisor.schema.settings import Number
 from ftadvisor.sources.techniques import default_target_modules
@@ -57,8 +59,17 @@ def _final(run: Run) -> int:
 
 
 def ln_tuning_kept(block: Block, run: Run) -> Cost:
-    """What a layer's trained norms keep: the normalised copy that the weight multiplies."""
-    return Cost(saved_per_token=run.n.residual * block.hidden_size * tuned_norms(block, run))
+    """What a layer's norms keep because they train: the normalised copy that a weight multiplies in
+    Python; a kernel forms the weight's gradient from what it keeps anyway."""
+    if run.settings.fused_norm or run.trainer.low_precision_norm:
+        return Cost()
+    n, kind = run.n, block.traits.norm
+    wide = residual_bytes(block, n) == FP32_BYTES
+    frozen, trained = (
+        norm_saved(kind, block.hidden_size, 1, n._replace(trained=trains), wide=wide)
+        for trains in (False, True)
+    )
+    return Cost(saved_per_token=(trained - frozen) * tuned_norms(block, run))
 
 
 def trainable_tokens(run: Run) -> Cost:

@@ -42,7 +42,7 @@ def make_optimizer(name: str, model: Any) -> Any:
         "lion_32bit": lambda: bnb.optim.Lion32bit(groups, lr=LEARNING_RATE),
         "lion_8bit": lambda: bnb.optim.Lion8bit(groups, lr=LEARNING_RATE),
         "rmsprop_bnb": lambda: bnb.optim.RMSprop32bit(groups, lr=LEARNING_RATE),
-        "ademamix": lambda: bnb.optim.AdEMAMix32bit(groups, lr=LEARNING_RATE),
+        "ademamix": lambda: bnb.optim.AdEMAMix(groups, lr=LEARNING_RATE),
         "ademamix_8bit": lambda: bnb.optim.AdEMAMix8bit(groups, lr=LEARNING_RATE),
     }
     if "8bit" in name:

@@ -58,7 +58,13 @@ def check_architectures() -> None:
 @cache
 def traits_of(model_type: str) -> Traits:
     """How a type's modelling code writes a layer, before the configuration changes anything."""
-    return Traits(**row_of(model_type).get("traits", {}))
+    found: dict[str, Any] = row_of(model_type).get("traits", {})
+    # Models are looked up by what they are made of.
+    values: dict[str, Any] = {
+        name: tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+        for name, value in found.items()
+    }
+    return Traits(**values)
 
 
 def refused_family(name: str) -> str | None:
