@@ -68,7 +68,7 @@ def test_zero_is_its_stage_with_its_offloads():
     assert found["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
     assert found["zero_optimization"]["offload_param"] == {"device": "cpu"}
     plain = launching.strategy_arguments(settings("zero2"))["deepspeed"]["zero_optimization"]
-    assert plain == {"stage": 2}
+    assert plain == {"stage": 2, "reduce_bucket_size": "auto"}
 
 
 def test_words_say_what_differs_from_the_usual():

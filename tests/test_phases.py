@@ -398,6 +398,14 @@ def test_engines_divide_four_bit_weights():
     assert kept.gathered == pytest.approx(cut, rel=0.01)
 
 
+@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
+def test_deepspeed_collects_gradients_in_a_buffer(strategy: str):
+    """Transformers makes it as large as a matrix of the hidden size."""
+    alone = phases(**MIXED)["loss_forward"].workspace
+    found = phases(**MIXED, strategy=strategy, num_gpus=4)["loss_forward"].workspace
+    assert found - alone == WIDTH**2 * BF16
+
+
 def test_fsdp2_keeps_all_weights_gathered_where_gradients_alone_are_cut():
     found = phases(strategy="fsdp-shard-grad-op", num_gpus=4, **MIXED)["first_layer_backward"]
     assert found.weights == FP32 * PARAMS / 4

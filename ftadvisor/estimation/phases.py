@@ -113,7 +113,7 @@ def static(t: Terms, compute_capability: str) -> Phase:
         logits=0,
         temporaries=0,
         workspace=cublas_bytes(compute_capability)
-        + t.shard.buffers * trainable * t.trainable_bytes,
+        + (t.shard.buffers * trainable + t.shard.bucket) * t.trainable_bytes,
         unsplit=t.unsplit.weights * (weights + (states if t.n.trained else 0)),
     )
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ftadvisor.estimation.numerics import FP32_BYTES, HALF_BYTES, Numerics
 from ftadvisor.estimation.states import WeightBytes, trainable_dtype_bytes
 from ftadvisor.schema.model import ModelSpec
-from ftadvisor.schema.settings import Number, Settings
+from ftadvisor.schema.settings import ZERO, Number, Settings
 from ftadvisor.schema.trainer import Trainer
 
 DDP_BUCKETS_PER_GRADIENT = 1.0
@@ -39,6 +39,8 @@ class Sharding(NamedTuple):
     flat_gradients: Number = 0.0
     """Gradients that accumulation keeps for frozen weights too, because they share a flat parameter
     with trained ones [bytes]."""
+    bucket: Number = 0.0
+    """Gradients that DeepSpeed collects before it reduces them, in a buffer of that size."""
 
 
 def sharding(
@@ -58,16 +60,16 @@ def sharding(
     lora = not n.trained
     if trainer.fsdp_version == CHUNKED and settings.strategy.startswith("fsdp"):
         return _chunked(model, settings, n, trainer, w)
+    if settings.strategy in ZERO:
+        return _zero(model, settings, n, w)
     layer = max((b.num_params_per_layer for b in model.blocks), default=0)
-    # Scales are no parameters: every rank has all of them.
     constants = w.quantization_constants
-    sharded = (w.total - constants) / gpus + constants
     per_layer = (w.layers - constants) * layer / _all_layer_params(model)
     match settings.strategy:
         case "fsdp":
             gather = 1.0 if n.weight == HALF_BYTES or lora else HALF_BYTES / FP32_BYTES
             return Sharding(
-                weights=sharded,
+                weights=(w.total - constants) / gpus + constants,
                 gathered_root=w.outside * gather,
                 gathered_layer=per_layer * gather,
                 adapter_divisor=1 if settings.fused_lora else gpus,
@@ -82,15 +84,37 @@ def sharding(
             )
         case "fsdp-shard-grad-op":
             return Sharding(w.total, 0.0, 0.0, 1, gpus, gpus, 0.0, 0.0, False)
-        case "zero3":
-            live = min(ZERO_MAX_LIVE_PARAMETERS * n.weight, w.total)
-            return Sharding(sharded, live, per_layer, 1, gpus, gpus, 0.0, 0.0, False)
-        case "zero1" | "zero2":
-            cut = gpus if settings.strategy == "zero2" else 1
-            return Sharding(w.total, 0.0, 0.0, 1, cut, gpus, 0.0, 0.0, False)
         case _:
             buckets = DDP_BUCKETS_PER_GRADIENT if settings.strategy == "ddp" else 0.0
             return Sharding(w.total, 0.0, 0.0, 1, 1, 1, buckets, 0.0, False)
+
+
+def _zero(model: ModelSpec, settings: Settings, n: Numerics, w: WeightBytes) -> Sharding:
+    """DeepSpeed: each stage divides one thing more. Scales of four-bit weights are no parameters:
+    every rank has all of them.
+
+    Its gradients are collected in a buffer of `reduce_bucket_size`, which runs leave to
+    Transformers: the square of the hidden size.
+    Ref: DeepSpeed 0.19.8 runtime/zero/stage_1_and_2.py, setup_buckets, and stage3.py; transformers
+    5.23 integrations/deepspeed.py, trainer_config_finalize.
+    """
+    gpus, stage = settings.num_gpus, ZERO.index(settings.strategy) + 1
+    constants = w.quantization_constants
+    divides = stage == 3
+    layer = max((b.num_params_per_layer for b in model.blocks), default=0)
+    per_layer = (w.layers - constants) * layer / _all_layer_params(model)
+    return Sharding(
+        weights=(w.total - constants) / gpus + constants if divides else w.total,
+        gathered_root=min(ZERO_MAX_LIVE_PARAMETERS * n.weight, w.total) if divides else 0.0,
+        gathered_layer=per_layer if divides else 0.0,
+        adapter_divisor=1,
+        gradient_divisor=gpus if stage > 1 else 1,
+        optimizer_divisor=gpus,
+        buffers=0.0,
+        unsharded_gradients=0.0,
+        retains_checkpoints=False,
+        bucket=model.hidden_size**2,
+    )
 
 
 def _chunked(

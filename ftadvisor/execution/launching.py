@@ -105,7 +105,9 @@ def strategy_of(args: Any) -> Strategy:
 
 def _deepspeed(settings: Settings) -> dict[str, Any]:
     """DeepSpeed's configuration; `auto` is filled in from the Trainer's own arguments."""
-    zero: dict[str, Any] = {"stage": ZERO[settings.strategy]}
+    # A buffer of DeepSpeed's own 500 million gradients takes 1 or 2 GB, however few are trained;
+    # Transformers' auto is the square of the hidden size.
+    zero: dict[str, Any] = {"stage": ZERO[settings.strategy], "reduce_bucket_size": "auto"}
     if settings.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     if settings.offload_params:
