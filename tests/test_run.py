@@ -230,6 +230,26 @@ def test_raw_text_is_packed_whole(models: dict[str, Path], tmp_path: Path):
     assert tokens == len(texts) * one
 
 
+@pytest.mark.parametrize("objective", ["clm", "sft", "seq_cls"])
+def test_what_max_length_cuts_is_told(models: dict[str, Path], tmp_path: Path, objective: str):
+    """The libraries say nothing, and a model that only sees cut answers never ends its own."""
+    texts = ["short", "one two three four five six seven " * 30]
+    made = {
+        "clm": lambda i: {"text": texts[i % 4 == 0]},
+        "sft": lambda i: {"prompt": "Say it.", "completion": texts[i % 4 == 0]},
+        "seq_cls": lambda i: {"text": texts[i % 4 == 0], "label": ["a", "b"][i % 2]},
+    }[objective]
+    data = write_rows(tmp_path / "mixed.jsonl", [made(i) for i in range(8)])
+    options: dict[str, Any] = {"dataset": data, "eval_share": 0.0}
+    report = train(models, tmp_path, "lora", objective, **options)
+    said = [event["what"] for event in report.as_dict()["events"]]
+    assert any(what.startswith("2 of 8 examples fill max_length 64") for what in said)
+    joined = {**options, "packing": True, "output_dir": tmp_path / "packed"}
+    if objective == "sft":
+        packed = train(models, tmp_path, "lora", objective, **joined)
+        assert not any("fill max_length" in e["what"] for e in packed.as_dict()["events"])
+
+
 def test_ranks_of_adalora_move(models: dict[str, Path], tmp_path: Path):
     """Its schedule is called, as long as the run is; TRL's loss has its regularisation."""
     from ftadvisor.execution.trainers import orthogonal

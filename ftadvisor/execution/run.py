@@ -48,6 +48,7 @@ from ftadvisor.execution.tokenizing import load_tokenizer
 from ftadvisor.execution.trainers import BUILDERS, MAKES_THE_ADAPTER
 from ftadvisor.execution.trainers.reward import head_of
 from ftadvisor.execution.training import Training
+from ftadvisor.execution.truncation import say_truncated
 from ftadvisor.execution.unpacking import BASE, unpacked
 from ftadvisor.execution.vocabulary import check_vocabulary
 from ftadvisor.schema.estimate import Estimate
@@ -202,6 +203,7 @@ def train(start: Start, journal: Journal, outcome: Outcome, interruption: Any) -
     trainer = BUILDERS[start.plan.objective](of)
     check_trainer(trainer, start.settings)
     check_vocabulary(trainer, of.tokenizer)
+    say_truncated(of, trainer)
     # It prints each row that is logged: log.jsonl has them, and standard output is the report's.
     trainer.remove_callback(stack.transformers.PrinterCallback)
     set_adapter_dtype(trainer.model, start.settings)
