@@ -79,6 +79,20 @@ def test_json_has_the_keys_that_were_promised(chats: Path, capsys: pytest.Captur
     assert found["dataset"]["broken_rows"] == 1
 
 
+def test_a_stated_length_is_as_many_tokens_as_an_estimate_counts():
+    """Nobody says how many examples: both take the reference's tokens."""
+    options: dict[str, Any] = {"technique": "lora", "mean_length": 512, "max_length": 1024}
+    plan = recommend("qwen3-0.6b", gpu="rtx3090", **options).plan
+    alone = estimate("qwen3-0.6b", gpu="rtx3090", **options).time
+    planned = plan.estimate.time
+    assert planned is not None
+    assert alone is not None
+    # Of an estimate three passes are the reference's.
+    share = float(plan.settings["num_train_epochs"]) / 3
+    found = planned.total_seconds * planned.tokens_per_second
+    assert found == pytest.approx(share * alone.total_seconds * alone.tokens_per_second, rel=0.01)
+
+
 def test_without_a_dataset_there_is_none(capsys: pytest.CaptureFixture[str]):
     assert asked(CHAT, capsys)[1]["plan"]["dataset"] is None
 

@@ -177,10 +177,12 @@ def workload_of(wish: Wish, options: dict[str, Any], profile: DatasetProfile | N
     mean = options.get("mean_length")
     if wish.facts.num_examples is None and mean is None:
         return reference
+    mean_tokens = float(mean or reference.mean_tokens)
     return Workload(
         name="the stated data",
-        num_examples=wish.facts.num_examples or reference.num_examples,
-        mean_tokens=float(mean or reference.mean_tokens),
+        # Where nobody says how many, as many tokens as the reference has: so does an estimate.
+        num_examples=wish.facts.num_examples or reference.num_tokens / mean_tokens,
+        mean_tokens=mean_tokens,
     )
 
 
