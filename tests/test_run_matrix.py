@@ -108,6 +108,8 @@ def train(models: dict[str, Path], place: Path, name: str, objective: str, **opt
         return found[-1]
 
     of_classifiers = OF_CLASSIFIERS if objective == "seq_cls" else {}
+    # PEFT loads any adapter so, and outputs can be the same to the last digit.
+    dtype = {"adapter_dtype": "fp32"} if name in QUANTIZED else {}
     data = write_rows(place / "rows.jsonl", examples(objective))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -115,7 +117,8 @@ def train(models: dict[str, Path], place: Path, name: str, objective: str, **opt
         report = ftadvisor.run(
             model=str(models[FAMILIES.get(objective, "decoder")]), objective=objective,
             dataset=str(data), eval_dataset=str(data), output_dir=place / "out",
-            **{"technique": name, **SMALL, **of_classifiers, **OPTIONS.get(name, {}), **options},
+            **{"technique": name, **SMALL, **of_classifiers, **dtype, **OPTIONS.get(name, {}),
+               **options},
         )  # fmt: skip
     return Run(report, found[0], found[1], place / "out")
 

@@ -81,7 +81,8 @@ def test_killed_at_five_moments_it_learns_the_same(options: dict[str, Any], tmp_
         capture_output=True, text=True, timeout=540, check=False,
     )  # fmt: skip
     assert done.returncode == 0, f"seed {seed}: {done.stderr[-2000:]}"
-    assert len(json.loads(done.stdout)) == 5
+    # Libraries that it imports may print too.
+    assert len(json.loads(done.stdout.splitlines()[-1])) == 5
     written = json.loads((tmp_path / "out/report.json").read_text())
     unbroken = ftadvisor.run(
         **{**options, "output_dir": tmp_path / "unbroken", "max_steps": 24, "save_steps": 0,
