@@ -305,22 +305,22 @@ def test_a_gpu_that_is_too_small(tmp_path: Path):
 def test_a_host_that_is_too_small_to_load_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Once for each process; what is quantised is loaded on the GPU, unless it is divided there."""
+    """Once for each process where it is quantised and divided: only then is it the host's."""
     of = subject(RunSettings(output_dir=str(tmp_path)), "rtx4090")
-    bf16 = 2 * of.plan.estimate.num_params
+    both = 2 * of.plan.estimate.num_params / 2
     two = Device("cuda", "NVIDIA GeForce RTX 4090", 2**34, "cuda:0", 2)
 
     def checked(free: float, **changed: Any) -> None:
         monkeypatch.setattr(preflight, "free_host_bytes", lambda: free)
         list(preflight.host(of._replace(settings=replace(of.settings, **changed)), two))
 
-    checked(2 * bf16)
-    with pytest.raises(InvalidSettingError, match="the whole model for each"):
-        checked(2 * bf16 - 1)
+    checked(0, strategy="zero3")
     checked(0, quantization="nf4", strategy="ddp")
-    checked(bf16 / 2, quantization="nf4", strategy="zero3")
-    with pytest.raises(InvalidSettingError, match="of the host's memory"):
-        checked(bf16 / 2 - 1, quantization="nf4", strategy="fsdp")
+    checked(both, quantization="nf4", strategy="zero3")
+    with pytest.raises(InvalidSettingError, match="the whole model for each"):
+        checked(both - 1, quantization="nf4", strategy="fsdp")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    checked(both / 2, quantization="nf4", strategy="fsdp")
 
 
 def test_a_plan_for_the_cpu_and_its_memory(tmp_path: Path):

@@ -72,7 +72,12 @@ def evaluate(
     )  # fmt: skip
     from ftadvisor.execution.evaluation.alone import evaluate as evaluated
 
-    found = evaluated(place, plan, settings_of(plan.estimate), run, _labels(Path(place)))
+    # One process evaluates, whatever trained.
+    alone = replace(
+        settings_of(plan.estimate), num_gpus=1, strategy="none", offload_params=False,
+        offload_optimizer=False,
+    )  # fmt: skip
+    found = evaluated(place, plan, alone, run, _labels(Path(place)))
     if metrics is None:
         return found
     kept = {k: v for k, v in found.metrics.items() if k.startswith(tuple(metrics))}

@@ -74,9 +74,12 @@ def loading_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) -> 
     if chosen.get("strategy") not in (*FSDP, "zero3") or trainer.model_code != "transformers":
         return []
     quantization = str(chosen.get("quantization"))
+    if quantization not in ("none", *QUANTIZED_BYTES):
+        return []
     each = host_bytes(model.num_params, quantization, chosen["weights_dtype"])
     said = (
-        f"every process loads the whole model on the CPU, {format_bytes(each)} of the host's memory"
+        "every process loads the whole model on the CPU, up to"
+        f" {format_bytes(each)} of the host's memory"
     )
     if quantization in QUANTIZED_BYTES:
         said += ": by Transformers' default every GPU would hold it before it is divided"

@@ -8,6 +8,7 @@ from typing import Any
 
 from ftadvisor.execution import stack
 from ftadvisor.execution.launching import FSDP, ZERO
+from ftadvisor.execution.products import free_weights
 from ftadvisor.schema.settings import Settings
 
 
@@ -48,12 +49,14 @@ def divide(model: Any, settings: Settings, args: Any) -> None:
         scales = getattr(parameter, "quant_state", None)
         if scales is not None:
             scales.to(args.device)
+            free_weights()
         elif half is not None and parameter.is_floating_point():
             parameter.data = parameter.data.to(half)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(args.device)
     place = "cpu" if settings.offload_params else None
-    stack.deepspeed.zero.Init(module=model, dtype=half, remote_device=place)
+    dtype = half or next(model.parameters()).dtype
+    stack.deepspeed.zero.Init(module=model, dtype=dtype, remote_device=place)
 
 
 def _wrap_layers(model: Any) -> None:

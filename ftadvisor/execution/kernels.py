@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ftadvisor.errors import InvalidSettingError, UnsupportedError
 from ftadvisor.execution import stack
 from ftadvisor.schema.report import Event
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import FSDP, Settings
 from ftadvisor.sources.models import find_model, model_config
 
 if TYPE_CHECKING:
@@ -69,7 +69,18 @@ def checkpoint(of: Subject) -> Iterator[Event]:
             f" ({stored}).",
             [f"--quantization {name}" for name in known] or ["the original checkpoint"],
         )
+    elif found and of.settings.strategy in FSDP and _in_bytes(found):
+        raise InvalidSettingError(
+            f"strategy {of.settings.strategy}: the checkpoint of {of.plan.model} stores four-bit"
+            " weights as bytes, which FSDP cannot divide.",
+            ["the original checkpoint", "--strategy zero3"],
+        )
     yield from ()
+
+
+def _in_bytes(stored: dict[str, Any]) -> bool:
+    """bitsandbytes' default of how four-bit weights lie in memory."""
+    return str(stored.get("bnb_4bit_quant_storage") or "uint8").endswith("int8")
 
 
 def head(of: Subject) -> Iterator[Event]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ftadvisor.configuration.adapter_config import NOT_PEFT
 from ftadvisor.configuration.applicable import PACKED
-from ftadvisor.configuration.sharded import host_bytes
+from ftadvisor.configuration.sharded import QUANTIZED_BYTES, host_bytes
 from ftadvisor.errors import (
     InvalidSettingError,
     MissingExtraError,
@@ -33,7 +33,7 @@ from ftadvisor.execution.classes import own_classes
 from ftadvisor.execution.device import Device, free_host_bytes
 from ftadvisor.execution.examples import Examples
 from ftadvisor.execution.kernels import attention, check_liger, checkpoint, head, packages
-from ftadvisor.execution.launching import CONFIGURATION, ZERO, check_strategy
+from ftadvisor.execution.launching import CONFIGURATION, LAUNCHED, ZERO, check_strategy
 from ftadvisor.execution.loading import SHARDING
 from ftadvisor.execution.merging import refusal
 from ftadvisor.execution.pictures import check_sees
@@ -347,15 +347,16 @@ def memory(of: Subject, device: Device) -> Iterator[Event]:
 
 
 def host(of: Subject, device: Device) -> Iterator[Event]:
-    """Each process loads the model in the host's memory, and a GPU takes it from there; only what
-    is quantised and not divided is loaded on a GPU.
-    """
-    quantization = of.settings.quantization
-    if device.is_cpu or (quantization != "none" and of.settings.strategy not in SHARDING):
+    """Each process quantises in the host's memory what an engine divides; what is not quantised
+    are pages of the checkpoint's file, which processes share."""
+    s = of.settings
+    divided = s.quantization in QUANTIZED_BYTES and s.strategy in SHARDING
+    # Where another process started this one it has looked, before any began to load.
+    if device.is_cpu or LAUNCHED in os.environ or not divided:
         return
-    each = host_bytes(of.plan.estimate.num_params, quantization, of.settings.weights_dtype)
-    needed, free = each * device.world_size, free_host_bytes()
-    if needed > free and not of.run.force:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", device.world_size))
+    needed = here * host_bytes(of.plan.estimate.num_params, s.quantization, s.weights_dtype)
+    if needed > (free := free_host_bytes()) and not of.run.force:
         raise InvalidSettingError(
             f"Loading needs {format_bytes(needed)} of the host's memory, the whole model for each"
             f" process, and {format_bytes(free)} is free.",

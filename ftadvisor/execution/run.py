@@ -319,6 +319,8 @@ def load(start: Start, journal: Journal, *, resumed: bool) -> Training:
     examples = rendered(examples, tokenizing.tokenizer, journal)
     family = find_model(plan.model).spec.family
     labels = head_of(plan.objective, examples.labels)
+    # Of an attempt before: what is loaded now is divided when a trainer has it.
+    stack.transformers.integrations.unset_hf_deepspeed_config()
     model = load_model(source, family, settings, start.device, labels)
     if plan.objective not in MAKES_THE_ADAPTER:
         model = adapt(model, settings, total_steps(plan, settings, start.run, len(examples.train)))

@@ -64,7 +64,9 @@ def load_teacher(name: str, settings: Settings, device: Device, tokenizer: Any) 
         )
     model = whole(stack.transformers.AutoModelForCausalLM, place, **attention(found.spec, settings))
     model.config.use_cache = False
-    return model.requires_grad_(False).eval().to(device.place)
+    # ZeRO-3 takes it from the CPU, piece by piece.
+    place = "cpu" if settings.strategy == "zero3" else device.place
+    return model.requires_grad_(False).eval().to(place)
 
 
 def _check_student(of: Subject) -> None:

@@ -26,7 +26,8 @@ def general_perplexity(trainer: Any, of: Training, *, base: bool) -> Tally:
             encoded = tokenizer(
                 paragraph, truncation=True, max_length=of.settings.max_length, return_tensors="pt"
             )
-            ids = encoded["input_ids"].to(model.device)
+            # What an engine keeps on the CPU it computes with on the GPU.
+            ids = encoded["input_ids"].to(trainer.args.device)
             if ids.shape[1] > 1:
                 # Not the model's own loss: a mixture adds its routers', PEFT AdaLoRA's, and what
                 # virtual tokens put before the text would make its first token count.
