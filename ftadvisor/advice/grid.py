@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from ftadvisor.advice.question import Question
 from ftadvisor.schema.settings import Number, Settings
-from ftadvisor.sources.lengths import BatchLengths, batch_lengths
+from ftadvisor.sources.lengths import batch_lengths
 
+_batch_lengths = cache(batch_lengths)
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -60,7 +61,12 @@ def lengths_of(question: Question, one: Settings, micro: Number) -> dict[str, Nu
     sizes = [int(size) for size in micro]
     found = {
         size: _batch_lengths(
-            one.max_length, mean, workload.deviation_tokens, longest, size, bool(stated)
+            cap=one.max_length,
+            mean=mean,
+            deviation=workload.deviation_tokens,
+            longest=longest,
+            micro_batch_size=size,
+            mean_of_cut=bool(stated),
         )
         for size in set(sizes)
     }
@@ -75,22 +81,3 @@ def lengths_of(question: Question, one: Settings, micro: Number) -> dict[str, Nu
         "typical_length": numpy.array([found[size].typical for size in sizes]),
         "mean_padded_length": numpy.array(padded),
     }
-
-
-@cache
-def _batch_lengths(
-    cap: float,
-    mean: float,
-    deviation: float | None,
-    longest: float | None,
-    size: int,
-    mean_of_cut: bool,
-) -> BatchLengths:
-    return batch_lengths(
-        cap=cap,
-        mean=mean,
-        deviation=deviation,
-        longest=longest,
-        micro_batch_size=size,
-        mean_of_cut=mean_of_cut,
-    )

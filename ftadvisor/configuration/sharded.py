@@ -17,6 +17,8 @@ DIVISIBLE: Final = ("adamw_torch_fused", "adamw_torch", "sgd", "rmsprop")
 """Optimizers of which torch 2.13 can compute a step on divided parameters, and save the states.
 bitsandbytes' operations have no sharding strategy, Transformers' Adafactor mixes divided tensors
 with whole ones (5.23 optimization.py line 1266), the states of torch's Adagrad cannot be saved."""
+SHARDING: Final = (*FSDP, "zero3")
+"""Strategies that divide the weights themselves."""
 QUANTIZED_BYTES: Final = {"nf4": 0.5, "nf4-dq": 0.5}
 """Of a parameter, without its scales."""
 VIRTUAL_TOKENS: Final = ("prompt_tuning", "p_tuning", "prefix_tuning")
@@ -71,7 +73,7 @@ def host_bytes(num_params: int, quantization: str, weights_dtype: str) -> float:
 
 def loading_said(chosen: dict[str, Any], model: ModelSpec, trainer: Trainer) -> list[str]:
     """What the host needs where no GPU holds the whole model."""
-    if chosen.get("strategy") not in (*FSDP, "zero3") or trainer.model_code != "transformers":
+    if chosen.get("strategy") not in SHARDING or trainer.model_code != "transformers":
         return []
     quantization = str(chosen.get("quantization"))
     if quantization not in ("none", *QUANTIZED_BYTES):

@@ -7,9 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from ftadvisor.execution import stack
-from ftadvisor.execution.launching import FSDP, ZERO
 from ftadvisor.execution.products import free_weights
-from ftadvisor.schema.settings import Settings
+from ftadvisor.schema.settings import FSDP, ZERO, Settings
 
 
 def share(trainer: Any, settings: Settings) -> None:

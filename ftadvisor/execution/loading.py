@@ -12,6 +12,7 @@ from typing import Any
 from ftadvisor.configuration.adapter_config import TRAINED_HEADS
 from ftadvisor.configuration.experts import name_experts
 from ftadvisor.configuration.heads import untie_head
+from ftadvisor.configuration.sharded import SHARDING
 from ftadvisor.errors import ModelUnavailableError, UnsupportedError, first_line, quoted
 from ftadvisor.execution import stack
 from ftadvisor.execution.device import Device
@@ -36,8 +37,6 @@ FAMILIES = {
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 QUANTIZED = ("nf4", "nf4-dq", "int8")
 """What bitsandbytes makes of a checkpoint as it is loaded."""
-SHARDING = ("fsdp", "fsdp-shard-grad-op", "zero3")
-"""Strategies that divide the weights themselves."""
 BETWEEN = (".*pooler", "classification_head", "head")
 """What some classes put between the body and the head, which checkpoints may lack too."""
 

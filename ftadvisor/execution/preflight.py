@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ftadvisor.configuration.adapter_config import NOT_PEFT
 from ftadvisor.configuration.applicable import PACKED
-from ftadvisor.configuration.sharded import QUANTIZED_BYTES, host_bytes
+from ftadvisor.configuration.sharded import QUANTIZED_BYTES, SHARDING, host_bytes
 from ftadvisor.errors import (
     InvalidSettingError,
     MissingExtraError,
@@ -34,7 +34,6 @@ from ftadvisor.execution.device import Device, free_host_bytes
 from ftadvisor.execution.examples import Examples
 from ftadvisor.execution.kernels import attention, check_liger, checkpoint, head, packages
 from ftadvisor.execution.launching import CONFIGURATION, LAUNCHED, ZERO, check_strategy
-from ftadvisor.execution.loading import SHARDING
 from ftadvisor.execution.merging import refusal
 from ftadvisor.execution.pictures import check_sees
 from ftadvisor.execution.places import cannot_be_written, check_place
